@@ -1,0 +1,77 @@
+"""What a user's mistake becomes: one exception family, one block on stderr, one exit code.
+
+Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 numeric divergence or
+disagreement, 6 resource, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message says what, where, found, expected, the fix."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(UserError):
+    """A wrong command line or config."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """Missing, damaged or contradictory data."""
+
+    exit_code = 3
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, foreign, or does not fit."""
+
+    exit_code = 4
+
+
+class NumericError(UserError):
+    """A loss or gradient that is not finite, or two results that should agree and do not."""
+
+    exit_code = 5
+
+
+class ResourceError(UserError):
+    """Memory, disk, or a process that died."""
+
+    exit_code = 6
+
+
+class Interrupted(UserError):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number  # pyrefly: ignore[bad-assignment]
+
+
+def guard(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command and turn a user's mistake into one block on stderr.
+
+    Args:
+        main: The command; takes the arguments, returns its exit code.
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code. Errors of our own keep their traceback and end with exit code 1.
+    """
+    try:
+        return main(arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # `train.py ... | head`: the reader left, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
