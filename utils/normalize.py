@@ -1,0 +1,35 @@
+"""Normalisation on the device: images arrive in their file's dtype, the model sees floats."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+
+
+class Normalize(nn.Module):
+    """(images / full scale - mean) / std, as one multiply-add.
+
+    Args:
+        mean: One value a channel, as a fraction of the dtype's full scale.
+        std: Likewise; above 0.
+        input_dtype: "uint8" (full scale 255), "uint16" (65535) or "float32" (1).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], *, input_dtype: str = "uint8"
+    ) -> None:
+        super().__init__()
+        mean_row = torch.tensor(mean, dtype=torch.float64)[:, None, None]
+        std_row = torch.tensor(std, dtype=torch.float64)[:, None, None]
+        scale = 1 / (FULL_SCALE[input_dtype] * std_row)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.register_buffer("shift", (-mean_row / std_row).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise (N, C, H, W) of any dtype to float32 in the same memory format."""
+        return torch.addcmul(self.shift, images.float(), self.scale)
