@@ -1,0 +1,46 @@
+"""The monitored metric: what counts as better, and for how long nothing was."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Monitor:
+    """Follows one validation metric.
+
+    Args:
+        metric: Its name as in metrics.jsonl, or None: nothing is monitored.
+        mode: "max" or "min".
+        patience: Epochs without improvement until the run stops; 0 disables.
+    """
+
+    metric: str | None
+    mode: str
+    patience: int
+    best: float | None = None
+    best_epoch: int = 0
+
+    @classmethod
+    def parse(cls, text: str, patience: int) -> "Monitor":
+        """From the config's form: "max Mean_IoU", "min val_loss" or "off"."""
+        mode, _, metric = text.partition(" ")
+        return cls(metric.strip() or None, mode, patience)
+
+    def improved(self, metrics: dict, epoch: int) -> bool:
+        """Take the validation metrics of an epoch; true if they beat all before.
+
+        A metric that is None or not finite never is an improvement.
+        """
+        if self.metric is None:
+            return False
+        value = metrics[self.metric]
+        if value is None or not math.isfinite(value):
+            return False
+        better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        if better:
+            self.best, self.best_epoch = value, epoch
+        return better
+
+    def exhausted(self, epoch: int) -> bool:
+        """Whether `patience` epochs have passed since the best one."""
+        return self.metric is not None and 0 < self.patience <= epoch - self.best_epoch

@@ -1,0 +1,95 @@
+"""The folder of a run: made exclusively, searched on resume, trimmed as it grows."""
+
+import logging
+import re
+from datetime import datetime
+from pathlib import Path
+
+from utils import checkpoint
+from utils.errors import CheckpointError, ResourceError
+
+log = logging.getLogger("segmentation")
+
+LAST = "last.pth"
+BEST = "best_model.pth"
+_KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
+
+
+def create(save_dir: Path, name: str) -> Path:
+    """Make `<save_dir>/<name>/<YYYY-MM-DD_HH-MM-SS>/`, which no other run has or gets.
+
+    Raises:
+        ResourceError: The folder cannot be made.
+    """
+    stamp = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    parent = save_dir / name
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            folder = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise ResourceError(
+            f"cannot make a run folder in {parent}: {error.strerror}\n"
+            "  set trainer.save_dir to a folder that can be written"
+        ) from error
+    raise ResourceError(f"cannot make a run folder in {parent}: a thousand runs this second")
+
+
+def find_checkpoint(path: Path) -> tuple[Path, dict]:
+    """The checkpoint to resume from: the file itself, or the furthest sound one of a folder.
+
+    Args:
+        path: A checkpoint, or a run folder.
+
+    Returns:
+        The file and its content.
+
+    Raises:
+        CheckpointError: None can be used; names every file tried and its fault.
+    """
+    if not path.is_dir():
+        return path, checkpoint.load(path)
+    candidates = [path / LAST, *_newest(path, "iter")[:2], *_newest(path, "epoch")[:2]]
+    sound, faults = [], []
+    for candidate in candidates:
+        if candidate.exists():
+            try:
+                sound.append((candidate, checkpoint.load(candidate)))
+            except CheckpointError as error:
+                faults.append(str(error))
+    if not sound:
+        tried = "\n  ".join(faults) or f"no {LAST}, no checkpoint-*.pth"
+        raise CheckpointError(f"{path}: nothing to resume from\n  {tried}")
+    for fault in faults:
+        log.warning("%s", fault)
+    return max(sound, key=lambda found: found[1].get("step", 0))
+
+
+def trim(folder: Path, *, keep: int | None) -> None:
+    """Delete the oldest checkpoints: of epochs all but `keep` (None: all stay), of iterations two."""
+    if keep is not None:
+        for old in _newest(folder, "epoch")[keep:]:
+            old.unlink()
+    for old in _newest(folder, "iter")[_KEPT_ITERATIONS:]:
+        old.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of a process that was killed while it wrote."""
+    for leftover in folder.glob("*.tmp.*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _newest(folder: Path, kind: str) -> list[Path]:
+    # By the number in the name: clocks jump, and copying changes a file's time.
+    numbered = {
+        int(match[1]): path
+        for path in folder.glob(f"checkpoint-{kind}*.pth")
+        if (match := re.fullmatch(rf"checkpoint-{kind}(\d+)\.pth", path.name))
+    }
+    return [numbered[number] for number in sorted(numbered, reverse=True)]

@@ -1,0 +1,127 @@
+"""What a run says: words to the console and train.log, numbers to metrics.jsonl and TensorBoard.
+
+Only the first process has a folder; in the others every call is without effect.
+"""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("segmentation")
+
+
+class _Console(logging.Handler):
+    """Prints above a running progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def log_to_console(*, first_process: bool = True) -> None:
+    """Send the program's messages to stderr; other processes only their warnings."""
+    log.handlers.clear()
+    log.addHandler(_Console())
+    log.setLevel(logging.INFO if first_process else logging.WARNING)
+    log.propagate = False
+
+
+class RunLog:
+    """The files of one run.
+
+    Args:
+        folder: The run folder; None in all processes but the first.
+        tensorboard: Where TensorBoard's events go, or None.
+        resume_bytes: The length of metrics.jsonl at the checkpoint that the run goes on from:
+            rows written after it are cut, since they will be written again.
+        resume_step: TensorBoard hides what an earlier process wrote after this iteration.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        tensorboard: Path | None = None,
+        resume_bytes: int | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+        if folder is None:
+            return
+        self._rows = (folder / "metrics.jsonl").open("ab")
+        if resume_bytes is not None and resume_bytes < self._rows.tell():
+            self._rows.truncate(resume_bytes)
+        self._words = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        self._words.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._words)
+        if tensorboard is not None:
+            self._writer = _open_writer(tensorboard, resume_step)
+
+    @property
+    def position(self) -> int:
+        """The length of metrics.jsonl in bytes."""
+        return 0 if self.folder is None else self._rows.seek(0, 2)
+
+    def row(self, event: str, epoch: int, step: int, metrics: Mapping[str, object]) -> None:
+        """Append one line to metrics.jsonl; numbers that are not finite become null."""
+        if self.folder is None:
+            return
+        row = {"event": event, "epoch": epoch, "step": step, **_finite(metrics)}
+        self._rows.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+        self._rows.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Write TensorBoard scalars, by tag, at a global iteration; None is left out."""
+        if self._writer is not None:
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(tag, value, step)
+
+    def picture(self, step: int, tag: str, picture: np.ndarray) -> None:
+        """Write a TensorBoard image, (H, W, 3) uint8."""
+        if self._writer is not None:
+            self._writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.folder is None:
+            return
+        self._rows.close()
+        log.removeHandler(self._words)
+        self._words.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _open_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # 1 s to import, for those who want it
+
+    purge = None if resume_step is None else resume_step + 1
+    return SummaryWriter(str(folder), purge_step=purge)
+
+
+def _finite(metrics: Mapping[str, object]) -> dict[str, object]:
+    plain: dict[str, object] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            plain[name] = _finite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            plain[name] = None
+        else:
+            plain[name] = value
+    return plain
