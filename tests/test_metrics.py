@@ -1,0 +1,104 @@
+"""The confusion matrix against a naive NumPy oracle."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.metrics import ConfusionMatrix
+
+
+def oracle(predictions, labels, num_classes, ignore_index):
+    """Pixel by pixel with NumPy masks, one class at a time."""
+    valid = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
+    predictions, labels = predictions[valid], labels[valid]
+    ious = {}
+    for c in range(num_classes):
+        union = np.logical_or(predictions == c, labels == c).sum()
+        hit = np.logical_and(predictions == c, labels == c).sum()
+        ious[str(c)] = None if union == 0 else float(hit / union)
+    present = [v for v in ious.values() if v is not None]
+    return {
+        "Pixel_Accuracy": float((predictions == labels).mean()) if labels.size else None,
+        "Mean_IoU": float(np.mean(present)) if present else None,
+        "Class_IoU": ious,
+    }
+
+
+def random_case(seed):
+    random = np.random.default_rng(seed)
+    num_classes = int(random.integers(2, 9))
+    ignore_index = int(random.choice([-1, 0, 255, num_classes]))
+    shape = (int(random.integers(1, 4)), int(random.integers(1, 13)), int(random.integers(1, 13)))
+    some = random.integers(0, num_classes, size=int(random.integers(1, num_classes + 1)))
+    labels = random.choice(some, size=shape)
+    labels[random.random(shape) < random.choice([0.0, 0.3, 1.0], p=[0.3, 0.6, 0.1])] = ignore_index
+    return num_classes, ignore_index, random.choice(some, size=shape), labels.astype(np.int16)
+
+
+def test_scores_equal_a_naive_oracle_on_100_random_images():
+    for seed in range(100):
+        num_classes, ignore_index, predictions, labels = random_case(seed)
+        matrix = ConfusionMatrix(num_classes, ignore_index)
+        matrix.update(torch.from_numpy(predictions), torch.from_numpy(labels))
+        scores = matrix.compute()
+        expected = oracle(predictions, labels, num_classes, ignore_index)
+        assert scores["Pixel_Accuracy"] == pytest.approx(expected["Pixel_Accuracy"], abs=1e-12)
+        assert scores["Mean_IoU"] == pytest.approx(expected["Mean_IoU"], abs=1e-12)
+        assert scores["Class_IoU"] == pytest.approx(expected["Class_IoU"], abs=1e-12)
+
+
+def test_counts_are_labels_by_predictions():
+    matrix = ConfusionMatrix(3, 255)
+    predictions, labels = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 0, 1, 255]]])
+    matrix.update(predictions, labels.to(torch.uint8))
+    assert matrix.counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert matrix.counts.dtype == torch.int64
+
+
+def test_batches_add_up_in_any_order_and_division():
+    random = torch.Generator().manual_seed(3)
+    predictions = torch.randint(0, 4, (6, 9, 7), generator=random)
+    labels = torch.randint(0, 5, (6, 9, 7), generator=random)
+    whole, parts = ConfusionMatrix(4, 4), ConfusionMatrix(4, 4)
+    whole.update(predictions, labels)
+    for part in ([5], [0, 3], [4, 1, 2]):
+        parts.update(predictions[part], labels[part])
+    assert torch.equal(whole.counts, parts.counts)
+
+
+def test_logits_count_as_their_argmax_in_any_layout_and_precision():
+    logits = torch.randn(2, 5, 8, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.randint(0, 5, (2, 8, 6), generator=torch.Generator().manual_seed(1))
+    by_logits, by_classes = ConfusionMatrix(5, 255), ConfusionMatrix(5, 255)
+    by_logits.update(logits.to(memory_format=torch.channels_last), labels)
+    by_classes.update(logits.argmax(1), labels)
+    assert torch.equal(by_logits.counts, by_classes.counts)
+
+
+def test_absent_classes_are_null_and_do_not_lower_the_mean():
+    matrix = ConfusionMatrix(3, 255, classes=("sky", "road", "tram"))
+    matrix.update(torch.tensor([[[0, 0, 1]]]), torch.tensor([[[0, 0, 0]]]))
+    scores = matrix.compute()
+    assert scores["Class_IoU"] == {"sky": pytest.approx(2 / 3), "road": 0.0, "tram": None}
+    assert scores["Mean_IoU"] == pytest.approx(1 / 3)
+
+
+def test_nothing_counted_is_null_everywhere():
+    matrix = ConfusionMatrix(2, 255)
+    matrix.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
+    empty = {"Pixel_Accuracy": None, "Mean_IoU": None, "Class_IoU": {"0": None, "1": None}}
+    assert matrix.compute() == empty
+
+
+def test_counts_stay_exact_beyond_what_float32_can_hold():
+    matrix = ConfusionMatrix(2, 255)
+    matrix.counts[0, 0] = 2**24 + 2**40
+    matrix.update(torch.zeros(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long))
+    assert int(matrix.counts[0, 0]) == 2**24 + 2**40 + 1
+
+
+def test_reset_forgets():
+    matrix = ConfusionMatrix(2, 255)
+    matrix.update(torch.zeros(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long))
+    matrix.reset()
+    assert int(matrix.counts.sum()) == 0

@@ -1,0 +1,104 @@
+"""Optimisers by name, and the groups that a model's parameters form."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.errors import ConfigError
+from utils.optimizers import OPTIMIZERS, build_optimizer
+
+
+class TwoParts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.decoder = nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.GroupNorm(2, 4))
+
+    def backbone_parameters(self):
+        return self.backbone.parameters()
+
+    def decoder_parameters(self):
+        return self.decoder.parameters()
+
+
+def names(model, group):
+    owner = {id(p): name for name, p in model.named_parameters()}
+    return [owner[id(p)] for p in group["params"]]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_is_torchs_own_and_lowers_a_loss(name):
+    model = TwoParts()
+    optimizer = build_optimizer(model, name=name, args={"lr": 0.01})
+    assert type(optimizer) is getattr(torch.optim, name)
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(20):
+        loss = (model.decoder(model.backbone(images)) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_one_group_holds_every_parameter_once():
+    model = TwoParts()
+    (group,) = build_optimizer(model, name="SGD", args={"lr": 0.1}).param_groups
+    assert sorted(names(model, group)) == sorted(name for name, _ in model.named_parameters())
+
+
+def test_differential_rates_put_the_decoder_first_and_slow_the_backbone():
+    model = TwoParts()
+    optimizer = build_optimizer(
+        model, name="SGD", args={"lr": 0.1}, differential_lr=True, backbone_lr_factor=0.2
+    )
+    decoder, backbone = optimizer.param_groups
+    assert all(name.startswith("decoder") for name in names(model, decoder))
+    assert all(name.startswith("backbone") for name in names(model, backbone))
+    assert decoder["lr"] == 0.1
+    assert backbone["lr"] == pytest.approx(0.02)
+
+
+def test_norms_and_biases_can_go_without_decay():
+    model = TwoParts()
+    optimizer = build_optimizer(
+        model,
+        name="AdamW",
+        args={"lr": 0.1, "weight_decay": 0.05},
+        differential_lr=True,
+        no_decay_norm_bias=True,
+    )
+    assert [names(model, group) for group in optimizer.param_groups] == [
+        ["decoder.0.weight"],
+        ["backbone.0.weight"],
+        ["decoder.1.weight", "decoder.1.bias"],
+        ["backbone.0.bias", "backbone.1.weight", "backbone.1.bias"],
+    ]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.05, 0, 0]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01] * 2)
+
+
+def test_frozen_parameters_are_left_out():
+    model = TwoParts()
+    model.backbone.requires_grad_(False)
+    decoder, backbone = build_optimizer(
+        model, name="SGD", args={"lr": 0.1}, differential_lr=True
+    ).param_groups
+    assert len(decoder["params"]) == 3
+    assert backbone["params"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("Adm", {"lr": 0.1}, "Adam"),
+        ("SGD", {"lr": 0.1, "momentun": 0.9}, "momentum"),
+        ("SGD", {"lr": -0.1}, "lr"),
+        ("SGD", {}, "lr"),
+        ("Adam", {"lr": 0.1, "betas": [0.9, 1.0]}, "betas"),
+    ],
+)
+def test_what_an_optimiser_does_not_take_is_named(name, args, message):
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(TwoParts(), name=name, args=args)

@@ -1,0 +1,89 @@
+"""What every loss agrees on: float32, void without influence, 0 with a graph when all is void."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SegmentationLoss(nn.Module):
+    """A scalar objective over the pixels that carry a label.
+
+    Subclasses write `value`; the contract is kept here. No loss reads a value back from the
+    device (no `.item()`, no boolean indexing), so a training step never waits for one.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, *, ignore_index: int = 255, class_weights: Sequence[float] | None = None
+    ) -> None:
+        """Keep what all losses share.
+
+        Args:
+            ignore_index: The label of void pixels; any integer.
+            class_weights: One non-negative weight a class, or None.
+        """
+        super().__init__()
+        self.ignore_index = ignore_index
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        # Not persistent: a run may change its weights on resume, the config is what counts.
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor, *, total: Tensor | None = None) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            logits: (N, C, H, W) float; half precisions are computed in float32, float64 stays.
+            target: (N, H, W) int64 in [0, C) or `ignore_index`; never modified.
+            total: Divisor of pixel losses over the whole effective batch (see `total`); None
+                means the batch's own.
+
+        Returns:
+            A scalar, float32 or float64; 0 with a graph when no pixel is valid.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            if logits.dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
+            return self.value(logits, target, total)
+
+    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+        """What the subclass computes; arguments as in `forward`, outside autocast."""
+        raise NotImplementedError
+
+    def total(self, label_counts: Tensor) -> Tensor | None:
+        """The divisor that this batch adds to the effective batch's; None for region losses.
+
+        Args:
+            label_counts: (C,) int64, valid pixels a class, on the host.
+        """
+        del label_counts
+        return None
+
+    def weights_for(self, logits: Tensor) -> Tensor | None:
+        """The class weights on the device and in the dtype of `logits`."""
+        weights = self.class_weights
+        return None if weights is None else weights.to(device=logits.device, dtype=logits.dtype)
+
+    def own_total(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The sum of the class weights of this batch's valid pixels, as a scalar on the device."""
+        valid = target != self.ignore_index
+        weights = self.weights_for(logits)
+        if weights is None:
+            return valid.sum().to(logits.dtype)
+        return (weights[torch.where(valid, target, 0)] * valid).sum()
+
+    def weighted_count(self, label_counts: Tensor) -> Tensor:
+        """The same sum as `own_total` from label counts: a float64 scalar on their device."""
+        counts = label_counts.double()
+        if 0 <= self.ignore_index < len(counts):
+            counts = counts.index_fill(0, torch.tensor(self.ignore_index), 0.0)
+        if self.class_weights is not None:
+            counts = counts * self.class_weights.to(counts)
+        return counts.sum()
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Their quotient, with 0 / 0 = 0 and a graph in both cases; both of one shape or scalar."""
+    denominator = denominator.to(device=numerator.device, dtype=numerator.dtype)
+    return numerator / torch.where(denominator > 0, denominator, 1.0)
