@@ -11,7 +11,7 @@ import pickle
 import shutil
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,11 +24,11 @@ Plain = dict | list | str | int | float | bool | None | torch.Tensor
 _REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
 
 
-def save(path: Path, content: Mapping[str, object]) -> None:
+def save(paths: Sequence[Path], content: Mapping[str, object]) -> None:
     """Write a checkpoint durably: temporary file, fsync, rename, fsync of the folder.
 
     Args:
-        path: The file; replaced as a whole or left as it was.
+        paths: The files that get this content; each is replaced as a whole or left as it was.
         content: Plain types and tensors; NumPy scalars and tuples are converted.
 
     Raises:
@@ -37,7 +37,8 @@ def save(path: Path, content: Mapping[str, object]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(to_plain({"format_version": FORMAT_VERSION, **content}), buffer)
-    write_durably(path, buffer.getbuffer())
+    for path in paths:
+        write_durably(path, buffer.getbuffer())
 
 
 def write_durably(path: Path, data: bytes | memoryview) -> None:

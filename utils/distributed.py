@@ -27,3 +27,12 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def agree(number: int) -> int:
+    """The largest of the processes' numbers; travels over the CPU, never through the device."""
+    if world_size() == 1:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_cpu_group())
+    return int(largest)

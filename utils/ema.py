@@ -1,6 +1,7 @@
 """The exponential moving average of a model's weights."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,15 @@ class ExponentialMovingAverage:
         for name, buffer in model.named_buffers():
             if not buffer.is_floating_point():
                 self.model.get_buffer(name).copy_(buffer)
+
+    def state_dict(self) -> dict:
+        """The averaged weights and their age."""
+        return {"updates": self.updates, "state_dict": self.model.state_dict()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from a saved average."""
+        self.updates = state["updates"]
+        self.model.load_state_dict(state["state_dict"])
 
     def _pairs(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
         averages, weights = self.model.state_dict(), model.state_dict()

@@ -19,6 +19,7 @@ class Monitor:
     patience: int
     best: float | None = None
     best_epoch: int = 0
+    last_epoch: int = 0
 
     @classmethod
     def parse(cls, text: str, patience: int) -> "Monitor":
@@ -31,16 +32,19 @@ class Monitor:
 
         A metric that is None or not finite never is an improvement.
         """
+        self.last_epoch = epoch
         if self.metric is None:
             return False
         value = metrics[self.metric]
         if value is None or not math.isfinite(value):
             return False
-        better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
+        better = self.best is None or (
+            value > self.best if self.mode == "max" else value < self.best
+        )
         if better:
             self.best, self.best_epoch = value, epoch
         return better
 
-    def exhausted(self, epoch: int) -> bool:
-        """Whether `patience` epochs have passed since the best one."""
-        return self.metric is not None and 0 < self.patience <= epoch - self.best_epoch
+    def exhausted(self) -> bool:
+        """Whether the last validation came `patience` epochs or more after the best one."""
+        return self.metric is not None and 0 < self.patience <= self.last_epoch - self.best_epoch

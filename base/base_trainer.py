@@ -1,0 +1,295 @@
+"""BaseTrainer: the life of a run: epochs, validation, the best model, early stop, saving, resuming.
+
+What happens to one batch stands in trainer.py. Everything random in an iteration is a function of
+(seed, iteration), and everything that accumulates is in the checkpoint, so a run that was killed
+and resumed ends with the weights of one that was not.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from utils import checkpoint, distributed, run_folder
+from utils.ema import ExponentialMovingAverage
+from utils.errors import CheckpointError, ConfigError, Interrupted
+from utils.monitor import Monitor
+from utils.runlog import RunLog
+
+log = logging.getLogger("segmentation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a run goes on and what it writes; the config's `trainer` section as plain values."""
+
+    epochs: int
+    save_period: int = 1
+    save_per_iters: int | None = None
+    keep: int | None = None
+    monitor: str = "off"
+    early_stop: int = 0
+    log_per_iter: int = 20
+    val: bool = True
+    val_per_epochs: int = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
+
+    epoch: int = 0
+    iteration: int = 0
+    step: int = 0
+
+
+class BaseTrainer:
+    """Runs epochs and keeps what they give; a subclass says what an epoch does.
+
+    Args:
+        model: The bare model, whose weights are saved.
+        optimizer: Its optimiser.
+        scaler: The gradient scaler, disabled but for fp16.
+        ema: The averaged weights, or None.
+        plan: Epochs, intervals, monitor.
+        run: Where rows, scalars and checkpoints go.
+        description: The part of a checkpoint that never changes: arch, config, classes, palette,
+            mean, std, ignore_index, input_dtype, versions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scaler: torch.amp.GradScaler,
+        ema: ExponentialMovingAverage | None,
+        plan: Plan,
+        run: RunLog,
+        description: Mapping[str, object],
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.ema = ema
+        self.plan = plan
+        self.run = run
+        self.description = dict(description)
+        self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
+        self.progress = Progress()
+        self._signal: int | None = None
+
+    # What a subclass says.
+
+    def train_epoch(self, epoch: int) -> dict:
+        """Train from `self.progress.iteration` to the end of the epoch; return its metrics."""
+        raise NotImplementedError
+
+    def validate(self, epoch: int) -> dict:
+        """Score the model on the validation data; return the metrics by their names."""
+        raise NotImplementedError
+
+    def running_state(self) -> dict:
+        """The sums of the unfinished epoch."""
+        raise NotImplementedError
+
+    def restore_running(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the sums of an unfinished epoch."""
+        raise NotImplementedError
+
+    # The run.
+
+    def fit(self) -> None:
+        """Train until the last epoch or until nothing improves.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the state was saved.
+            NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
+        """
+        started = time.monotonic()
+        with self._signals_caught():
+            for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):
+                if self.monitor.exhausted():
+                    break
+                self._run_epoch(epoch)
+        if self.monitor.exhausted():
+            log.info(
+                "stopped early: %s did not improve for %d epochs",
+                self.monitor.metric,
+                self.monitor.last_epoch - self.monitor.best_epoch,
+            )
+        log.info("trained for %.0f s", time.monotonic() - started)
+
+    def _run_epoch(self, epoch: int) -> None:
+        train_metrics = self.train_epoch(epoch)
+        val_metrics = self.validate(epoch) if self._validation_due(epoch) else None
+        improved = val_metrics is not None and self.monitor.improved(val_metrics, epoch)
+        self.run.row("train", epoch, self.progress.step, train_metrics)
+        scores = {name: train_metrics[name] for name in ("Pixel_Accuracy", "Mean_IoU")}
+        self.run.scalars(self.progress.step, self._tags("train", scores))
+        if val_metrics is not None:
+            self.run.row("val", epoch, self.progress.step, val_metrics)
+            self.run.scalars(self.progress.step, self._tags("val", val_metrics))
+        self.progress.epoch, self.progress.iteration = epoch, 0
+        self.restore_running({})
+        self._save_epoch(improved=improved)
+
+    def _validation_due(self, epoch: int) -> bool:
+        due = epoch % self.plan.val_per_epochs == 0 or epoch == self.plan.epochs
+        return self.plan.val and due
+
+    @staticmethod
+    def _tags(split: str, metrics: Mapping[str, object]) -> dict[str, float | None]:
+        renamed = {"val_loss": "loss", "Class_IoU": "IoU"}
+        tags: dict[str, float | None] = {}
+        for name, value in metrics.items():
+            tag = f"{split}/{renamed.get(name, name)}"
+            if isinstance(value, Mapping):
+                tags |= {f"{tag}/{part}": score for part, score in value.items()}
+            elif value is None or isinstance(value, float):
+                tags[tag] = value
+        return tags
+
+    # Saving.
+
+    def _save_epoch(self, *, improved: bool) -> None:
+        folder, state = self.run.folder, self.state()
+        if folder is None:
+            return
+        if improved:
+            # Before last.pth: killed between the two, the resumed run writes it again.
+            checkpoint.save([folder / run_folder.BEST], self._best_state())
+            log.info(
+                "best so far: %s %.4f, saved to %s",
+                self.monitor.metric,
+                self.monitor.best,
+                folder / run_folder.BEST,
+            )
+        paths = [folder / run_folder.LAST]
+        if self.progress.epoch % self.plan.save_period == 0:
+            paths.append(folder / f"checkpoint-epoch{self.progress.epoch}.pth")
+        checkpoint.save(paths, state)
+        run_folder.trim(folder, keep=self.plan.keep)
+        self.run.flush()
+
+    def save_iteration(self) -> None:
+        """Save in the middle of an epoch, when the iteration's number says so."""
+        every = self.plan.save_per_iters
+        if every is None or self.progress.step % every:
+            return
+        state = self.state()
+        if self.run.folder is not None:
+            path = self.run.folder / f"checkpoint-iter{self.progress.step}.pth"
+            checkpoint.save([path], state)
+            run_folder.trim(self.run.folder, keep=self.plan.keep)
+
+    def state(self) -> dict:
+        """Everything that a resumed run needs; each process must call it."""
+        running = self.running_state()  # sums over processes
+        return {
+            **self.description,
+            "kind": "training",
+            "epoch": self.progress.epoch,
+            "iteration": self.progress.iteration,
+            "step": self.progress.step,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema and self.ema.state_dict(),
+            "monitor_best": self.monitor.best,
+            "monitor_epochs": [self.monitor.best_epoch, self.monitor.last_epoch],
+            "running": running,
+            "log_bytes": self.run.position,
+        }
+
+    def _best_state(self) -> dict:
+        weights = self.model if self.ema is None else self.ema.model
+        return {
+            **self.description,
+            "kind": "best",
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "state_dict": weights.state_dict(),
+            "monitor_best": self.monitor.best,
+        }
+
+    def restore(self, state: Mapping) -> None:
+        """Go on where a checkpoint left off; the config's rates win over the optimiser's saved ones.
+
+        Raises:
+            CheckpointError: A best_model.pth, which has no optimiser, or tensors that do not fit.
+            ConfigError: The optimiser is another one.
+        """
+        if state.get("kind") != "training":
+            raise CheckpointError(
+                "this checkpoint has no optimiser state, so a run cannot go on from it\n"
+                "  resume from last.pth or checkpoint-*.pth, or start anew with init_from"
+            )
+        self.model.load_state_dict(state["state_dict"])
+        self._restore_optimizer(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.monitor.best = state["monitor_best"]
+        self.monitor.best_epoch, self.monitor.last_epoch = state["monitor_epochs"]
+        self.progress = Progress(state["epoch"], state["iteration"], state["step"])
+        self.restore_running(state["running"])
+
+    def _restore_optimizer(self, state: dict) -> None:
+        options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        try:
+            self.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise ConfigError(
+                f"the checkpoint's optimiser does not fit this config's ({error})\n"
+                "  keep optimizer.type and optimizer.differential_lr, or start anew with init_from"
+            ) from error
+        for group, configured in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(configured)
+
+    # Signals: a handler only takes note; the run ends between two iterations.
+
+    @contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        caught = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, self._note_signal) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal is not None:  # the second one: leave at once, what is saved is sound
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._signal = number
+
+    def stop_if_asked(self) -> None:
+        """Save and leave when any process got a signal; called between two iterations.
+
+        Raises:
+            Interrupted: It did.
+        """
+        number = distributed.agree(self._signal or 0)
+        if not number:
+            return
+        state = self.state()
+        where = ""
+        if self.run.folder is not None:
+            checkpoint.save([self.run.folder / run_folder.LAST], state)
+            where = f"; go on with: python train.py --resume {self.run.folder}"
+        name = signal.Signals(number).name
+        raise Interrupted(
+            f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number
+        )

@@ -1,0 +1,352 @@
+"""Trainer: what happens to one batch. The order of a training step is read here, top to bottom.
+
+The life of a run (epochs, best model, saving, resuming) is in base/base_trainer.py. Between two
+log lines nothing is read back from the device: loss and confusion counts accumulate there, and an
+update whose loss or gradient is not finite is withheld there.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from base.base_data_loader import BaseDataLoader, Batch
+from base.base_trainer import BaseTrainer, Plan
+from utils import distributed
+from utils.ema import ExponentialMovingAverage
+from utils.errors import NumericError
+from utils.losses import WithAuxiliary
+from utils.lr_scheduler import Schedule
+from utils.metrics import ConfusionMatrix
+from utils.normalize import Normalize
+from utils.precision import autocast
+from utils.prediction import whole
+from utils.prefetch import on_device
+from utils.progress import Progress, describe
+from utils.runlog import RunLog
+from utils.seeding import iteration_seed
+from utils.stopwatch import Stopwatch
+from utils.totals import Totals
+
+log = logging.getLogger("segmentation")
+
+_FP16_SKIPS = 10  # updates in a row that the scaler may withhold while it looks for its factor
+_PICTURES = 8  # validation samples in TensorBoard's grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The built objects that train together."""
+
+    model: nn.Module
+    network: nn.Module
+    """The model, or what wraps it for several devices; the same weights."""
+    loss: WithAuxiliary
+    optimizer: Optimizer
+    schedule: Schedule
+    train_loader: BaseDataLoader
+    val_loader: BaseDataLoader | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How an update is computed."""
+
+    precision: str = "fp32"
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    ema: float | None = None
+    seed: int = 0
+
+
+class Trainer(BaseTrainer):
+    """Trains and validates a segmentation network.
+
+    Args:
+        parts: Model, loss, optimiser, schedule, loaders.
+        device: Where the model is.
+        step: Precision, accumulation, clipping, averaging, seed.
+        plan: Epochs, intervals, monitor.
+        run: Where rows, scalars and checkpoints go.
+        description: The part of a checkpoint that never changes.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        device: torch.device,
+        step: Step,
+        plan: Plan,
+        run: RunLog,
+        description: Mapping[str, object],
+    ) -> None:
+        super().__init__(
+            parts.model,
+            parts.optimizer,
+            scaler=torch.amp.GradScaler(device.type, enabled=step.precision == "fp16"),
+            ema=None if step.ema is None else ExponentialMovingAverage(parts.model, step.ema),
+            plan=plan,
+            run=run,
+            description=description,
+        )
+        self.parts = parts
+        self.step = step
+        self.device = device
+        data = parts.train_loader.dataset
+        self.data = data
+        self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
+        self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
+        self.stopwatch = Stopwatch()
+        self.first = distributed.rank() == 0
+        self._weights = [p for group in parts.optimizer.param_groups for p in group["params"]]
+        self._withheld = torch.zeros((), dtype=torch.int64, device=device)
+        self._norm = torch.zeros((), device=device)
+
+    # One epoch.
+
+    def train_epoch(self, epoch: int) -> dict:
+        """Train from `self.progress.iteration` to the end of the epoch; return loss and scores."""
+        loader, size = self.parts.train_loader, self.step.accumulate
+        iterations = -(-len(loader) // size)
+        loader.set_position(epoch, batch=self.progress.iteration * size)
+        title = f"TRAIN {epoch}/{self.plan.epochs}"
+        bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
+        self.parts.network.train()
+        batches = on_device(self.stopwatch.waiting(loader), self.device)
+        for micro_batches in _groups(batches, size):
+            self.train_iteration(micro_batches)
+            bar.advance()
+            if self._log_due(last=self.progress.iteration == iterations):
+                bar.say(self.log_iteration(epoch))
+            self.save_iteration()
+            self.stop_if_asked()
+        bar.close()
+        metrics = self.totals.compute()
+        if self.first:
+            log.info("%s  %s", title, describe(_headline(metrics)))
+        return metrics
+
+    # One iteration: an update from one or more micro-batches.
+
+    def train_iteration(self, micro_batches: Sequence[Batch]) -> None:
+        """Forward, loss, backward for each micro-batch; then clip, step, schedule."""
+        # Dropout is a function of the iteration, so there is no generator state to save.
+        torch.manual_seed(iteration_seed(self.step.seed, self.progress.step, distributed.rank()))
+        self.parts.schedule.apply(self.progress.step)
+        total = self._shared_total(micro_batches)
+        for index, batch in enumerate(micro_batches):
+            with self._gradient_sync(last=index == len(micro_batches) - 1):
+                masks = batch.masks.long()
+                with autocast(self.device, self.step.precision):
+                    output = self.parts.network(self.normalize(batch.images))
+                loss = self.parts.loss(output, masks, total=total) / len(micro_batches)
+                self._backward(loss)
+            logits = output if isinstance(output, Tensor) else output[0]
+            self.totals.add(loss / distributed.world_size(), logits, masks)
+            self.stopwatch.count(len(batch.images))
+        self._update()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.totals.count()
+        self.progress.iteration += 1
+        self.progress.step += 1
+
+    def _shared_total(self, micro_batches: Sequence[Batch]) -> Tensor | None:
+        """The divisor of pixel losses: the effective batch's, a process and micro-batch.
+
+        Gradients are averaged over processes and micro-batches; with the mean divisor for each,
+        that average is the gradient of the undivided batch however unevenly void is spread.
+        """
+        totals = [self.parts.loss.total(batch.label_counts) for batch in micro_batches]
+        if totals[0] is None:
+            return None
+        effective = distributed.sum_over_processes(torch.stack(totals).sum(0))
+        return effective / (len(micro_batches) * distributed.world_size())
+
+    def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
+        # Gradients of all micro-batches travel once, with the last one.
+        if last or not isinstance(self.parts.network, DistributedDataParallel):
+            return nullcontext()
+        return self.parts.network.no_sync()
+
+    def _backward(self, loss: Tensor) -> None:
+        # The seed is 1, but NaN for a loss that is not finite, which then shows in the gradient
+        # whatever the loss's own derivative is.
+        self.scaler.scale(loss).backward(gradient=1 + 0 * loss.detach())
+
+    def _update(self) -> None:
+        """Clip and step; an update that is not finite is withheld on the device."""
+        optimizer = self.optimizer
+        self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self._weights if p.grad is not None]
+        self._norm = get_total_norm(gradients)
+        if self.step.clip_grad_norm is not None:
+            clip_grads_with_norm_(self._weights, self.step.clip_grad_norm, self._norm)
+        broken = ~torch.isfinite(self._norm)
+        if self.scaler.is_enabled():
+            self._withheld = (self._withheld + 1) * broken
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            self._withheld = self._withheld + broken
+            self._step_unless(broken)
+        optimizer.zero_grad(set_to_none=True)
+
+    def _step_unless(self, broken: Tensor) -> None:
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # The protocol of torch's fused optimisers: they look at the flag on the device.
+            self.optimizer.grad_scale = None
+            self.optimizer.found_inf = broken.float()
+            self.optimizer.step()
+        elif not bool(broken):  # the others cost one read an iteration
+            self.optimizer.step()
+
+    # What is read back, at log lines and saves.
+
+    def _log_due(self, *, last: bool) -> bool:
+        return last or self.progress.step % self.plan.log_per_iter == 0
+
+    def log_iteration(self, epoch: int) -> dict[str, object]:
+        """Write a log row and scalars; return what the progress bar shows.
+
+        Raises:
+            NumericError: A loss or gradient since the last log line was not finite.
+        """
+        self._require_finite()
+        step, speed, waited = self.progress.step, *self.stopwatch.read()
+        metrics = {**self.totals.compute(), "loss": self.totals.recent_loss()}
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.run.row("log", epoch, step, {**_headline(metrics), "learning_rates": rates})
+        self.run.scalars(
+            step,
+            {
+                "train/loss": metrics["loss"],
+                "train/Gradient_norm": float(self._norm),
+                "train/Momentum": _momentum(self.optimizer),
+                "train/images_per_second": speed,
+                "train/data_wait_share": waited,
+                **{f"train/Learning_rate_{i}": rate for i, rate in enumerate(rates)},
+            },
+        )
+        return {
+            **_headline(metrics),
+            "images/s": f"{speed * distributed.world_size():.1f}",
+            "waiting for data": f"{waited:.0%}",
+        }
+
+    def _require_finite(self) -> None:
+        limit = _FP16_SKIPS if self.scaler.is_enabled() else 0
+        loss = self.totals.are_finite()
+        withheld = distributed.agree(int(self._withheld))
+        if loss and withheld <= limit:
+            return
+        what = "the gradient" if loss else "the loss"
+        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
+        raise NumericError(
+            f"{what} stopped being finite before iteration {self.progress.step} (epoch "
+            f"{self.progress.epoch + 1}, learning rate {rates}, last gradient norm "
+            f"{float(self._norm):.3g})\n"
+            "  nothing of it was saved: the checkpoints hold the state before\n"
+            "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
+            'trainer.precision to "fp32"'
+        )
+
+    def running_state(self) -> dict:
+        """The sums of the unfinished epoch.
+
+        Raises:
+            NumericError: They are not finite; such a state is never saved.
+        """
+        self._require_finite()
+        return self.totals.state()
+
+    def restore_running(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from saved sums, or from zero."""
+        self.totals.restore(state)
+
+    # Validation.
+
+    @torch.inference_mode()
+    def validate(self, epoch: int) -> dict:
+        """Score the averaged weights where there are some, else the model."""
+        loader = self.parts.val_loader
+        assert loader is not None
+        network = (self.model if self.ema is None else self.ema.model).eval()
+        confusion = ConfusionMatrix(
+            len(self.data.classes), self.data.ignore_index, self.device, classes=self.data.classes
+        )
+        sums = torch.zeros(2, device=self.device, dtype=torch.float32)
+        pictures: list[tuple[Tensor, Tensor, Tensor]] = []
+        loader.set_position(epoch=0)
+        title = f"EVAL {epoch}/{self.plan.epochs}"
+        bar = Progress(title, len(loader), shown=self.first)
+        for batch in on_device(loader, self.device):
+            masks = batch.masks.long()
+            with autocast(self.device, self.step.precision):
+                logits = whole(network, self.normalize(batch.images))
+            sums += self._weighted_loss(logits, masks, batch.label_counts)
+            predictions = logits.argmax(1)
+            confusion.update(predictions, masks)
+            if len(pictures) < _PICTURES:
+                pictures.append((batch.images[0], masks[0], predictions[0]))
+            bar.advance()
+        bar.close()
+        return self._validation_metrics(epoch, sums, confusion, pictures)
+
+    def _weighted_loss(self, logits: Tensor, masks: Tensor, label_counts: Tensor) -> Tensor:
+        """[loss x weight, weight]: pixel losses weigh by their pixels, others by the batch."""
+        total = self.parts.loss.total(label_counts)
+        loss = self.parts.loss(logits, masks)
+        weight = torch.ones_like(loss) if total is None else total.to(loss)
+        return torch.stack([loss * weight, weight])
+
+    def _validation_metrics(
+        self,
+        epoch: int,
+        sums: Tensor,
+        confusion: ConfusionMatrix,
+        pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
+    ) -> dict:
+        confusion.synchronise()
+        weighted, weight = distributed.sum_over_processes(sums).tolist()
+        metrics = {"val_loss": weighted / weight if weight else None, **confusion.compute()}
+        loader = self.parts.val_loader
+        if loader is not None and loader.dataset.crop_size is not None:
+            metrics["crop"] = loader.dataset.crop_size
+        if self.first:
+            log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, describe(_headline(metrics)))
+            log.info("IoU  %s", describe(metrics["Class_IoU"]))
+            self.run.picture(
+                self.progress.step,
+                "val/inputs_targets_predictions",
+                comparison_grid(pictures, self.data),
+            )
+        return metrics
+
+
+def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
+    """The numbers that fit a line: all but those of single classes."""
+    return {name: value for name, value in metrics.items() if name != "Class_IoU"}
+
+
+def _momentum(optimizer: Optimizer) -> float | None:
+    group = optimizer.param_groups[0]
+    return group["betas"][0] if "betas" in group else group.get("momentum")

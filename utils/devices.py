@@ -1,0 +1,52 @@
+"""Which device a command uses: -d as GPU indices, or cpu, cuda, mps."""
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES = ("cpu", "cuda", "mps")
+
+
+def restrict_gpus(device: str | None) -> None:
+    """Show only the GPUs that `--device 0,2` lists; must run before torch starts CUDA.
+
+    Raises:
+        ConfigError: Neither indices nor a known name.
+    """
+    if device is None or device in _NAMES:
+        return
+    if not re.fullmatch(r"\d+(,\d+)*", device):
+        raise ConfigError(
+            f"--device: found {device!r}, expected GPU indices such as 0 or 0,1, "
+            f"or one of {', '.join(_NAMES)}"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = device
+
+
+def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
+    """The device of this process.
+
+    Args:
+        device: The command line's `--device`; None takes a GPU where there is one.
+        local_rank: This process's number on its machine: one GPU each.
+
+    Raises:
+        ConfigError: The device asked for is not there.
+    """
+    import torch
+
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("--device mps: this machine has none; use --device cpu")
+        return torch.device("mps")
+    if device == "cpu" or (device is None and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: torch sees no GPU here; use --device cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,61 @@
+"""A progress bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+log = logging.getLogger("segmentation")
+
+
+class Progress:
+    """The progress of one epoch.
+
+    Args:
+        title: "TRAIN 3/20" or "EVAL 3/20".
+        total: Steps in all.
+        done: Steps done before, by the run that this one resumes.
+        shown: False in all processes but the first.
+    """
+
+    def __init__(self, title: str, total: int, *, done: int = 0, shown: bool = True) -> None:
+        self._title = title
+        self._total = total
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            desc=title,
+            total=total,
+            initial=done,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not (shown and self._terminal),
+        )
+        self._done = done
+
+    def advance(self) -> None:
+        """One step more."""
+        self._done += 1
+        self._bar.update()
+
+    def say(self, values: Mapping[str, object]) -> None:
+        """Show the present numbers."""
+        text = describe(values)
+        self._bar.set_postfix_str(text)
+        if not self._terminal:
+            log.info("%s  %d/%d  %s", self._title, self._done, self._total, text)
+
+    def close(self) -> None:
+        """Clear the line."""
+        self._bar.close()
+
+
+def describe(values: Mapping[str, object]) -> str:
+    """Numbers in one line: `loss 0.412  Mean_IoU 0.731`."""
+    return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
