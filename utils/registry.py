@@ -11,8 +11,9 @@ import json
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, Union
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, Union
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -20,7 +21,16 @@ from pydantic.errors import PydanticUserError
 from utils.errors import ConfigError
 from utils.faults import hint, join, nearest, wrong_value
 
-__all__ = ["OVERRIDABLE", "SUPPLIED", "build", "hint", "loader_arguments", "parameter_types"]
+__all__ = [
+    "OVERRIDABLE",
+    "SUPPLIED",
+    "Argument",
+    "argument_faults",
+    "build",
+    "hint",
+    "loader_arguments",
+    "offered_arguments",
+]
 
 T = TypeVar("T")
 
@@ -35,12 +45,29 @@ SUPPLIED: Mapping[str, str] = {
     "rank": "the process",
     "seed": "the top-level key seed",
     "total_steps": "trainer.epochs and the length of the training data",
+    "train": "whether it is train_loader or val_loader",
     "world_size": "the number of processes",
 }
 """Arguments that the program sets, each with the place its value comes from."""
 
 OVERRIDABLE = frozenset({"in_channels"})
 """Arguments that the program knows, but for which a config may say something else."""
+
+
+class Checker(Protocol):
+    """Something of pydantic's that checks JSON text."""
+
+    def validate_json(self, data: str, /) -> Any:
+        """The value, or a ValidationError."""
+
+
+class Argument(NamedTuple):
+    """What a config may say for one argument."""
+
+    checker: Checker | None
+    """Checks a JSON value; None where the annotation is missing or not for JSON."""
+    needed: bool
+    """Whether there is no default."""
 
 
 def build(
@@ -106,38 +133,79 @@ def loader_arguments(
         The data set's arguments and the loader's, ready for two calls of `build`.
 
     Raises:
-        ConfigError: For an unknown data set or argument, with the nearest name of both.
+        ConfigError: For an unknown data set, and for every fault in the arguments of both.
     """
-    for_data = inspect.signature(_look_up(kind, table, name)).parameters.keys()
-    for_batches = inspect.signature(loader).parameters.keys() - SUPPLIED.keys()
-    known = (for_data | for_batches) - SUPPLIED.keys()
-    unknown = [key for key in args if key not in known and key not in for_data]
-    if unknown:
-        raise ConfigError(
-            "\n".join(_unknown_argument(kind, name, key, frozenset(known)) for key in unknown)
-        )
+    for_data = offered_arguments(_look_up(kind, table, name))
+    for_batches = offered_arguments(loader)
+    if faults := argument_faults(kind, name, args, for_data | for_batches):
+        raise ConfigError("\n".join(faults))
     batches = {key: value for key, value in args.items() if key in for_batches}
     return {key: value for key, value in args.items() if key not in batches}, batches
 
 
-def parameter_types(factory: Callable[..., Any]) -> dict[str, TypeAdapter[Any] | None]:
-    """What a config may say for each parameter of a class or function.
+def argument_faults(
+    kind: str,
+    name: str,
+    args: Mapping[str, object],
+    known: Mapping[str, Argument],
+    *,
+    places: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[str]:
+    """One line for each unknown, misplaced, ill-typed or missing argument.
 
     Args:
-        factory: An entry of a table.
+        kind: The JSON path of the component.
+        name: The component's `type`.
+        args: The component's `args`, JSON values.
+        known: What it takes.
+        places: Where else in the config a key may stand.
+    """
+    faults = []
+    for key, value in args.items():
+        path = join(kind, "args", key)
+        if key in known:
+            try:
+                _convert(known[key].checker, value)
+            except ValidationError as error:
+                faults.append(wrong_value(path, value, error.errors(include_url=False)))
+        elif key in SUPPLIED:
+            faults.append(f"{path}: set by the program, from {SUPPLIED[key]}; delete it here")
+        else:
+            faults.append(_unknown_argument(path, name, key, known, places))
+    misspelt = {nearest(key, known) for key in args.keys() - known.keys()}
+    faults += [
+        f"{join(kind, 'args', key)}: missing; {name} needs it"
+        for key, argument in known.items()
+        if argument.needed and key not in args.keys() | misspelt
+    ]
+    return faults
+
+
+def offered_arguments(
+    factory: Callable[..., Any], supplied: Iterable[str] = ()
+) -> dict[str, Argument]:
+    """What a config may say to an entry of a table.
+
+    Args:
+        factory: The entry: a class or a function.
+        supplied: The arguments that the program passes, beside those of `SUPPLIED`.
 
     Returns:
-        For each parameter in order a strict checker of JSON values, or None where the annotation
-        is missing or is nothing that JSON can express.
+        For each parameter that a config may set, in order, what it may be.
     """
     function = factory.__init__ if isinstance(factory, type) else factory
     try:
         annotations = typing.get_type_hints(function, include_extras=True)
     except NameError:  # a name imported for type checkers only: nothing to check against
         annotations = {}
+    by_program = SUPPLIED.keys() | (set(supplied) - OVERRIDABLE)
     return {
-        name: _adapter(annotations[name]) if name in annotations else None
-        for name in inspect.signature(factory).parameters
+        name: Argument(
+            _adapter(annotations[name]) if name in annotations else None,
+            needed=parameter.default is parameter.empty and name not in supplied,
+        )
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in by_program
     }
 
 
@@ -155,49 +223,31 @@ def _check(
     supplied: Mapping[str, object],
 ) -> tuple[dict[str, object], list[str]]:
     """The arguments as the signature wants them, and a line for each fault."""
+    arguments = offered_arguments(factory, supplied)
     parameters = inspect.signature(factory).parameters
-    adapters = parameter_types(factory)
-    offered = frozenset(parameters) - SUPPLIED.keys() - (supplied.keys() - OVERRIDABLE)
-    checked: dict[str, object] = {}
     faults = [
         f"{kind}.type: {name} has no argument {key!r}, which the program passes; add it to its "
         "signature"
         for key in supplied
         if key not in parameters
     ]
-    for key, value in args.items():
-        if key in parameters and key not in offered:
-            origin = SUPPLIED.get(key, "elsewhere")
-            faults.append(f"{kind}.args.{key}: set by the program (from {origin}); delete it")
-        elif key not in offered:
-            faults.append(_unknown_argument(kind, name, key, offered))
-        else:
-            checked[key], fault = _check_value(join(kind, "args", key), adapters[key], value)
-            faults += fault
-    misspelt = {nearest(key, offered) for key in args if key not in parameters}
-    faults += [
-        f"{kind}.args.{key}: {name} needs this argument, and it is missing"
-        for key, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and key not in args.keys() | supplied.keys() | misspelt
-    ]
-    return checked, faults
+    faults += argument_faults(kind, name, args, arguments)
+    if faults:
+        return {}, faults
+    return {key: _convert(arguments[key].checker, value) for key, value in args.items()}, []
 
 
-def _unknown_argument(kind: str, name: str, key: str, offered: frozenset[str]) -> str:
-    return f"{kind}.args.{key}: unknown argument of {name}{hint(key, offered)}"
+def _unknown_argument(
+    path: str, name: str, key: str, known: Iterable[str], places: Mapping[str, Sequence[str]]
+) -> str:
+    if elsewhere := places.get(key):
+        return f"{path}: unknown argument of {name}; it belongs under {' or '.join(elsewhere)}"
+    return f"{path}: unknown argument of {name}{hint(key, known)}"
 
 
-def _check_value(
-    path: str, adapter: TypeAdapter[Any] | None, value: object
-) -> tuple[object, list[str]]:
-    if adapter is None:
-        return value, []
-    try:
-        # JSON mode, because strict checks of Python values refuse a list where a tuple is asked.
-        return adapter.validate_json(json.dumps(value, default=str)), []
-    except ValidationError as error:
-        return value, [wrong_value(path, value, error.errors(include_url=False))]
+def _convert(checker: Checker | None, value: object) -> object:
+    # JSON mode, because strict checks of Python values refuse a list where a tuple is asked.
+    return value if checker is None else checker.validate_json(json.dumps(value, default=str))
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
@@ -216,7 +266,7 @@ def _without_unknown_arms(annotation: Any) -> Any:
     if origin is tuple:
         return types.GenericAlias(tuple, tuple(map(_without_unknown_arms, arms)))
     if origin is Annotated:
-        return Annotated.__class_getitem__((_without_unknown_arms(arms[0]), *arms[1:]))
+        return Annotated[(_without_unknown_arms(arms[0]), *arms[1:])]  # pyrefly: ignore[invalid-annotation]
     return annotation
 
 
