@@ -11,7 +11,7 @@ _SHOWN = 60  # characters of a wrong value that a message repeats
 
 _EXPECTED: Mapping[str, str] = {
     "bool_type": "true or false",
-    "dict_type": "an object in { }",
+    "dict_type": "an object in {{ }}",
     "extra_forbidden": "no such key",
     "finite_number": "a finite number",
     "float_type": "a number",
@@ -24,13 +24,13 @@ _EXPECTED: Mapping[str, str] = {
     "list_type": "a list in [ ]",
     "literal_error": "{expected}",
     "missing": "one entry more",
-    "model_attributes_type": "an object in { }",
-    "model_type": "an object in { }",
+    "model_attributes_type": "an object in {{ }}",
+    "model_type": "an object in {{ }}",
     "multiple_of": "a multiple of {multiple_of}",
     "none_required": "null",
     "path_type": "text in quotes",
     "string_too_long": "at most {max_length} characters",
-    "string_too_short": "at least {min_length} characters",
+    "string_too_short": "at least {min_length} character(s)",
     "string_type": "text in quotes",
     "too_long": "at most {max_length} entries",
     "too_short": "at least {min_length} entries",
@@ -101,7 +101,7 @@ def expected(error: ErrorDetails) -> str:
     template = _EXPECTED.get(error["type"])
     if template is None:
         return f"expected something else ({error['msg'].lower()})"
-    return f"expected {template.format(**error.get('ctx', {}))}"
+    return f"expected {template.format_map(error.get('ctx', {}))}"
 
 
 def numbered(faults: Sequence[str], source: str) -> str:

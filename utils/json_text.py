@@ -207,7 +207,8 @@ def _scan_faults(text: str) -> Iterator[str]:
             level.seen[key] = before
         elif kind == "word" and not _is_finite(lexeme) and not _is_key(text, offset + len(lexeme)):
             line, column = _place(text, offset)
-            yield f"{line}:{column}: {here}: expected a finite number, got {lexeme[:40]}"
+            what = here or "the value"
+            yield f"{line}:{column}: {what}: expected a finite number, got {lexeme[:40]}"
         previous, before = lexeme, offset
 
 

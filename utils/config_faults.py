@@ -1,0 +1,143 @@
+"""All faults of a config at once: each with its path, what was expected, and what was meant."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from utils.component_schema import Listed, listed_components
+from utils.errors import ConfigError
+from utils.faults import hint, join, nearest, numbered, wrong_value
+from utils.registry import argument_faults
+
+M = TypeVar("M", bound=BaseModel)
+
+_TOP = "the top level"
+
+
+def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
+    """Check a config against its model and the components that config.schema.json lists.
+
+    Args:
+        model: The model of the whole config.
+        data: The config as it was read.
+        source: Where it comes from, for the message.
+
+    Returns:
+        The config, when there is nothing wrong with it.
+
+    Raises:
+        ConfigError: With every fault, one a line.
+    """
+    components = dict(_components(data))
+    places = _places(model, components)
+    faults: list[str] = []
+    config = None
+    try:
+        config = model.model_validate(data)
+    except ValidationError as error:
+        faults += _model_faults(model, error.errors(include_url=False), places)
+    for path, (args, listed) in components.items():
+        faults += argument_faults(path, listed.name, args, listed.arguments, places=places)
+    if faults or config is None:
+        raise ConfigError(numbered(faults, source))
+    return config
+
+
+def _components(data: Mapping[str, Any]) -> Iterable[tuple[str, tuple[dict[str, Any], Listed]]]:
+    """The components of a config that the schema lists, with their arguments."""
+    known = listed_components()
+    for section, value in data.items():
+        plain = {"type": value} if isinstance(value, str) else value
+        if not isinstance(plain, dict) or not isinstance(name := plain.get("type"), str):
+            continue
+        listed, args = known.get(section, name), plain.get("args", {})
+        if listed is not None and isinstance(args, dict):
+            yield section, (args, listed)
+
+
+def _places(
+    model: type[BaseModel], components: Mapping[str, tuple[Any, Listed]]
+) -> dict[str, list[str]]:
+    """For each key the sections in which it may stand."""
+    places: dict[str, list[str]] = {}
+    for key, field in _fields(model).items():
+        places.setdefault(key, []).append(_TOP)
+        if isinstance(field, type):
+            for inner in _fields(field).keys() - {"type", "args"}:
+                places.setdefault(inner, []).append(key)
+    for section, (_, listed) in components.items():
+        for key in listed.arguments:
+            places.setdefault(key, []).append(f"{section}.args")
+    return places
+
+
+def _fields(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
+    """The keys of a section, and for those that are sections themselves their model."""
+    return {
+        field.alias or name: _section(field.annotation)
+        for name, field in model.model_fields.items()
+    }
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    arms = [annotation, *getattr(annotation, "__args__", ())]
+    return next((arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel)), None)
+
+
+def _model_faults(
+    model: type[BaseModel], errors: Sequence[ErrorDetails], places: Mapping[str, list[str]]
+) -> list[str]:
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    faults = []
+    for error in errors:
+        path, location = join("", *error["loc"]), error["loc"]
+        if error["type"] == "contradiction":
+            missing = tuple(error["ctx"]["path"].split("."))
+            if not any(_was_meant(model, other, missing) for other in unknown):
+                faults.append(error["msg"])
+        elif error["type"] == "extra_forbidden":
+            faults.append(_unknown_key(model, location, places))
+        elif error["type"] == "missing":
+            if not any(_was_meant(model, other, location) for other in unknown):
+                faults.append(f"{path}: missing{_example(path)}")
+        else:
+            faults.append(wrong_value(path, error["input"], [error]))
+    return faults
+
+
+def _unknown_key(
+    model: type[BaseModel], location: tuple[int | str, ...], places: Mapping[str, list[str]]
+) -> str:
+    path, key = join("", *location), str(location[-1])
+    section = str(location[0]) if len(location) > 1 else ""
+    elsewhere = places.get(key, [])
+    # The nearest home first: a loader's key under the same loader rather than the other one.
+    own = [place for place in elsewhere if section and place.startswith(section)]
+    if own or elsewhere:
+        return f"{path}: unknown key; it belongs under {' or '.join(own or elsewhere)}"
+    return f"{path}: unknown key{hint(key, _siblings(model, location))}"
+
+
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    fields = _fields(model)
+    inner = fields.get(str(location[0])) if len(location) > 1 else None
+    return list(_fields(inner) if inner is not None else fields)
+
+
+def _was_meant(
+    model: type[BaseModel], unknown: tuple[int | str, ...], missing: tuple[int | str, ...]
+) -> bool:
+    """Whether a missing key is there under a misspelt name, so that one line says it all."""
+    same_section = unknown[:-1] == missing[:-1]
+    return same_section and nearest(str(unknown[-1]), _siblings(model, unknown)) == missing[-1]
+
+
+def _example(path: str) -> str:
+    examples = {
+        "name": '"name": "my_run"',
+        "arch": '"arch": {"type": "UNet"}',
+        "train_loader": '"train_loader": {"type": "Shapes", "args": {"batch_size": 8}}',
+    }
+    return f"; add {examples[path]}" if path in examples else "; add it"
