@@ -63,7 +63,7 @@ def multiscale(
 
     Args:
         model: Maps images to logits.
-        images: float (N, C, H, W), any H and W.
+        images: (N, C, H, W) of any dtype, any H and W.
         scales: Factors on height and width, each above zero.
         predict: What is done at each scale.
         store: Device of the sum; None: where the images are.
@@ -80,7 +80,7 @@ def multiscale(
     total: Tensor | None = None
     for scale in scales:
         scaled = tuple(max(1, round(side * scale)) for side in size)
-        logits = predict(model, _resize(images, scaled))
+        logits = predict(model, _resize(images.float(), scaled))
         logits = _resize(logits, tuple(size)).to(store or logits.device)
         if total is None:
             total = torch.zeros_like(logits)  # never the model's own tensor, which may be shared

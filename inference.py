@@ -1,0 +1,177 @@
+"""Segment pictures with a trained model; nothing is needed but the checkpoint.
+
+    python inference.py --model best_model.pth --images photos
+    python inference.py --model best_model.pth --images photo.jpg --mode whole --overlay
+    python inference.py --model best_model.pth --images photos --recursive --flip --device 0
+    python inference.py --model best_model.pth --images photos --mode sliding --window 769
+
+Each picture gives a palette PNG of its own size in --output. Pictures larger than memory,
+and everything else: docs/inference.md.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import ConfigError, DataError, UserError, guard
+from utils.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
+
+if TYPE_CHECKING:
+    import torch
+
+    from utils.segmenter import Segmenter
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parse(arguments)
+    jobs = find_pictures(
+        options.images,
+        extension=options.extension,
+        recursive=options.recursive,
+        output=options.output,
+    )
+    refuse_overwriting(jobs, (".png", ".tif", ".npy", ".overlay.jpg"))
+    segmenter = _segmenter(options)
+    prepare_folder(options.output)
+    failures = _run(jobs, segmenter)
+    print(
+        f"{len(jobs) - len(failures)} of {len(jobs)} pictures segmented, masks in {options.output}"
+    )
+    if failures:
+        listed = "\n".join(f"  {error}" for error in failures)
+        raise DataError(f"{len(failures)} of {len(jobs)} pictures failed:\n{listed}")
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
+    add("-i", "--images", type=Path, required=True, help="folder of pictures, or one picture")
+    add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
+    add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
+    modes = ("multiscale", "sliding", "whole")
+    add("-mo", "--mode", choices=modes, default="multiscale", help="(default: multiscale)")
+    add("-c", "--config", type=Path, help="take precision and window from here, not the checkpoint")
+    add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
+    add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
+    add("--flip", action="store_true", help="average with the mirror image")
+    add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
+    add("--overlap", type=float, default=1 / 3, help="of neighbouring windows (default: 1/3)")
+    add("--batch-size", type=int, default=4, metavar="N", help="windows at a time (default: 4)")
+    add("--overlay", action="store_true", help="also the picture with its classes drawn in")
+    add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
+    add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
+    options = parser.parse_args(arguments)
+    _check(options)
+    return options
+
+
+def _check(options: argparse.Namespace) -> None:
+    rules = (
+        ("--scales", options.scales, all(0 < s <= 8 for s in options.scales or ()), "in (0, 8]"),
+        ("--window", options.window, options.window is None or options.window >= 32, "at least 32"),
+        ("--overlap", options.overlap, 0 <= options.overlap <= 0.9, "in 0 .. 0.9"),
+        ("--batch-size", options.batch_size, options.batch_size >= 1, "at least 1"),
+    )
+    for flag, value, valid, expected in rules:
+        if not valid:
+            raise ConfigError(f"{flag}: found {value}, expected {expected}")
+    if options.mode == "whole" and (options.scales or options.window):
+        flag = "--scales" if options.scales else "--window"
+        fix = "multiscale" if options.scales else "sliding"
+        raise ConfigError(f"{flag} has no effect in mode whole\n  fix: --mode {fix}")
+
+
+def _segmenter(options: argparse.Namespace) -> "Segmenter":
+    # Late: --help and wrong paths answer without waiting for torch.
+    from models import model_from_checkpoint
+    from utils.checkpoint import load
+    from utils.predictor import Settings
+    from utils.segmenter import Segmenter
+
+    checkpoint = load(options.model)
+    config = checkpoint["config"] if options.config is None else _config(options.config, checkpoint)
+    crop_size = config["train_loader"]["args"].get("crop_size")
+    settings = Settings(
+        mode=options.mode,
+        scales=tuple(options.scales) if options.scales else None,
+        flip=options.flip,
+        window=options.window or (crop_size if options.mode == "sliding" else None),
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+    )
+    return Segmenter(
+        model_from_checkpoint(checkpoint),
+        checkpoint,
+        settings=settings,
+        device=_device(options.device),
+        precision=config["trainer"].get("precision", "auto"),
+        overlay=options.overlay,
+        save_probs=options.save_probs,
+        say=_say,
+    )
+
+
+def _config(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    from utils.config import load_config
+
+    config = load_config(path).resolved()
+    if config["arch"]["type"] != checkpoint["arch"]:
+        raise ConfigError(
+            f"{path}: arch.type is {config['arch']['type']}, the checkpoint holds "
+            f"{checkpoint['arch']}\n  fix: leave out --config, the checkpoint has its own"
+        )
+    return config
+
+
+def _device(text: str | None) -> "torch.device":
+    import torch
+
+    if text is None:
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(f"cuda:{text.split(',')[0]}" if text[0].isdigit() else text)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, IndexError) as error:
+        raise ConfigError(
+            f"--device {text}: not there; found {torch.cuda.device_count()} GPUs; "
+            "expected a GPU's index, cpu, cuda or mps"
+        ) from error
+    return device
+
+
+def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    failures = []
+    started = said = time.monotonic()
+    with tqdm(total=len(jobs), unit="picture", dynamic_ncols=True, disable=not terminal) as bar:
+        for done, (_, error) in enumerate(segmenter.run(jobs), start=1):
+            bar.update()
+            if error is not None:
+                failures.append(error)
+                _say(f"failed: {error}")
+            now = time.monotonic()
+            if not terminal and (now - said > 10 or done == len(jobs)):
+                said, speed = now, done / (now - started)
+                left = (len(jobs) - done) / speed
+                _say(f"{done}/{len(jobs)}  {speed:.2f} pictures/s  {left:.0f} s left")
+    return failures
+
+
+def _say(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main, sys.argv[1:]))

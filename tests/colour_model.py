@@ -1,0 +1,58 @@
+"""A model whose answer is known: each pixel is the class whose colour is nearest."""
+
+import torch
+from torch import nn
+
+from utils import checkpoint
+
+CLASSES = ("sky", "tree", "road", "car")
+COLOURS = ((250, 10, 10), (10, 250, 10), (10, 10, 250), (240, 240, 240))
+PALETTE = ((70, 130, 180), (107, 142, 35), (128, 64, 128), (0, 0, 142))
+
+
+class ColourModel(nn.Module):
+    """Logits are minus the squared distance to each colour, less what all classes share."""
+
+    def __init__(self, colours=COLOURS):
+        super().__init__()
+        colour = torch.tensor(colours, dtype=torch.float32) / 255
+        self.conv = nn.Conv2d(colour.shape[1], len(colour), 1)
+        self.conv.weight.data = 20 * colour[:, :, None, None]
+        self.conv.bias.data = -10 * colour.square().sum(1)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+def checkpoint_of(model, *, classes=CLASSES, palette=PALETTE, arch="ENet", **changes):
+    """What a run would have saved for this model; mean 0 and std 1."""
+    config = {
+        "arch": {"type": arch, "args": {}},
+        "train_loader": {"type": "Shapes", "args": {"crop_size": 64}},
+        "trainer": {"precision": "fp32"},
+    }
+    channels = model.conv.in_channels if isinstance(model, ColourModel) else 3
+    content = {
+        "arch": arch,
+        "epoch": 1,
+        "step": 1,
+        "state_dict": model.state_dict(),
+        "config": config,
+        "classes": list(classes),
+        "palette": [list(colour) for colour in palette],
+        "mean": [0.0] * channels,
+        "std": [1.0] * channels,
+        "ignore_index": 255,
+        "input_dtype": "uint8",
+    }
+    return content | changes
+
+
+def save_checkpoint(path, model, **changes):
+    checkpoint.save(path, checkpoint_of(model, **changes))
+    return path
+
+
+def picture_of(mask, colours=COLOURS):
+    """The RGB picture (H, W, 3) that `ColourModel` answers with `mask`."""
+    return torch.tensor(colours, dtype=torch.uint8)[torch.as_tensor(mask).long()].numpy()

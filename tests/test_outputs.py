@@ -1,0 +1,164 @@
+"""Which files are pictures, and what their results are called."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from utils.errors import ConfigError, DataError, ResourceError
+from utils.outputs import find_pictures, prepare_folder, refuse_overwriting, write_whole
+
+
+def make(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"picture")
+
+
+def results(folder, *, output=None, **options):
+    settings = {"extension": "jpg", "recursive": False} | options
+    output = output or folder.parent / "out"
+    jobs = find_pictures(folder, output=output, **settings)
+    return {
+        str(job.picture.relative_to(folder)): str(job.result(".png").relative_to(output))
+        for job in jobs
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "b.JPG", "c.Jpg", "d.png"], ["a.png", "b.png", "c.png"]),
+        (["a.1.jpg", "a.2.jpg"], ["a.1.png", "a.2.png"]),
+        (["two words.jpg", "Straße 東京.jpg"], ["Straße 東京.png", "two words.png"]),
+        (['it\'s "quoted"\nline.jpg'], ['it\'s "quoted"\nline.png']),
+        ([".hidden.jpg"], [".hidden.png"]),
+        (["a.jpg", "a.jpg.jpg"], ["a.jpg.png", "a.png"]),
+    ],
+    ids=["case", "dots", "unicode", "quotes", "hidden", "double"],
+)
+def test_names(tmp_path, names, expected):
+    make(tmp_path / "in", *names)
+    assert sorted(results(tmp_path / "in").values()) == expected
+
+
+def test_stems_alike_keep_their_whole_name(tmp_path):
+    make(tmp_path / "in", "a.jpg", "a.JPG", "b.jpg")
+    assert results(tmp_path / "in") == {
+        "a.JPG": "a.JPG.png",
+        "a.jpg": "a.jpg-2.png",
+        "b.jpg": "b.png",
+    }
+
+
+def test_names_never_collide(tmp_path):
+    make(tmp_path / "in", "a.jpg", "a.JPG", "A.jpg", "a.jpg.jpg", "a.jpg-2.jpg", "a.JPG.jpg")
+    names = list(results(tmp_path / "in").values())
+    assert len({name.casefold() for name in names}) == 6
+
+
+def test_the_tree_is_kept_when_asked_for(tmp_path):
+    make(tmp_path / "in", "a.jpg", "deep/er/a.jpg", "deep/b.jpg")
+    assert results(tmp_path / "in") == {"a.jpg": "a.png"}
+    assert results(tmp_path / "in", recursive=True) == {
+        "a.jpg": "a.png",
+        "deep/b.jpg": "deep/b.png",
+        "deep/er/a.jpg": "deep/er/a.png",
+    }
+
+
+def test_a_file_needs_no_extension(tmp_path):
+    make(tmp_path / "in", "scan.webp")
+    (job,) = find_pictures(
+        tmp_path / "in/scan.webp", extension="jpg", recursive=False, output=tmp_path
+    )
+    assert job.result(".png") == tmp_path / "scan.png"
+
+
+def test_output_inside_input_is_not_searched(tmp_path):
+    make(tmp_path / "in", "a.jpg", "masks/a.overlay.jpg")
+    found = results(tmp_path / "in", recursive=True, output=tmp_path / "in/masks")
+    assert found == {"a.jpg": "a.png"}
+
+
+def test_links_are_followed_under_their_own_name_and_loops_end(tmp_path):
+    make(tmp_path / "elsewhere", "real.jpg")
+    make(tmp_path / "in", "a.jpg")
+    (tmp_path / "in/link.jpg").symlink_to(tmp_path / "elsewhere/real.jpg")
+    (tmp_path / "in/album").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    assert results(tmp_path / "in", recursive=True) == {
+        "a.jpg": "a.png",
+        "album/real.jpg": "album/real.png",
+        "link.jpg": "link.png",
+    }
+
+
+def test_missing_images(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
+        results(tmp_path / "nowhere")
+
+
+def test_no_match_names_what_is_there(tmp_path):
+    make(tmp_path / "in", "a.png", "b.PNG", "notes.txt")
+    with pytest.raises(
+        DataError, match=r"no file ends in \.jpg\n.*\.png \(2\), \.txt \(1\)"
+    ) as caught:
+        results(tmp_path / "in")
+    assert "fix: --extension png" in str(caught.value)
+
+
+def test_empty_folder_mentions_recursive(tmp_path):
+    (tmp_path / "in/sub").mkdir(parents=True)
+    with pytest.raises(
+        DataError, match="no files; folders inside it are searched with --recursive"
+    ):
+        results(tmp_path / "in")
+
+
+def test_a_picture_is_never_replaced(tmp_path):
+    make(tmp_path / "in", "a.png")
+    jobs = find_pictures(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
+    with pytest.raises(ConfigError, match=r"a\.png would replace the picture"):
+        refuse_overwriting(jobs, (".png",))
+    refuse_overwriting(jobs, (".overlay.jpg",))
+
+
+def test_read_only_output(tmp_path, monkeypatch):
+    def refused(*_arguments, **_options):
+        raise PermissionError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(ResourceError, match=r"masks: cannot be written \(Read-only file system\)"):
+        prepare_folder(tmp_path / "masks")
+
+
+def test_output_that_is_a_file(tmp_path):
+    make(tmp_path, "masks")
+    with pytest.raises(ResourceError, match="cannot be written"):
+        prepare_folder(tmp_path / "masks")
+
+
+def test_nothing_is_half_written(tmp_path):
+    target = tmp_path / "mask.png"
+    target.write_bytes(b"old")
+
+    def fails(path):
+        path.write_bytes(b"ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(target, fails)
+    assert target.read_bytes() == b"old"
+    write_whole(target, lambda path: path.write_bytes(b"new"))
+    assert target.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_a_result_that_is_a_link_is_replaced(tmp_path):
+    (tmp_path / "precious").write_bytes(b"keep")
+    (tmp_path / "mask.png").symlink_to(tmp_path / "precious")
+    write_whole(tmp_path / "mask.png", lambda path: path.write_bytes(b"new"))
+    assert (tmp_path / "precious").read_bytes() == b"keep"
+    assert not (tmp_path / "mask.png").is_symlink()

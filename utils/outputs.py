@@ -1,0 +1,134 @@
+"""Which pictures a folder holds, what their results are called, and writing them whole."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import ConfigError, DataError, ResourceError
+
+
+class Job(NamedTuple):
+    """A picture and where its results go: `target` and a suffix such as ".png"."""
+
+    picture: Path
+    target: Path
+
+    def result(self, suffix: str) -> Path:
+        """The path of one result; what follows a dot in the picture's name is kept."""
+        return self.target.with_name(self.target.name + suffix)
+
+
+def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
+    """List the pictures of a folder, or the one file, with a name for the result of each.
+
+    Args:
+        images: A folder or a file; of a file the extension does not matter.
+        extension: "jpg" or ".jpg", in any case.
+        recursive: Folders inside too; the tree is kept below `output`.
+        output: Where results go; not searched when it lies inside `images`.
+
+    Returns:
+        Sorted; no two results share a name, on file systems that ignore case neither.
+
+    Raises:
+        DataError: Nothing there, or no file with that extension (the ones there are named).
+    """
+    if images.is_file():
+        return _jobs([images], images.parent, output)
+    if not images.is_dir():
+        raise DataError(f"--images {images}: no such file or folder")
+    ending = "." + extension.lower().lstrip(".")
+    files = sorted(_walk(images, output, recursive=recursive))
+    found = [path for path in files if path.suffix.lower() == ending]
+    if not found:
+        raise DataError(_nothing_found(images, ending, files, recursive=recursive))
+    return _jobs(found, images, output)
+
+
+def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
+    """All files; links to folders are followed, each real folder once, so that a loop ends."""
+    seen = set()
+    if output.resolve() != images.resolve():
+        seen.add(output.resolve())  # what an earlier run wrote is no picture to segment
+    for folder, inside, names in os.walk(images, followlinks=recursive):
+        here = Path(folder)
+        seen.add(here.resolve())
+        inside[:] = sorted(n for n in inside if recursive and (here / n).resolve() not in seen)
+        yield from (here / name for name in names if not name.endswith(".partial"))
+
+
+def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
+    counts = Counter(path.suffix.lower() or "(none)" for path in files)
+    if not counts:
+        deeper = "" if recursive else "; folders inside it are searched with --recursive"
+        return f"--images {images}: the folder has no files{deeper}"
+    there = ", ".join(f"{suffix} ({number})" for suffix, number in counts.most_common(8))
+    best = counts.most_common(1)[0][0].lstrip(".")
+    return (
+        f"--images {images}: no file ends in {ending}\n"
+        f"  extensions there: {there}\n"
+        f"  fix: --extension {best}"
+    )
+
+
+def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
+    targets = [output / path.relative_to(root) for path in pictures]
+    stems = Counter(str(target.with_suffix("")).casefold() for target in targets)
+    taken: set[str] = set()
+    jobs = []
+    for picture, target in zip(pictures, targets, strict=True):
+        alike = stems[str(target.with_suffix("")).casefold()] > 1
+        name = target if alike else target.with_suffix("")
+        number = 2
+        while str(name).casefold() in taken:
+            name = target.with_name(f"{target.name}-{number}")
+            number += 1
+        taken.add(str(name).casefold())
+        jobs.append(Job(picture, name))
+    return jobs
+
+
+def refuse_overwriting(jobs: Sequence[Job], suffixes: Sequence[str]) -> None:
+    """Raise ConfigError when a result would replace one of the pictures."""
+    pictures = {job.picture.resolve(): job.picture for job in jobs}
+    for job in jobs:
+        for suffix in suffixes:
+            result = job.result(suffix)
+            if result.resolve() in pictures:
+                raise ConfigError(
+                    f"--output {result.parent}: {result.name} would replace the picture "
+                    f"{pictures[result.resolve()]}\n  fix: another folder as --output"
+                )
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder and see that it takes files.
+
+    Raises:
+        ResourceError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "writable", lambda path: path.touch())
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise ResourceError(
+            f"--output {folder}: cannot be written ({error.strerror or error})\n"
+            "  fix: another folder as --output, or its permissions"
+        ) from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename: nobody sees half a file.
+
+    A result that is a link is replaced; what it pointed to is left alone.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,206 @@
+"""One picture in, one mask out, within whatever memory the device has.
+
+When memory runs out the work is done in smaller pieces, in an order that keeps the result: fewer
+images a call, then windows, then smaller windows, then the same with the sums kept on the host.
+Each step is said once and stays for the pictures that follow.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from utils.errors import ResourceError
+from utils.prediction import OVERLAP, SCALES, WINDOW, Model, mirrored, multiscale, sliding, whole
+from utils.tiles import Blend
+
+T = TypeVar("T")
+Mode = Literal["multiscale", "sliding", "whole"]
+_SMALLEST_WINDOW = 128
+# What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are predicted.
+
+    Attributes:
+        mode: "whole", "multiscale", or "sliding".
+        scales: Factors on the size; None: the default scales, in sliding mode 1 alone.
+        flip: Average with the prediction of the mirror image.
+        window: Side of the windows; None: whole pictures (`WINDOW` in sliding mode).
+        overlap: Share of a window that its neighbour covers too, in [0, 1).
+        blend: Shape of a window's weights.
+        batch_size: Windows a call of the model.
+    """
+
+    mode: Mode = "multiscale"
+    scales: tuple[float, ...] | None = None
+    flip: bool = False
+    window: int | None = None
+    overlap: float = OVERLAP
+    blend: Blend = "hann"
+    batch_size: int = 4
+
+    @property
+    def used_scales(self) -> tuple[float, ...]:
+        """The scales after defaults."""
+        if self.mode == "whole":
+            return (1.0,)
+        return self.scales or (SCALES if self.mode == "multiscale" else (1.0,))
+
+    @property
+    def used_window(self) -> int | None:
+        """The window after defaults."""
+        return self.window or (WINDOW if self.mode == "sliding" else None)
+
+
+class Rung(NamedTuple):
+    """One step of the memory ladder: the window (None: whole pictures) and where sums are kept."""
+
+    window: int | None
+    on_host: bool
+
+
+class Segmented(NamedTuple):
+    """What is known about one picture."""
+
+    mask: Tensor  # (H, W) int64 class ids on the host
+    probabilities: Tensor | None  # (K, H, W) float32 on the host
+
+
+class Predictor:
+    """Predicts pictures under `settings` and steps down the ladder when memory runs out.
+
+    Args:
+        model: Maps normalised images (N, C, H, W) to logits (N, K, H, W).
+        settings: How to predict.
+        say: Told once about every step down.
+    """
+
+    def __init__(self, model: Model, settings: Settings, *, say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._say = say
+        self._batches = SmallerBatches(model, say=say)
+        self.model: Model = mirrored(self._batches) if settings.flip else self._batches
+        self._ladder = _rungs(settings)
+        self.rung = next(self._ladder)
+
+    def segment(self, images: Tensor, *, probabilities: bool = False) -> Segmented:
+        """Class ids, and on request probabilities, of one picture (1, C, H, W).
+
+        Raises:
+            ResourceError: Even the smallest pieces do not fit.
+        """
+
+        def work() -> Segmented:
+            logits = self.logits(images)
+            mask = logits.argmax(1)[0].cpu()
+            return Segmented(mask, logits.softmax(1)[0].cpu() if probabilities else None)
+
+        return self.within_memory(work, tuple(images.shape[-2:]))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float32 logits (N, K, H, W) by the present rung; memory may run out."""
+        window, on_host = self.rung
+        store = torch.device("cpu") if on_host else None
+        predict: Callable[[Model, Tensor], Tensor] = whole
+        if window is not None:
+            predict = partial(
+                sliding,
+                window=window,
+                overlap=self.settings.overlap,
+                blend=self.settings.blend,
+                batch_size=self.settings.batch_size,
+                store=store,
+            )
+        scales = self.settings.used_scales
+        if scales == (1.0,):
+            return predict(self.model, images)
+        return multiscale(self.model, images, scales=scales, predict=predict, store=store)
+
+    def within_memory(self, work: Callable[[], T], size: tuple[int, ...]) -> T:
+        """Do `work`, again on every lower rung while memory runs out.
+
+        Raises:
+            ResourceError: Out of memory on the lowest rung.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside the except block: the traceback would keep the tensors of the failed try.
+            self._step_down(size)
+
+    def _step_down(self, size: tuple[int, ...]) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        rung = next(self._ladder, None)
+        if rung is None:
+            raise ResourceError(
+                f"out of memory on a picture of {size[1]} x {size[0]} pixels, even with windows of "
+                f"{self.rung.window} pixels, one at a time, and sums on the host\n"
+                "  fix: --device cpu, fewer --scales, or cut the picture into smaller ones"
+            )
+        self.rung = rung
+        where = ", sums kept on the host" if rung.on_host else ""
+        self._say(f"out of memory: from here on windows of {rung.window} pixels{where}")
+
+
+def _rungs(settings: Settings) -> Iterator[Rung]:
+    """From what was asked down to the smallest pieces; sums move to the host last."""
+    first = settings.used_window
+    yield Rung(first, on_host=False)
+    yield from (Rung(window, on_host=False) for window in _smaller(first))
+    # What did not fit may be the sums: the full window, which sees most, is tried again.
+    yield Rung(first or WINDOW, on_host=True)
+    yield from (Rung(window, on_host=True) for window in _smaller(first or WINDOW))
+
+
+def _smaller(window: int | None) -> Iterator[int]:
+    if window is None:
+        window = 2 * WINDOW
+    while window // 2 >= _SMALLEST_WINDOW:
+        window //= 2
+        yield window
+
+
+class SmallerBatches:
+    """A model that halves its batch when memory runs out, and remembers how much fits.
+
+    Args:
+        model: Maps images (N, C, H, W) to logits (N, K, H, W).
+        say: Told once about every halving.
+    """
+
+    def __init__(self, model: Model, *, say: Callable[[str], None]) -> None:
+        self._model = model
+        self._say = say
+        self._limit: int | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of all images, in as many calls as it takes."""
+        while True:
+            size = min(self._limit or len(images), len(images))
+            try:
+                if size == len(images):
+                    return self._model(images)
+                return torch.cat([self._model(part) for part in images.split(size)])
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+            self._limit = size // 2
+            self._say(f"out of memory: from here on {self._limit} image(s) a call of the model")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that an allocation failed, on a CPU or a GPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
