@@ -7,7 +7,8 @@ import torch
 from loss_cases import CASES, agree, case, softmax, valid_pixels
 from torch.nn import functional
 
-from utils.losses import LOSSES, CrossEntropyLoss2d, WithAuxiliary
+from utils.losses import WithAuxiliary
+from utils.pixel_losses import CrossEntropyLoss2d, FocalLoss
 
 
 def weight_of(weights, label):
@@ -34,6 +35,118 @@ def test_cross_entropy_equals_its_formula_in_value_and_gradient():
         agree(loss, reference, case(seed), check=seed % 20 == 0)
 
 
+def smoothed(logits, target, ignore_index, weights, smoothing):
+    probabilities = softmax(logits)
+    classes = logits.shape[1]
+    above = below = 0.0
+    for n, y, x in valid_pixels(target, ignore_index):
+        label = int(target[n, y, x])
+        for c in range(classes):
+            share = smoothing / classes + (1 - smoothing) * (c == label)
+            above = above - share * weight_of(weights, c) * probabilities[n, c, y, x].log()
+        below += weight_of(weights, label)
+    return above / below
+
+
+def test_label_smoothing_equals_its_formula_in_value_and_gradient():
+    for seed in range(CASES):
+        _, target, ignore_index, weights = case(seed)
+        loss = CrossEntropyLoss2d(
+            label_smoothing=0.2, ignore_index=ignore_index, class_weights=weights
+        )
+        reference = partial(
+            smoothed, target=target, ignore_index=ignore_index, weights=weights, smoothing=0.2
+        )
+        agree(loss, reference, case(seed), check=seed % 40 == 0)
+
+
+def hard_pixels_only(logits, target, ignore_index, weights, threshold, share):
+    probabilities = softmax(logits)
+    scored = []
+    for n, y, x in valid_pixels(target, ignore_index):
+        label = int(target[n, y, x])
+        scored.append((probabilities[n, label, y, x], weight_of(weights, label)))
+    scored.sort(key=lambda pair: float(pair[0].detach()))
+    least = max(1, round(share * target.numel()))
+    kept = [pair for rank, pair in enumerate(scored) if rank < least or pair[0] <= threshold]
+    return sum(-w * p.log() for p, w in kept) / sum(w for _, w in kept)
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.3, 0.1), (0.7, 0.5), (0.05, 1.0)])
+def test_ohem_equals_its_rule_in_value_and_gradient(threshold, share):
+    for seed in range(CASES):
+        _, target, ignore_index, weights = case(seed)
+        loss = CrossEntropyLoss2d(
+            ohem_threshold=threshold,
+            ohem_min_kept=share,
+            ignore_index=ignore_index,
+            class_weights=weights,
+        )
+        reference = partial(
+            hard_pixels_only,
+            target=target,
+            ignore_index=ignore_index,
+            weights=weights,
+            threshold=threshold,
+            share=share,
+        )
+        agree(loss, reference, case(seed))
+        assert loss.total(torch.tensor([4, 5])) is None
+
+
+def focal(logits, target, ignore_index, weights, gamma, alpha):
+    probabilities = softmax(logits)
+    above = below = 0.0
+    for n, y, x in valid_pixels(target, ignore_index):
+        label = int(target[n, y, x])
+        p = probabilities[n, label, y, x]
+        factor = alpha[label] if isinstance(alpha, list) else alpha
+        above = above - weight_of(weights, label) * factor * (1 - p) ** gamma * p.log()
+        below += weight_of(weights, label)
+    return above / below
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_equals_its_formula_in_value_and_gradient(gamma):
+    for seed in range(CASES):
+        logits, target, ignore_index, weights = case(seed)
+        alpha = [0.25 + 0.5 * c for c in range(logits.shape[1])] if seed % 4 < 2 else 0.25
+        loss = FocalLoss(
+            gamma=gamma,
+            alpha=tuple(alpha) if isinstance(alpha, list) else alpha,
+            ignore_index=ignore_index,
+            class_weights=weights,
+        )
+        reference = partial(
+            focal,
+            target=target,
+            ignore_index=ignore_index,
+            weights=weights,
+            gamma=gamma,
+            alpha=alpha,
+        )
+        agree(loss, reference, case(seed), check=seed % 40 == 0)
+
+
+def test_focal_at_gamma_0_is_cross_entropy_gradient_included():
+    for seed in range(0, CASES, 3):
+        _, _, ignore_index, weights = case(seed)
+        reference = CrossEntropyLoss2d(ignore_index=ignore_index, class_weights=weights)
+        focal_loss = FocalLoss(gamma=0.0, ignore_index=ignore_index, class_weights=weights)
+        target = case(seed)[1]
+        agree(focal_loss, partial(reference, target=target), case(seed))
+
+
+def test_focal_has_a_finite_gradient_where_the_answer_is_certain():
+    logits = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1).requires_grad_()
+    for label in (0, 1):
+        for gamma in (0.0, 0.3, 2.0):
+            loss = FocalLoss(gamma=gamma)(logits, torch.full((1, 1, 1), label))
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert gradient.isfinite().all()
+            assert bool(gradient.any()) == (label == 1)
+
+
 def test_the_divisor_of_the_whole_batch_makes_its_parts_add_up():
     for seed in range(0, CASES, 7):
         logits, target, ignore_index, weights = case(seed)
@@ -42,16 +155,6 @@ def test_the_divisor_of_the_whole_batch_makes_its_parts_add_up():
         total = loss.total(counts)
         parts = [loss(x[None], y[None], total=total) for x, y in zip(logits, target, strict=True)]
         assert float(sum(parts)) == pytest.approx(float(loss(logits, target)), abs=1e-12)
-
-
-def test_half_precision_inside_autocast_is_computed_in_float32():
-    logits, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
-    for name in LOSSES:
-        loss = LOSSES[name](ignore_index=255)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = loss(logits.bfloat16(), target)
-        assert inside.dtype == torch.float32
-        assert float(inside) == float(loss(logits.bfloat16().float(), target))
 
 
 def test_auxiliary_outputs_are_weighed_and_share_the_divisor():

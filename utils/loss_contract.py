@@ -14,6 +14,7 @@ class SegmentationLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+    divides_by_total: bool = False  # False: the loss of a micro-batch, averaged over them
 
     def __init__(
         self, *, ignore_index: int = 255, class_weights: Sequence[float] | None = None
@@ -52,13 +53,16 @@ class SegmentationLoss(nn.Module):
         raise NotImplementedError
 
     def total(self, label_counts: Tensor) -> Tensor | None:
-        """The divisor that this batch adds to the effective batch's; None for region losses.
+        """The divisor that this batch adds to the effective batch's.
 
         Args:
             label_counts: (C,) int64, valid pixels a class, on the host.
+
+        Returns:
+            A float64 scalar: the sum of the class weights of the valid pixels (their count
+            without weights); None for losses that do not divide by it.
         """
-        del label_counts
-        return None
+        return self.weighted_count(label_counts) if self.divides_by_total else None
 
     def weights_for(self, logits: Tensor) -> Tensor | None:
         """The class weights on the device and in the dtype of `logits`."""

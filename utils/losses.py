@@ -1,51 +1,126 @@
-"""The table of losses, the pixel losses, and the wrapper for deep supervision."""
+"""The table of losses, their sums, and the wrapper for deep supervision."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
-import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
+from utils.errors import ConfigError
 from utils.loss_contract import SegmentationLoss, divide
+from utils.lovasz import LovaszSoftmax
+from utils.pixel_losses import CrossEntropyLoss2d, FocalLoss
+from utils.region_losses import Classes, DiceLoss, Tversky
+from utils.registry import build
+
+__all__ = ["LOSSES", "CE_DiceLoss", "Part", "Sum", "WithAuxiliary", "build_loss"]
 
 
-class PixelLoss(SegmentationLoss):
-    """A sum over valid pixels, divided by the sum of their class weights.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a sum, as a config writes it."""
 
-    The divisor is the effective batch's when the trainer supplies `total`, so that a batch split
-    over processes and accumulation steps has the gradient of the undivided one.
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # a misspelt key is a fault, not a no-op
+
+    type: str
+    args: dict[str, Any] = field(default_factory=dict)
+    weight: Annotated[float, Ge(0)] = 1.0
+
+
+class _Mixture(SegmentationLoss):
+    """A weighted sum of losses.
+
+    Where the trainer supplies the effective batch's divisor, parts that divide by it take it,
+    and the others are averaged over micro-batches and processes by the share of valid pixels
+    (or of their class weights) that each holds: the shares of an effective batch add up to 1.
     """
 
-    def total(self, label_counts: Tensor) -> Tensor | None:
-        """The sum of the class weights of the valid pixels; their count without weights."""
-        return self.weighted_count(label_counts)
+    def __init__(
+        self,
+        parts: Sequence[tuple[float, SegmentationLoss]],
+        *,
+        ignore_index: int,
+        class_weights: Sequence[float] | None,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, class_weights=class_weights)
+        self.weights = [weight for weight, _ in parts]
+        self.parts = nn.ModuleList(loss for _, loss in parts)
+        self.divides_by_total = any(loss.divides_by_total for _, loss in parts)
 
     def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
-        """The summed pixels over the divisor."""
-        if total is None:
-            total = self.own_total(logits, target)
-        return divide(self.pixels(logits, target).sum(), total)
+        """The weighted sum of the parts."""
+        value = logits.new_zeros(())
+        share = divide(self.own_total(logits, target), total) if total is not None else None
+        for weight, loss in zip(self.weights, self.parts, strict=True):
+            assert isinstance(loss, SegmentationLoss)
+            if loss.divides_by_total or share is None:
+                value = value + weight * loss(logits, target, total=total)
+            else:
+                value = value + weight * share * loss(logits, target)
+        return value
 
-    def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The weighted loss of each pixel, (N, H, W), 0 where void."""
-        raise NotImplementedError
 
+class CE_DiceLoss(_Mixture):  # noqa: N801 - the documented name
+    """Cross-entropy plus Dice."""
 
-class CrossEntropyLoss2d(PixelLoss):
-    """Cross-entropy over the classes of each pixel."""
+    def __init__(
+        self,
+        *,
+        smooth: Annotated[float, Ge(0)] = 1.0,
+        classes: Classes = "present",
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Build both.
 
-    def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-w[y] log softmax(logits)[y]."""
-        # Unreduced on purpose: the summing form adds atomically on CUDA and is refused under
-        # deterministic algorithms; on a CPU its backward also takes twice the time of this one.
-        return F.cross_entropy(
-            logits,
-            target,
-            weight=self.weights_for(logits),
-            ignore_index=self.ignore_index,
-            reduction="none",
+        Args:
+            smooth: As in `DiceLoss`.
+            classes: As in `DiceLoss`.
+            ignore_index: The label of void pixels.
+            class_weights: For both parts.
+        """
+        entropy = CrossEntropyLoss2d(ignore_index=ignore_index, class_weights=class_weights)
+        dice = DiceLoss(
+            smooth=smooth, classes=classes, ignore_index=ignore_index, class_weights=class_weights
         )
+        super().__init__(
+            [(1.0, entropy), (1.0, dice)], ignore_index=ignore_index, class_weights=class_weights
+        )
+
+
+class Sum(_Mixture):
+    """A weighted sum of any losses, from the config."""
+
+    def __init__(
+        self,
+        *,
+        parts: Annotated[tuple[Part, ...], MinLen(1)],
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Build the parts.
+
+        Args:
+            parts: Each `{"type": name, "args": {...}, "weight": 1.0}`; the latter two optional.
+            ignore_index: The label of void pixels.
+            class_weights: For all parts.
+
+        Raises:
+            ConfigError: A part that `LOSSES` does not have, or arguments it does not take.
+        """
+        losses = []
+        for number, part in enumerate(parts):
+            loss = build(
+                f"loss.args.parts[{number}]",
+                LOSSES,
+                part.type,
+                part.args,
+                ignore_index=ignore_index,
+                class_weights=class_weights,
+            )
+            losses.append((part.weight, loss))
+        super().__init__(losses, ignore_index=ignore_index, class_weights=class_weights)
 
 
 class WithAuxiliary(nn.Module):
@@ -89,4 +164,41 @@ class WithAuxiliary(nn.Module):
 
 LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
     "CrossEntropyLoss2d": CrossEntropyLoss2d,
+    "DiceLoss": DiceLoss,
+    "CE_DiceLoss": CE_DiceLoss,
+    "FocalLoss": FocalLoss,
+    "LovaszSoftmax": LovaszSoftmax,
+    "Tversky": Tversky,
+    "Sum": Sum,
 }
+
+
+def build_loss(
+    name: str,
+    args: Mapping[str, object],
+    *,
+    num_classes: int,
+    ignore_index: int,
+    class_weights: Sequence[float] | None = None,
+    aux_weight: float = 0.4,
+) -> WithAuxiliary:
+    """The loss that a config names, ready for any model's output.
+
+    Args:
+        name: A key of `LOSSES`.
+        args: The loss's own arguments.
+        num_classes: Classes of the data set.
+        ignore_index: The label of void pixels.
+        class_weights: One weight a class, or None.
+        aux_weight: Factor of auxiliary outputs.
+
+    Raises:
+        ConfigError: Unknown name or argument, or class weights that do not fit the classes.
+    """
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise ConfigError(
+            f"class_weights: found {len(class_weights)} weights, expected {num_classes}, one for "
+            "each class of the data set in its order"
+        )
+    loss = build("loss", LOSSES, name, args, ignore_index=ignore_index, class_weights=class_weights)
+    return WithAuxiliary(loss, aux_weight)
