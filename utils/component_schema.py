@@ -69,7 +69,7 @@ def _checker(node: Mapping[str, Any]) -> CoreSchema:
 
     Args:
         node: JSON Schema with `anyOf`, `enum`, `const`, `type`, ranges, lengths, `items`,
-            `prefixItems`, `additionalProperties`; other keywords do not restrict anything here.
+            `prefixItems`, `properties`, `additionalProperties`; other keywords do not restrict.
     """
     if "anyOf" in node:
         return core_schema.union_schema([_checker(arm) for arm in node["anyOf"]])
@@ -103,6 +103,14 @@ def _list(node: Mapping[str, Any]) -> CoreSchema:
 
 
 def _object(node: Mapping[str, Any]) -> CoreSchema:
+    if "properties" in node:
+        needed = node.get("required", ())
+        fields = {
+            key: core_schema.typed_dict_field(_checker(entry), required=key in needed)
+            for key, entry in node["properties"].items()
+        }
+        extra = "forbid" if node.get("additionalProperties") is False else "ignore"
+        return core_schema.typed_dict_schema(fields, strict=True, extra_behavior=extra)
     values = node.get("additionalProperties")
     return core_schema.dict_schema(
         core_schema.str_schema(),

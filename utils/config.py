@@ -7,7 +7,7 @@ Only the command lines see a `Config`; everything else is given plain values.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -26,8 +27,15 @@ from utils.config_faults import raise_faults
 from utils.json_text import read_json5
 from utils.overrides import apply_overrides
 
-METRICS = ("val_loss", "Pixel_Accuracy", "Mean_IoU")
-"""What `trainer.monitor` can watch."""
+Monitor = Literal[
+    "off",
+    "max Mean_IoU",
+    "max Pixel_Accuracy",
+    "max val_loss",
+    "min Mean_IoU",
+    "min Pixel_Accuracy",
+    "min val_loss",
+]
 
 _NAME = re.compile(r"\w[\w .,+=@()-]*")
 _MAX_NAME_BYTES = 100  # the run folder and TensorBoard add to it; file systems stop at 255
@@ -44,13 +52,6 @@ def _file_name(name: str) -> str:
             f"at most {_MAX_NAME_BYTES} bytes"
         )
     return name
-
-
-def _monitor(text: str) -> str:
-    mode, _, metric = text.partition(" ")
-    if text != "off" and not (mode in ("max", "min") and metric in METRICS):
-        raise ValueError(f'expected "off", or "max" or "min" and one of {", ".join(METRICS)}')
-    return text
 
 
 def _bare_type(value: object) -> object:
@@ -106,7 +107,7 @@ class TrainerSection(_Section):
     keep: Annotated[int, Ge(1)] | None = None
     """How many of the checkpoints of `save_period` stay. null: all."""
 
-    monitor: Annotated[str, AfterValidator(_monitor)] = "max Mean_IoU"
+    monitor: Monitor = "max Mean_IoU"
     """Which validation result makes a checkpoint the best: "max" or "min" and one of val_loss,
     Pixel_Accuracy, Mean_IoU; or "off" (the default without validation)."""
 
@@ -161,7 +162,12 @@ class Config(_Section):
     schema_uri: str | None = Field(default=None, alias="$schema")
     """Where the editor finds config.schema.json; the program does not look at it."""
 
-    name: Annotated[str, AfterValidator(_file_name)]
+    name: Annotated[
+        str,
+        AfterValidator(_file_name),
+        # For editors, which do not know the validator: not quite as strict.
+        WithJsonSchema({"type": "string", "pattern": r"^[^\s./\\][^/\\]*$", "maxLength": 100}),
+    ]
     """Name of the run; its folders are called so."""
 
     n_gpu: Annotated[int, Ge(0)] = 1

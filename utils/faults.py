@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,12 @@ def wrong_value(path: str, value: object, errors: Sequence[ErrorDetails]) -> str
     if len(errors) == 1 and (inner := _inner_path(value, first["loc"])):
         return f"{join(path, *inner)}: {expected(first)}, got {show(first['input'])}"
     wanted = list(dict.fromkeys(expected(error) for error in errors))
-    return f"{path}: {' or '.join(wanted).replace(' or expected', ' or')}, got {show(value)}"
+    line = f"{path}: {' or '.join(wanted).replace(' or expected', ' or')}, got {show(value)}"
+    if isinstance(value, str) and first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", first["ctx"]["expected"])
+        meant = nearest(value, choices)
+        line += f"; did you mean {meant!r}?" if meant is not None else ""
+    return line
 
 
 def expected(error: ErrorDetails) -> str:
