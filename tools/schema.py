@@ -168,7 +168,8 @@ def _section(table: str, entries: Mapping[str, Any], model: Mapping[str, Any]) -
         for name in names
     ]
     section = copy.deepcopy(dict(model))
-    section["properties"]["type"] = {**section["properties"]["type"], "enum": names}
+    section["properties"]["type"] |= {"enum": names}
+    section["properties"]["args"].pop("additionalProperties")  # said by the component's own entry
     return {**section, "allOf": choices}
 
 
