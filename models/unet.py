@@ -1,0 +1,90 @@
+"""U-Net: Convolutional Networks for Biomedical Image Segmentation.
+
+Olaf Ronneberger, Philipp Fischer, Thomas Brox, MICCAI 2015, https://arxiv.org/abs/1505.04597
+
+Idea: a contracting path doubles the channels as it halves the map, an expanding path mirrors it.
+Each step up takes the map of the same size from the way down, before it was pooled, and so
+recovers where things are. Two 3x3 convolutions a step are all there is.
+
+Differences from the paper:
+- Convolutions are padded, so that the logits have the image's size and skips are not cropped.
+- Batch normalisation after each convolution instead of their biases; the paper predates it.
+- An odd size is rounded up when it is halved and cut back when it is doubled.
+
+Parameters at 2 classes: 31.0 M in the paper's layout (64..1024), 31.04 M here.
+"""
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+from models.blocks import classifier, conv_bn_relu, cut, halve, initialise
+
+
+class DoubleConv(nn.Sequential):
+    """Two 3x3 convolutions: one step of either path (Fig. 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            conv_bn_relu(in_channels, out_channels), conv_bn_relu(out_channels, out_channels)
+        )
+
+
+class Up(nn.Module):
+    """One step of the expanding path: 2x2 up-convolution, concatenation, two convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
+        self.conv = DoubleConv(2 * channels, channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Join ``(N, 2c, ceil(H/2), ceil(W/2))`` and the skip ``(N, c, H, W)`` to the latter."""
+        x = cut(self.up(x), skip.shape[2:])
+        return self.conv(torch.cat([skip, x], dim=1))
+
+
+class UNet(BaseModel):
+    """The U-Net of Fig. 1.
+
+    Args:
+        num_classes: Classes to tell apart.
+        in_channels: Channels of the images.
+        pretrained: Accepted and noted: no weights exist.
+        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_backbone: Accepted and noted: there is no backbone.
+        base_channels: Channels at full size; doubled at each of four halvings (paper: 64).
+    """
+
+    def __init__(
+        self,
+        num_classes: Annotated[int, Ge(1)],
+        *,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        pretrained: bool | str = False,
+        freeze_bn: bool = False,
+        freeze_backbone: bool = False,
+        base_channels: Annotated[int, Ge(1)] = 64,
+    ) -> None:
+        super().__init__(num_classes, in_channels=in_channels)
+        widths = [base_channels * 2**level for level in range(5)]
+        self.start = DoubleConv(in_channels, widths[0])
+        self.downs = nn.ModuleList(DoubleConv(width, 2 * width) for width in widths[:-1])
+        self.ups = nn.ModuleList(Up(width) for width in reversed(widths[:-1]))
+        initialise(self)
+        self.classifier = classifier(widths[0], num_classes)
+        self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""
+        x = self.start(images)
+        skips = []
+        for down in self.downs:  # 1/2 .. 1/16
+            skips.append(x)
+            x = down(halve(x))
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
+            x = up(x, skip)
+        return self.classifier(x)
