@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.devices import pick_device, restrict_gpus
 from utils.errors import ConfigError, DataError, UserError, guard
 from utils.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
 
 if TYPE_CHECKING:
-    import torch
-
     from utils.segmenter import Segmenter
 
 
@@ -35,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         output=options.output,
     )
     refuse_overwriting(jobs, (".png", ".tif", ".npy", ".overlay.jpg"))
+    restrict_gpus(options.device)
     segmenter = _segmenter(options)
     prepare_folder(options.output)
     failures = _run(jobs, segmenter)
@@ -111,7 +111,7 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
         model_from_checkpoint(checkpoint),
         checkpoint,
         settings=settings,
-        device=_device(options.device),
+        device=pick_device(options.device),
         precision=config["trainer"].get("precision", "auto"),
         overlay=options.overlay,
         save_probs=options.save_probs,
@@ -129,22 +129,6 @@ def _config(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{checkpoint['arch']}\n  fix: leave out --config, the checkpoint has its own"
         )
     return config
-
-
-def _device(text: str | None) -> "torch.device":
-    import torch
-
-    if text is None:
-        text = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(f"cuda:{text.split(',')[0]}" if text[0].isdigit() else text)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, IndexError) as error:
-        raise ConfigError(
-            f"--device {text}: not there; found {torch.cuda.device_count()} GPUs; "
-            "expected a GPU's index, cpu, cuda or mps"
-        ) from error
-    return device
 
 
 def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:

@@ -49,10 +49,10 @@ def checkpoint_of(model, *, classes=CLASSES, palette=PALETTE, arch="ENet", **cha
 
 
 def save_checkpoint(path, model, **changes):
-    checkpoint.save(path, checkpoint_of(model, **changes))
+    checkpoint.save([path], checkpoint_of(model, **changes))
     return path
 
 
 def picture_of(mask, colours=COLOURS):
     """The RGB picture (H, W, 3) that `ColourModel` answers with `mask`."""
-    return torch.tensor(colours, dtype=torch.uint8)[torch.as_tensor(mask).long()].numpy()
+    return torch.tensor(colours, dtype=torch.uint8)[torch.tensor(mask.copy()).long()].numpy()

@@ -1,0 +1,285 @@
+"""inference.py as a user meets it: pictures in, masks out, one clear message for each mistake."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inference
+from tests.colour_model import (
+    CLASSES,
+    COLOURS,
+    PALETTE,
+    ColourModel,
+    checkpoint_of,
+    picture_of,
+    save_checkpoint,
+)
+from utils.errors import guard
+from utils.predictor import Settings
+from utils.segmenter import Segmenter, to_half
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def quarters(height, width):
+    """A mask of four quarters, one class each."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, width // 2 :] += 1
+    mask[height // 2 :] += 2
+    return mask
+
+
+@pytest.fixture(name="model_file")
+def _model_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
+    return save_checkpoint(tmp_path / "best_model.pth", ColourModel())
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def save(path, mask, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture_of(mask)).save(path, **options)
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def run(*arguments):
+    return guard(inference.main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("mode", ["whole", "multiscale", "sliding"])
+def test_masks_are_palette_pictures_of_the_pictures_size(
+    model_file, folder, tmp_path, mode, capsys
+):
+    mask = quarters(90, 70)
+    save(folder / "a.jpg", mask, quality=100, subsampling=0)
+    assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", mode) == 0
+    with Image.open(tmp_path / "out/a.png") as found:
+        assert found.mode == "P"
+        assert found.size == (70, 90)
+        assert (np.asarray(found) == mask).mean() > 0.97
+        assert found.getpalette()[:12] == [value for colour in PALETTE for value in colour]
+    assert "1 of 1 pictures segmented, masks in" in capsys.readouterr().out
+
+
+def test_default_mode_and_output(model_file, folder, tmp_path, monkeypatch):
+    save(folder / "a.JPG", quarters(40, 40), format="JPEG")
+    monkeypatch.chdir(tmp_path)
+    assert run("--model", model_file, "--images", folder) == 0
+    assert (tmp_path / "outputs/a.png").exists()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_masks_stand_as_the_picture_is_displayed(model_file, folder, tmp_path, orientation):
+    mask = quarters(60, 100)
+    turn = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]  # stored this many quarter turns off
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.rot90(mask, turn)
+    save(folder / "a.png", stored, exif=exif)
+    assert (
+        run("-m", model_file, "-i", folder / "a.png", "-o", tmp_path / "out", "-mo", "whole") == 0
+    )
+    assert np.array_equal(pixels(tmp_path / "out/a.png"), mask)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+def test_any_kind_of_picture(model_file, folder, tmp_path, mode):
+    Image.fromarray(picture_of(quarters(50, 60))).convert(mode).save(folder / "a.tif")
+    assert run("-m", model_file, "-i", folder / "a.tif", "-o", tmp_path / "out") == 0
+    assert pixels(tmp_path / "out/a.png").shape == (50, 60)
+
+
+def test_bad_pictures_are_listed_and_the_rest_go_on(model_file, folder, tmp_path, capsys):
+    save(folder / "a.jpg", quarters(40, 40))
+    (folder / "b.jpg").write_bytes(b"not a picture")
+    save(folder / "c.jpg", quarters(40, 40))
+    (folder / "d.jpg").write_bytes((folder / "c.jpg").read_bytes()[:300])
+    (folder / "e.jpg").symlink_to(tmp_path / "nowhere")
+    assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole") == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    shown = capsys.readouterr()
+    assert "2 of 5 pictures segmented" in shown.out
+    end = shown.err[shown.err.index("error: 3 of 5 pictures failed:") :]
+    assert all(f"{name}.jpg" in end for name in "bde")
+    assert "a.jpg" not in end
+    assert "Traceback" not in shown.err
+
+
+def test_no_match_names_the_extensions_there(model_file, folder, tmp_path, capsys):
+    save(folder / "a.png", quarters(40, 40))
+    assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out") == 3
+    assert "no file ends in .jpg\n  extensions there: .png (1)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tree_is_kept(model_file, folder, tmp_path):
+    save(folder / "a b/c.d.jpg", quarters(40, 40))
+    options = ("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole")
+    assert run(*options, "--recursive") == 0
+    assert (tmp_path / "out/a b/c.d.png").exists()
+
+
+def test_same_result_twice(model_file, folder, tmp_path):
+    save(folder / "a.jpg", quarters(70, 50))
+    content = []
+    for name in ("one", "two"):
+        assert run("-m", model_file, "-i", folder, "-o", tmp_path / name) == 0
+        content.append((tmp_path / name / "a.png").read_bytes())
+    assert content[0] == content[1]
+
+
+def test_probabilities_sum_to_one_and_agree_with_the_mask(model_file, folder, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "a.png")
+    options = ("-m", model_file, "-i", folder, "-e", ".PNG", "-o", tmp_path / "out")
+    assert run(*options, "--save-probs", "--mode", "whole") == 0
+    probabilities = np.load(tmp_path / "out/a.npy")
+    assert probabilities.dtype == np.float16
+    assert probabilities.shape == (4, 60, 50)
+    assert np.abs(probabilities.astype(np.float64).sum(0) - 1).max() < 1e-3
+    assert np.array_equal(probabilities.argmax(0), pixels(tmp_path / "out/a.png"))
+
+
+def test_rounding_to_half_never_changes_the_winner():
+    generator = np.random.default_rng(0)
+    close = 0.5 + generator.normal(0, 1e-5, (40, 40))
+    probabilities = np.stack([close, 1 - close]).astype(np.float32)
+    mask = probabilities.argmax(0)
+    assert (probabilities.astype(np.float16).argmax(0) != mask).any(), "no tie to resolve"
+    half = to_half(probabilities, mask)
+    assert np.array_equal(half.argmax(0), mask)
+    assert np.abs(half.astype(np.float64) - probabilities).max() < 1e-3
+
+
+def test_overlay_shows_picture_and_legend(model_file, folder, tmp_path):
+    save(folder / "a.png", quarters(300, 400))
+    options = ("-m", model_file, "-i", folder / "a.png", "-o", tmp_path / "out", "-mo", "whole")
+    assert run(*options, "--overlay") == 0
+    drawn = pixels(tmp_path / "out/a.overlay.jpg").astype(int)
+    assert drawn.shape[1] == 400
+    assert drawn.shape[0] > 320, "no legend"
+    for row, column, one in ((75, 100, 0), (75, 300, 1), (225, 100, 2), (225, 300, 3)):
+        expected = (np.array(COLOURS[one]) + np.array(PALETTE[one])) / 2
+        assert np.abs(drawn[row, column] - expected).max() < 6
+    legend = drawn[300:].reshape(-1, 3)
+    for colour in PALETTE:
+        assert (np.abs(legend - np.array(colour)).max(axis=1) < 12).sum() > 20
+    assert (legend.max(axis=1) < 90).sum() > 100, "no text"
+
+
+def test_over_255_classes_are_16_bit(folder, tmp_path):
+    colours = [(index % 256, index // 256 * 100, 0) for index in range(400)]
+    model = ColourModel(colours)
+    names = [f"class {index}" for index in range(400)]
+    palette = [(index % 256,) * 3 for index in range(400)]
+    segmenter = Segmenter(
+        model,
+        checkpoint_of(model, classes=names, palette=palette),
+        settings=Settings(mode="whole"),
+        device=torch.device("cpu"),
+        precision="fp32",
+        overlay=True,
+        say=str,
+    )
+    mask = np.arange(400).repeat(4).reshape(40, 40)
+    Image.fromarray(picture_of(mask, colours)).save(folder / "a.png")
+    from utils.outputs import find_pictures
+
+    jobs = find_pictures(folder, extension="png", recursive=False, output=tmp_path)
+    assert [error for _, error in segmenter.run(jobs)] == [None]
+    with Image.open(tmp_path / "a.png") as found:
+        assert found.mode.startswith("I;16")
+        assert np.array_equal(np.asarray(found), mask)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--overlap", "1"], "--overlap: found 1.0, expected in 0 .. 0.9"),
+        (["--window", "8"], "--window: found 8, expected at least 32"),
+        (["--batch-size", "0"], "--batch-size: found 0, expected at least 1"),
+        (["--scales", "1", "-2"], r"--scales: found [1.0, -2.0], expected in (0, 8]"),
+        (["-mo", "whole", "--scales", "2"], "--scales has no effect in mode whole\n  fix: --mode"),
+        (["-mo", "whole", "--window", "64"], "--window has no effect in mode whole\n  fix: --mode"),
+        (["--device", "9x"], "--device: found '9x', expected GPU indices"),
+    ],
+)
+def test_wrong_flags(model_file, folder, flags, message, capsys):
+    save(folder / "a.jpg", quarters(40, 40))
+    assert run("-m", model_file, "-i", folder, *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle", "text", "empty", "missing", "foreign"])
+def test_bad_checkpoints(folder, tmp_path, kind, capsys):
+    save(folder / "a.jpg", quarters(40, 40))
+    bad, touched = tmp_path / "bad.pth", tmp_path / "executed"
+    if kind == "torch":
+        torch.save({"state_dict": Malicious(touched)}, bad)
+    elif kind == "pickle":
+        bad.write_bytes(pickle.dumps(Malicious(touched)))
+    elif kind == "foreign":
+        torch.save({"model": torch.zeros(3)}, bad)
+    elif kind != "missing":
+        bad.write_text("hello" if kind == "text" else "")
+    assert run("-m", bad, "-i", folder, "-o", tmp_path / "out") == 4
+    shown = capsys.readouterr().err
+    assert str(bad) in shown
+    assert "Traceback" not in shown
+    assert not touched.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_architecture_in_config_is_refused(
+    model_file, folder, tmp_path, monkeypatch, capsys
+):
+    class Config:
+        def resolved(self):
+            return {"arch": {"type": "UNet"}}
+
+    save(folder / "a.jpg", quarters(40, 40))
+    monkeypatch.setattr("utils.config.load_config", lambda _path: Config())
+    assert run("-m", model_file, "-i", folder, "-c", "other.json") == 2
+    assert "other.json: arch.type is UNet, the checkpoint holds ENet" in capsys.readouterr().err
+
+
+HELP = """
+import sys, inference
+try:
+    inference.main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+
+
+def test_help_does_not_wait_for_torch():
+    subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, check=True, timeout=60)
+
+
+def test_classes_of_the_checkpoint_are_used(model_file):
+    from utils.checkpoint import load
+
+    assert tuple(load(model_file)["classes"]) == CLASSES
