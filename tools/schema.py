@@ -25,7 +25,7 @@ from tools.config_reference import MARK, reference  # noqa: E402
 from utils.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
 from utils.config import Config  # noqa: E402
 from utils.errors import ConfigError, guard  # noqa: E402
-from utils.registry import offered_arguments  # noqa: E402
+from utils.signatures import offered_arguments  # noqa: E402
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE_FILE = ROOT / "docs" / "config.md"

@@ -6,14 +6,15 @@ PyTorch is imported, has the same words as the one of `utils.registry.build`.
 """
 
 import json
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
-from utils.registry import Argument
+from utils.faults import hint
+from utils.signatures import Argument
 
 SCHEMA_FILE = Path(__file__).parent.parent / "config.schema.json"
 
@@ -33,6 +34,8 @@ class Listed(NamedTuple):
 
     name: str
     arguments: dict[str, Argument]
+    others: dict[str, Sequence[str]]
+    """The arguments of the other components of its table."""
 
 
 class Components:
@@ -43,7 +46,8 @@ class Components:
 
     def get(self, section: str, name: str) -> Listed | None:
         """The component of a section of the config, or None where the schema lists none."""
-        definition = self._definitions.get(f"{TABLES.get(section)}.{name}")
+        table = f"{TABLES.get(section)}."
+        definition = self._definitions.get(table + name)
         if definition is None:
             return None
         needed = definition.get("required", [])
@@ -51,7 +55,12 @@ class Components:
             key: Argument(SchemaValidator(_checker(node)) if node else None, needed=key in needed)
             for key, node in definition["properties"].items()
         }
-        return Listed(name, arguments)
+        others: dict[str, Sequence[str]] = {
+            key.removeprefix(table): list(entry["properties"])
+            for key, entry in self._definitions.items()
+            if key.startswith(table) and key != table + name
+        }
+        return Listed(name, arguments, others)
 
 
 @cache
@@ -102,6 +111,13 @@ def _list(node: Mapping[str, Any]) -> CoreSchema:
     )
 
 
+def _known(names: Sequence[str], value: object) -> object:
+    for key in value if isinstance(value, dict) else ():
+        if key not in names:
+            raise ValueError(f"unknown key {key!r}{hint(key, names)}")
+    return value
+
+
 def _object(node: Mapping[str, Any]) -> CoreSchema:
     if "properties" in node:
         needed = node.get("required", ())
@@ -109,8 +125,8 @@ def _object(node: Mapping[str, Any]) -> CoreSchema:
             key: core_schema.typed_dict_field(_checker(entry), required=key in needed)
             for key, entry in node["properties"].items()
         }
-        extra = "forbid" if node.get("additionalProperties") is False else "ignore"
-        return core_schema.typed_dict_schema(fields, strict=True, extra_behavior=extra)
+        inner = core_schema.typed_dict_schema(fields, strict=True, extra_behavior="forbid")
+        return core_schema.no_info_before_validator_function(partial(_known, list(fields)), inner)
     values = node.get("additionalProperties")
     return core_schema.dict_schema(
         core_schema.str_schema(),

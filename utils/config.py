@@ -12,30 +12,26 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     JsonValue,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
-    model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from utils.config_faults import raise_faults
+from utils.config_sections import (
+    Component,
+    OptimizerSection,
+    Section,
+    TrainerSection,
+    contradiction,
+)
 from utils.json_text import read_json5
 from utils.overrides import apply_overrides
 
-Monitor = Literal[
-    "off",
-    "max Mean_IoU",
-    "max Pixel_Accuracy",
-    "max val_loss",
-    "min Mean_IoU",
-    "min Pixel_Accuracy",
-    "min val_loss",
-]
+__all__ = ["Component", "Config", "load_config", "parse_config"]
 
 _NAME = re.compile(r"\w[\w .,+=@()-]*")
 _MAX_NAME_BYTES = 100  # the run folder and TensorBoard add to it; file systems stop at 255
@@ -59,104 +55,10 @@ def _bare_type(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
-class _Section(BaseModel):
-    """What all parts of the config have in common: strict types, no key that nobody reads."""
-
-    model_config = ConfigDict(
-        allow_inf_nan=False,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
-
-
-class Component(_Section):
-    """Something that is chosen by name."""
-
-    type: Annotated[str, MinLen(1)]
-    """Name in the table."""
-
-    args: dict[str, JsonValue] = {}
-    """Arguments of what `type` names; see its entry in the reference."""
-
-
-class OptimizerSection(Component):
-    """The optimizer and how it treats the groups of parameters."""
-
-    differential_lr: bool = False
-    """Train the backbone with a tenth of the learning rate; no effect without a backbone."""
-
-
-class TrainerSection(_Section):
-    """How long to train, what to watch, and what to keep."""
-
-    epochs: Annotated[int, Ge(1)] = 80
-    """Epochs of training."""
-
-    save_dir: Annotated[str, MinLen(1)] = "saved/"
-    """Folder for the runs: each gets `save_dir/<name>/<date_time>/`."""
-
-    save_period: Annotated[int, Ge(1)] = 10
-    """Keep a checkpoint every so many epochs; the last and the best one are kept in any case."""
-
-    save_per_iters: Annotated[int, Ge(1)] | None = None
-    """Save within an epoch too, every so many iterations; the newest two stay. null: never."""
-
-    keep: Annotated[int, Ge(1)] | None = None
-    """How many of the checkpoints of `save_period` stay. null: all."""
-
-    monitor: Monitor = "max Mean_IoU"
-    """Which validation result makes a checkpoint the best: "max" or "min" and one of val_loss,
-    Pixel_Accuracy, Mean_IoU; or "off" (the default without validation)."""
-
-    early_stop: Annotated[int, Ge(0)] = 0
-    """Stop after so many epochs in which the monitored result did not improve. 0: never."""
-
-    tensorboard: bool = True
-    """Write TensorBoard event files."""
-
-    log_dir: Annotated[str, MinLen(1)] = "saved/runs"
-    """Folder for TensorBoard: each run gets `log_dir/<name>/<date_time>/`."""
-
-    log_per_iter: Annotated[int, Ge(1)] = 20
-    """Log every so many iterations."""
-
-    val: bool = True
-    """Validate."""
-
-    val_per_epochs: Annotated[int, Ge(1)] = 5
-    """Validate every so many epochs."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_monitor_without_validation(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("val") is False:
-            return {"monitor": "off", **data}
-        return data
-
-    @model_validator(mode="after")
-    def _agree(self) -> "TrainerSection":
-        if not self.val and self.monitor != "off":
-            raise _contradiction(
-                "trainer.monitor",
-                f'"{self.monitor}" needs validation, and trainer.val is false; '
-                'set trainer.val to true or trainer.monitor to "off"',
-            )
-        if self.early_stop and self.monitor == "off":
-            raise _contradiction(
-                "trainer.early_stop",
-                f"{self.early_stop} needs a result to watch, and nothing is "
-                'monitored; set trainer.early_stop to 0 or trainer.monitor to "max Mean_IoU"',
-            )
-        return self
-
-
 _SGD: dict[str, JsonValue] = {"lr": 0.01, "weight_decay": 1e-4, "momentum": 0.9}
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     schema_uri: str | None = Field(default=None, alias="$schema")
@@ -181,6 +83,13 @@ class Config(_Section):
 
     deterministic: bool = False
     """Only algorithms whose result is the same bits each time; slower on a GPU."""
+
+    parallel: Literal["auto", "DDP", "DataParallel"] = "auto"
+    """How several GPUs share the work. "auto" and "DDP": a process each. "DataParallel": one
+    process for all of them."""
+
+    init_from: Annotated[str, MinLen(1)] | None = None
+    """A checkpoint to take the initial weights from; what does not fit is reported."""
 
     arch: Component
     """The model."""
@@ -209,11 +118,22 @@ class Config(_Section):
     trainer: TrainerSection = TrainerSection()
     """Length of the training, what is watched, and what is kept."""
 
+    @field_validator("parallel", mode="after")
+    @classmethod
+    def _batch_statistics(cls, parallel: str, info: ValidationInfo) -> str:
+        if parallel == "DataParallel" and info.data.get("use_synch_bn"):
+            raise contradiction(
+                "use_synch_bn",
+                'statistics over all GPUs need a process for each, and parallel is "DataParallel"; '
+                'set parallel to "DDP" or use_synch_bn to false',
+            )
+        return parallel
+
     @field_validator("trainer", mode="after")
     @classmethod
-    def _validation_data(cls, trainer: TrainerSection, info: Any) -> TrainerSection:
+    def _validation_data(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
         if trainer.val and "val_loader" in info.data and info.data["val_loader"] is None:
-            raise _contradiction(
+            raise contradiction(
                 "val_loader",
                 'missing; add "val_loader": {"type": ..., "args": {...}}, or set '
                 "trainer.val to false to train without validation",
@@ -260,10 +180,3 @@ def parse_config(
     """
     plain = apply_overrides(data, overrides)
     return raise_faults(Config, plain, f"{source} with --set" if overrides else source)
-
-
-def _contradiction(path: str, message: str) -> PydanticCustomError:
-    """A fault between two keys, of which `path` is the one to look at first."""
-    return PydanticCustomError(
-        "contradiction", "{path}: {message}", {"path": path, "message": message}
-    )

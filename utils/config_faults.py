@@ -1,6 +1,7 @@
 """All faults of a config at once: each with its path, what was expected, and what was meant."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,11 +10,11 @@ from pydantic_core import ErrorDetails
 from utils.component_schema import Listed, listed_components
 from utils.errors import ConfigError
 from utils.faults import hint, join, nearest, numbered, wrong_value
-from utils.registry import argument_faults
+from utils.registry import argument_faults, taken_by
 
 M = TypeVar("M", bound=BaseModel)
 
-_TOP = "the top level"
+_TOP = "no section, at the top level"
 
 
 def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
@@ -39,7 +40,8 @@ def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
     except ValidationError as error:
         faults += _model_faults(model, error.errors(include_url=False), places)
     for path, (args, listed) in components.items():
-        faults += argument_faults(path, listed.name, args, listed.arguments, places=places)
+        advise = partial(_advice, path, listed, places)
+        faults += argument_faults(path, listed.name, args, listed.arguments, advise=advise)
     if faults or config is None:
         raise ConfigError(numbered(faults, source))
     return config
@@ -107,17 +109,27 @@ def _model_faults(
     return faults
 
 
+def _advice(
+    section: str, listed: Listed, places: Mapping[str, list[str]], key: str, value: object
+) -> str | None:
+    if advice := taken_by(key, value, listed.others):
+        return advice
+    return _belongs(section, places.get(key, []))
+
+
+def _belongs(section: str, places: Sequence[str]) -> str | None:
+    """Where a key belongs: a loader's under the same loader rather than the other one."""
+    near = [place for place in places if place in (section, f"{section}.args")]
+    return f"; it belongs under {' or '.join(near or places)}" if places else None
+
+
 def _unknown_key(
     model: type[BaseModel], location: tuple[int | str, ...], places: Mapping[str, list[str]]
 ) -> str:
     path, key = join("", *location), str(location[-1])
     section = str(location[0]) if len(location) > 1 else ""
-    elsewhere = places.get(key, [])
-    # The nearest home first: a loader's key under the same loader rather than the other one.
-    own = [place for place in elsewhere if section and place.startswith(section)]
-    if own or elsewhere:
-        return f"{path}: unknown key; it belongs under {' or '.join(own or elsewhere)}"
-    return f"{path}: unknown key{hint(key, _siblings(model, location))}"
+    tail = _belongs(section, places.get(key, [])) or hint(key, _siblings(model, location))
+    return f"{path}: unknown key{tail}"
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -89,8 +89,10 @@ def wrong_value(path: str, value: object, errors: Sequence[ErrorDetails]) -> str
         where exactly one entry of it is wrong.
     """
     first = errors[0]
+    if first["type"] == "missing" and isinstance(key := first["loc"][-1], str):
+        return f"{join(path, *_inner_path(value, first['loc']), key)}: missing"
     if len(errors) == 1 and (inner := _inner_path(value, first["loc"])):
-        return f"{join(path, *inner)}: {expected(first)}, got {show(first['input'])}"
+        path, value = join(path, *inner), first["input"]
     wanted = list(dict.fromkeys(expected(error) for error in errors))
     line = f"{path}: {' or '.join(wanted).replace(' or expected', ' or')}, got {show(value)}"
     if isinstance(value, str) and first["type"] == "literal_error":
@@ -136,7 +138,7 @@ def _similarity(left: str, right: str) -> float:
 def _one_slip(left: str, right: str) -> bool:
     """Whether the names differ by one letter too many, too few, wrong, or swapped with the next."""
     short, long = sorted((left, right), key=len)
-    if len(long) - len(short) > 1:
+    if len(long) - len(short) > 1 or len(long) < 2:
         return False
     start = next(
         (i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short)

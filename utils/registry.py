@@ -5,69 +5,31 @@ signature: the names of the arguments, their types and, as `annotated_types`, th
 class that was added a minute ago is checked like the others, and nothing is written down twice.
 """
 
-import functools
 import inspect
 import json
-import operator
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar, Union
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic import ValidationError
 
 from utils.errors import ConfigError
-from utils.faults import hint, join, nearest, wrong_value
+from utils.faults import hint, join, nearest, show, wrong_value
+from utils.signatures import OVERRIDABLE, SUPPLIED, Argument, Checker, offered_arguments
 
 __all__ = [
     "OVERRIDABLE",
     "SUPPLIED",
-    "Argument",
     "argument_faults",
     "build",
     "hint",
     "loader_arguments",
-    "offered_arguments",
+    "taken_by",
 ]
 
 T = TypeVar("T")
 
-SUPPLIED: Mapping[str, str] = {
-    "class_weights": "the top-level key class_weights",
-    "dataset": "the type and args of the loader",
-    "ignore_index": "the top-level key ignore_index",
-    "num_classes": "the classes of the data set",
-    "optimizer": "the section optimizer",
-    "params": "the model",
-    "pin_memory": "the device",
-    "rank": "the process",
-    "seed": "the top-level key seed",
-    "total_steps": "trainer.epochs and the length of the training data",
-    "train": "whether it is train_loader or val_loader",
-    "world_size": "the number of processes",
-}
-"""Arguments that the program sets, each with the place its value comes from."""
-
-OVERRIDABLE = frozenset({"in_channels"})
-"""Arguments that the program knows, but for which a config may say something else."""
-
-
-class Checker(Protocol):
-    """Something of pydantic's that checks JSON text."""
-
-    def validate_json(self, data: str, /) -> Any:
-        """The value, or a ValidationError."""
-
-
-class Argument(NamedTuple):
-    """What a config may say for one argument."""
-
-    checker: Checker | None
-    """Checks a JSON value; None where the annotation is missing or not for JSON."""
-    needed: bool
-    """Whether there is no default."""
+_SHOWN = 4  # names of other components in a message
 
 
 def build(
@@ -98,9 +60,13 @@ def build(
             arguments, all of them in one message, each with its JSON path.
     """
     factory = _look_up(kind, table, name)
-    checked, faults = _check(kind, name, factory, args, supplied)
-    if faults:
+    arguments = offered_arguments(factory, supplied)
+    if faults := [
+        *_refused(kind, name, factory, supplied),
+        *argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name)),
+    ]:
         raise ConfigError("\n".join(faults))
+    checked = {key: _convert(arguments[key].checker, value) for key, value in args.items()}
     try:
         return factory(**(supplied | checked))
     except ValueError as error:
@@ -137,7 +103,9 @@ def loader_arguments(
     """
     for_data = offered_arguments(_look_up(kind, table, name))
     for_batches = offered_arguments(loader)
-    if faults := argument_faults(kind, name, args, for_data | for_batches):
+    if faults := argument_faults(
+        kind, name, args, for_data | for_batches, advise=partial(_advice, table, name)
+    ):
         raise ConfigError("\n".join(faults))
     batches = {key: value for key, value in args.items() if key in for_batches}
     return {key: value for key, value in args.items() if key not in batches}, batches
@@ -149,7 +117,7 @@ def argument_faults(
     args: Mapping[str, object],
     known: Mapping[str, Argument],
     *,
-    places: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    advise: Callable[[str, object], str | None] = lambda *_: None,
 ) -> list[str]:
     """One line for each unknown, misplaced, ill-typed or missing argument.
 
@@ -158,7 +126,7 @@ def argument_faults(
         name: The component's `type`.
         args: The component's `args`, JSON values.
         known: What it takes.
-        places: Where else in the config a key may stand.
+        advise: What to say about an unknown argument instead of naming the nearest one.
     """
     faults = []
     for key, value in args.items():
@@ -171,7 +139,8 @@ def argument_faults(
         elif key in SUPPLIED:
             faults.append(f"{path}: set by the program, from {SUPPLIED[key]}; delete it here")
         else:
-            faults.append(_unknown_argument(path, name, key, known, places))
+            tail = advise(key, value) or hint(key, known)
+            faults.append(f"{path}: unknown argument of {name}{tail}")
     misspelt = {nearest(key, known) for key in args.keys() - known.keys()}
     faults += [
         f"{join(kind, 'args', key)}: missing; {name} needs it"
@@ -181,32 +150,22 @@ def argument_faults(
     return faults
 
 
-def offered_arguments(
-    factory: Callable[..., Any], supplied: Iterable[str] = ()
-) -> dict[str, Argument]:
-    """What a config may say to an entry of a table.
+def taken_by(key: str, value: object, others: Mapping[str, Container[str]]) -> str | None:
+    """What to do with an argument that this component does not take, but others of its table do.
 
     Args:
-        factory: The entry: a class or a function.
-        supplied: The arguments that the program passes, beside those of `SUPPLIED`.
+        key: The argument.
+        value: What the config says for it.
+        others: The arguments of the others, by name.
 
     Returns:
-        For each parameter that a config may set, in order, what it may be.
+        The end of a message, or None where no other takes it either.
     """
-    function = factory.__init__ if isinstance(factory, type) else factory
-    try:
-        annotations = typing.get_type_hints(function, include_extras=True)
-    except NameError:  # a name imported for type checkers only: nothing to check against
-        annotations = {}
-    by_program = SUPPLIED.keys() | (set(supplied) - OVERRIDABLE)
-    return {
-        name: Argument(
-            _adapter(annotations[name]) if name in annotations else None,
-            needed=parameter.default is parameter.empty and name not in supplied,
-        )
-        for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in by_program
-    }
+    names = [name for name, arguments in others.items() if key in arguments]
+    if not names:
+        return None
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f" (but of {shown}); delete the line {show(key)}: {show(value)}"
 
 
 def _look_up(kind: str, table: Mapping[str, Callable[..., T]], name: str) -> Callable[..., T]:
@@ -215,64 +174,30 @@ def _look_up(kind: str, table: Mapping[str, Callable[..., T]], name: str) -> Cal
     return table[name]
 
 
-def _check(
-    kind: str,
-    name: str,
-    factory: Callable[..., Any],
-    args: Mapping[str, object],
-    supplied: Mapping[str, object],
-) -> tuple[dict[str, object], list[str]]:
-    """The arguments as the signature wants them, and a line for each fault."""
-    arguments = offered_arguments(factory, supplied)
+def _refused(
+    kind: str, name: str, factory: Callable[..., Any], supplied: Iterable[str]
+) -> list[str]:
+    """What the program passes and the entry does not take: a signature to be completed."""
     parameters = inspect.signature(factory).parameters
-    faults = [
+    return [
         f"{kind}.type: {name} has no argument {key!r}, which the program passes; add it to its "
         "signature"
         for key in supplied
         if key not in parameters
     ]
-    faults += argument_faults(kind, name, args, arguments)
-    if faults:
-        return {}, faults
-    return {key: _convert(arguments[key].checker, value) for key, value in args.items()}, []
 
 
-def _unknown_argument(
-    path: str, name: str, key: str, known: Iterable[str], places: Mapping[str, Sequence[str]]
-) -> str:
-    if elsewhere := places.get(key):
-        return f"{path}: unknown argument of {name}; it belongs under {' or '.join(elsewhere)}"
-    return f"{path}: unknown argument of {name}{hint(key, known)}"
+def _advice(
+    table: Mapping[str, Callable[..., Any]], name: str, key: str, value: object
+) -> str | None:
+    others = {
+        other: inspect.signature(entry).parameters
+        for other, entry in table.items()
+        if other != name
+    }
+    return taken_by(key, value, others)
 
 
 def _convert(checker: Checker | None, value: object) -> object:
     # JSON mode, because strict checks of Python values refuse a list where a tuple is asked.
     return value if checker is None else checker.validate_json(json.dumps(value, default=str))
-
-
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    annotation = _without_unknown_arms(annotation)
-    if not _is_json_type(annotation):
-        return None
-    return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
-
-
-def _without_unknown_arms(annotation: Any) -> Any:
-    """`float` for torch's `float | Tensor`: a config cannot hold a tensor anyway."""
-    origin, arms = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        known = [arm for arm in map(_without_unknown_arms, arms) if _is_json_type(arm)]
-        return functools.reduce(operator.or_, known) if known else annotation
-    if origin is tuple:
-        return types.GenericAlias(tuple, tuple(map(_without_unknown_arms, arms)))
-    if origin is Annotated:
-        return Annotated[(_without_unknown_arms(arms[0]), *arms[1:])]  # pyrefly: ignore[invalid-annotation]
-    return annotation
-
-
-def _is_json_type(annotation: Any) -> bool:
-    try:
-        TypeAdapter(annotation, config=ConfigDict(strict=True)).json_schema()
-    except PydanticUserError:
-        return False
-    return True
