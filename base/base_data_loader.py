@@ -1,0 +1,275 @@
+"""BaseDataLoader: the order of an epoch, batches, worker processes, and where to go on.
+
+The order is a pure function of (seed, epoch): nothing about it is saved, and a run goes on in the
+middle of an epoch without reading what it has seen. Workers receive (epoch, index) pairs, so they
+persist over epochs.
+"""
+
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, NamedTuple, NoReturn
+
+import cv2
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from base.base_dataset import BaseDataset, Sample
+from utils.errors import ConfigError, ResourceError, UserError
+from utils.seeding import epoch_order
+
+
+class Batch(NamedTuple):
+    """One batch, on the host.
+
+    Attributes:
+        images: (N, C, H, W) in channels-last memory, the files' dtype.
+        masks: (N, H, W) uint8 or int16; train ids and ignore_index.
+        label_counts: (num_classes,) int64: labelled pixels of each class in this batch.
+        indices: Positions of the samples in the data set.
+    """
+
+    images: Tensor
+    masks: Tensor
+    label_counts: Tensor
+    indices: tuple[int, ...]
+
+
+class _Failure(NamedTuple):
+    """A user's error on its way from a worker: pickling keeps no traceback to print."""
+
+    kind: type[UserError]
+    message: str
+
+
+Key = tuple[int, int]
+
+
+class _Batches(Dataset["Batch | _Failure"]):
+    """Turns a list of (epoch, index) into a batch; runs in the workers."""
+
+    def __init__(self, dataset: BaseDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: list[Key]) -> "Batch | _Failure":
+        try:
+            return collate([self.dataset[key] for key in index], self.dataset)
+        except UserError as error:
+            return _Failure(type(error), str(error))
+
+
+def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
+    """Stack samples of one size.
+
+    Raises:
+        ConfigError: The images differ in size, with the setting that mends it.
+    """
+    first = samples[0].image.shape
+    for sample in samples:
+        if sample.image.shape != first:
+            raise _mixed_sizes(samples[0], sample, dataset)
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
+    counts = sum(dataset.label_counts(sample.mask) for sample in samples)
+    return Batch(
+        images.permute(0, 3, 1, 2),
+        masks,
+        torch.from_numpy(counts),
+        tuple(sample.index for sample in samples),
+    )
+
+
+def _mixed_sizes(one: Sample, other: Sample, dataset: BaseDataset) -> ConfigError:
+    shown = ", ".join(
+        f"{dataset.name(sample.index)} {sample.image.shape[1]}x{sample.image.shape[0]}"
+        for sample in (one, other)
+    )
+    return ConfigError(
+        f"train_loader.args: images of one batch differ in size: {shown}\n"
+        '  fix: set "crop_size" (with "augment": true or "val": true), or "batch_size": 1'
+    )
+
+
+class _Order(Sampler[list[Key]]):
+    """Hands the loader's remaining batches to torch's DataLoader."""
+
+    def __init__(self, remaining: Callable[[], Iterator[list[Key]]], length: int) -> None:
+        self._remaining = remaining
+        self._length = length
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return self._remaining()
+
+    def __len__(self) -> int:
+        return self._length
+
+
+@dataclass(eq=False, repr=False)
+class BaseDataLoader:
+    """Batches of a data set, epoch after epoch.
+
+    A training loader deals each global batch to the processes in contiguous parts. Another one
+    (`train` false) deals whole batches of images of one size; which images share a batch depends
+    on the data set and `batch_size` alone, so a score does not depend on the processes.
+
+    Args:
+        dataset: What to load.
+        batch_size: Samples of a batch, all processes together.
+        shuffle: A new random order every epoch; a validation loader needs none and takes none.
+        num_workers: Worker processes; 0 loads in this process.
+        drop_last: Whether a training epoch leaves out a last batch that is short. None: it does
+            unless it is the only one. Never left out when not training.
+        seed: Seed of the order (set by the program).
+        rank: This process (set by the program).
+        world_size: Number of processes (set by the program).
+        pin_memory: Page-locked batches, for copies to a CUDA device (set by the program).
+        train: Whether this is the training loader (set by the program); None: when it shuffles or
+            augments.
+    """
+
+    dataset: BaseDataset
+    _: KW_ONLY
+    batch_size: Annotated[int, Ge(1)]
+    shuffle: bool = False
+    num_workers: Annotated[int, Ge(0)] = 1
+    drop_last: bool | None = None
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    pin_memory: bool = False
+    train: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.train is None:
+            self.train = self.shuffle or self.dataset.augments
+        self._epoch, self._batch = 0, 0
+        self._evaluation = None if self.train else self._evaluation_batches()
+        self._loader = self._torch_loader()
+        # Python would send SIGTERM to the workers at exit and wait; they ignore it.
+        self._finalizer = weakref.finalize(self, _stop_workers, self._loader)
+
+    def close(self) -> None:
+        """End the worker processes; also happens at exit and when the loader is forgotten."""
+        self._finalizer()
+
+    @property
+    def dropped(self) -> int:
+        """How many samples an epoch leaves out because the last batch would be short."""
+        if not self.train:
+            return 0
+        return len(self.dataset) - min(len(self.dataset), self._global_batches() * self.batch_size)
+
+    @property
+    def smallest_batch(self) -> int:
+        """The fewest samples that one process gets in any training batch of an epoch."""
+        rest = len(self.dataset) % self.batch_size
+        full = min(self.batch_size, len(self.dataset))
+        kept_short = rest and self._global_batches() * self.batch_size > len(self.dataset)
+        return (rest if kept_short else full) // self.world_size
+
+    def __len__(self) -> int:
+        """Return the number of batches that this process gets in an epoch."""
+        if self._evaluation is not None:
+            return len(self._evaluation[self.rank :: self.world_size])
+        return self._global_batches()
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        """Say where the next `iter()` begins: batch `batch` of `epoch`."""
+        self._epoch, self._batch = epoch, batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the epoch from the position on.
+
+        Raises:
+            UserError: What a worker found wrong, as it would have been raised here.
+            ResourceError: A worker process died.
+        """
+        try:
+            for batch in self._loader:
+                if isinstance(batch, _Failure):
+                    raise batch.kind(batch.message)
+                yield batch
+        except RuntimeError as error:
+            raise_worker_death(error)
+
+    def _global_batches(self) -> int:
+        full, rest = divmod(len(self.dataset), self.batch_size)
+        # Every process needs a sample of every batch, or the others would wait for it for ever.
+        if rest < self.world_size:
+            return full
+        return full if full and self.drop_last is not False else full + 1
+
+    def _remaining(self) -> Iterator[list[Key]]:
+        if self._evaluation is not None:
+            mine = self._evaluation[self.rank :: self.world_size]
+            yield from ([(self._epoch, index) for index in batch] for batch in mine[self._batch :])
+            return
+        length = len(self.dataset)
+        order = np.arange(length)
+        if self.shuffle:
+            order = epoch_order(length, seed=self.seed, epoch=self._epoch)
+        for number in range(self._batch, self._global_batches()):
+            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
+            begin, end = (
+                len(whole) * part // self.world_size for part in (self.rank, self.rank + 1)
+            )
+            yield [(self._epoch, int(index)) for index in whole[begin:end]]
+
+    def _evaluation_batches(self) -> list[list[int]]:
+        """Group images of one size, in order; a group that fills up becomes a batch."""
+        alike = self.batch_size == 1 or (self.dataset.val and self.dataset.crop_size is not None)
+        batches: list[list[int]] = []
+        open_groups: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(self.dataset)):
+            size = (0, 0) if alike else self.dataset.size(index)
+            group = open_groups.setdefault(size, [])
+            group.append(index)
+            if len(group) == self.batch_size:
+                batches.append(open_groups.pop(size))
+        return batches + list(open_groups.values())
+
+    def _torch_loader(self) -> DataLoader[Batch | _Failure]:
+        return DataLoader(
+            _Batches(self.dataset),
+            batch_size=None,  # a key is a whole batch, so a worker collates it
+            sampler=_Order(self._remaining, len(self)),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=_unchanged,  # pyrefly: ignore[bad-argument-type] (no list: see batch_size)
+            worker_init_fn=_start_worker,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator().manual_seed(self.seed),  # never the global one
+        )
+
+
+def _unchanged(batch: "Batch | _Failure") -> "Batch | _Failure":
+    return batch
+
+
+def _start_worker(worker: int) -> None:  # noqa: ARG001 (torch passes the number)
+    # The main process decides what a signal means; workers end when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _stop_workers(loader: "DataLoader[Batch | _Failure]") -> None:
+    # Dropping the loader would do unless a half-read epoch still holds torch's iterator.
+    workers = loader._iterator
+    if workers is not None and loader.num_workers:
+        workers._shutdown_workers()  # pyrefly: ignore[missing-attribute]
+
+
+def raise_worker_death(error: RuntimeError) -> NoReturn:
+    """Raise ResourceError when torch reports a dead worker, else the error itself."""
+    if "DataLoader worker" not in str(error):
+        raise error
+    raise ResourceError(
+        f"a data-loading worker process died: {error}\n"
+        "  likely: memory ran out, or /dev/shm is too small (docker: --shm-size)\n"
+        '  fix: fewer "num_workers" (0 loads in the main process) or a smaller "batch_size"'
+    ) from None

@@ -1,0 +1,194 @@
+"""BaseDataset: read a pair, augment it, hand out a sample.
+
+A data set is a keyword-only dataclass: its fields are what `train_loader.args` and
+`val_loader.args` may say, its class attributes are the facts of the data. A new layout is one
+file that fills `pairs` in `__post_init__`, and one line in `dataloaders/__init__.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+from annotated_types import Ge
+
+from utils import transforms
+from utils.errors import DataError
+from utils.images import image_size, opened, orientation, read_image, read_mask
+from utils.labels import LabelTable, count_values, mask_dtype
+from utils.normalize import FULL_SCALE
+from utils.seeding import sample_generator
+
+
+class Pair(NamedTuple):
+    """An image file and its mask file; `mask` is None in a split without published labels."""
+
+    image: Path
+    mask: Path | None
+
+
+class Sample(NamedTuple):
+    """What the network will see of one image.
+
+    Attributes:
+        image: (H, W, C) in the file's dtype.
+        mask: (H, W) train ids and ignore_index, uint8 or int16.
+        index: The position in the data set.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    index: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BaseDataset:
+    """Pairs of image and mask with the documented augmentation.
+
+    Args:
+        base_size: Long side in pixels that an image is rescaled to before the random factor;
+            None leaves sizes alone, and then `scale` has nothing to scale.
+        crop_size: Side of the square training crop; of the centre crop with `val`. None: whole.
+        scale: Rescale by a random factor of the long side.
+        flip: Flip left-right half of the time.
+        rotate: Rotate by -10..10 degrees.
+        blur: Blur half of the samples.
+        augment: Apply the five above and the random crop; without it images come as they are.
+        val: Validation: with `crop_size` the short side becomes crop_size and the centre is cut,
+            without it the image is whole. Wins over `augment`.
+        ignore_index: The mask value of void, padding and corners (set by the program).
+        seed: Seed of the augmentation (set by the program).
+    """
+
+    base_size: Annotated[int, Ge(1)] | None = None
+    crop_size: Annotated[int, Ge(1)] | None = None
+    scale: bool = True
+    flip: bool = False
+    rotate: bool = False
+    blur: bool = False
+    augment: bool = False
+    val: bool = False
+    ignore_index: int = 255
+    seed: int = 0
+
+    classes: ClassVar[tuple[str, ...]]
+    palette: ClassVar[tuple[tuple[int, int, int], ...]]
+    mean: ClassVar[tuple[float, ...]]  # fractions of the dtype's full scale
+    std: ClassVar[tuple[float, ...]]
+    input_dtype: ClassVar[str] = "uint8"
+
+    def __post_init__(self) -> None:
+        """Prepare what every sample needs; a subclass sets `pairs` and calls this first."""
+        self.pairs: tuple[Pair, ...] = ()
+        self.table = self.label_table()
+        self.border = tuple(self._full_scale(value) for value in self.mean)
+
+    def label_table(self) -> LabelTable:
+        """Return how raw mask values become train ids; by default they are equal, 255 is void."""
+        return LabelTable.identity(len(self.classes), ignore_index=self.ignore_index, void=255)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, void not counted."""
+        return len(self.classes)
+
+    @property
+    def augments(self) -> bool:
+        """Whether samples are augmented."""
+        return self.augment and not self.val
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """Return what messages call image `index`: its path."""
+        return str(self.pairs[index].image)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of image `index` as displayed, from its header alone."""
+        return image_size(self.pairs[index].image)
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read pair `index` whole.
+
+        Returns:
+            The image (H, W, C) in the file's dtype and its mask (H, W) of train ids.
+
+        Raises:
+            DataError: A file is missing or damaged, the sizes differ, or a label is unknown.
+        """
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        height, width = image.shape[:2]
+        if pair.mask is None:
+            dtype = mask_dtype(self.num_classes, self.ignore_index)
+            return image, np.full((height, width), self.ignore_index, dtype)
+        raw = read_mask(pair.mask)
+        if raw.shape != (height, width):
+            raise sizes_differ(pair, (height, width), raw.shape)
+        return image, self.table.apply(raw, str(pair.mask))
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Return sample (epoch, index): a pure function of these two and the seed."""
+        epoch, index = key
+        image, mask = self.load(index)
+        if self.augments:
+            image, mask = self._augment(image, mask, sample_generator(self.seed, epoch, index))
+        elif self.val and self.crop_size is not None:
+            geometry = transforms.validation_geometry(*mask.shape, crop_size=self.crop_size)
+            image, mask = self._warp(image, mask, geometry)
+        return Sample(image, mask, index)
+
+    def label_counts(self, mask: np.ndarray) -> np.ndarray:
+        """Count the labelled pixels of each class in a mask of train ids; int64 (classes,)."""
+        counts = count_values(mask, self.num_classes)
+        if 0 <= self.ignore_index < self.num_classes:
+            counts[self.ignore_index] = 0
+        return counts
+
+    def _augment(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        geometry = transforms.training_geometry(
+            *mask.shape,
+            rng=rng,
+            base_size=self.base_size,
+            crop_size=self.crop_size,
+            scale_range=transforms.SCALE_RANGE if self.scale else None,
+            rotate=self.rotate,
+            flip=self.flip,
+        )
+        image, mask = self._warp(image, mask, geometry)
+        if self.blur:
+            image = transforms.random_blur(image, rng)
+        return image, mask
+
+    def _warp(
+        self, image: np.ndarray, mask: np.ndarray, geometry: transforms.Geometry
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            transforms.warp_image(image, geometry, self.border),
+            transforms.warp_mask(mask, geometry, self.ignore_index),
+        )
+
+    def _full_scale(self, fraction: float) -> float:
+        value = fraction * FULL_SCALE[self.input_dtype]
+        return value if self.input_dtype == "float32" else float(round(value))
+
+
+def sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> DataError:
+    """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
+    with opened(pair.image) as picture:
+        turn = orientation(picture)
+    turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
+    hint = (
+        "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
+        "save the image upright, or turn the mask"
+        if turn != 1 and tuple(reversed(mask)) == tuple(image)
+        else "check that the two belong together; a mask must have its image's size"
+    )
+    return DataError(
+        f"{pair.mask}: found a mask of {mask[1]}x{mask[0]} pixels, expected {image[1]}x{image[0]} "
+        f"as its image {pair.image} has{turned}\n  hint: {hint}"
+    )

@@ -1,0 +1,78 @@
+"""Finding the files of a layout: folders that must exist, partners matched by key."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from base.base_dataset import Pair
+from utils.errors import DataError
+
+_SHOWN = 20
+
+
+def require_folder(folder: Path, *, layout: str) -> Path:
+    """Return `folder` if it is one.
+
+    Args:
+        folder: The path to look at.
+        layout: The layout expected, for the message.
+
+    Raises:
+        DataError: It is not there; says what is there instead.
+    """
+    if folder.is_dir():
+        return folder
+    parent = folder
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    raise DataError(
+        f"{folder}: no such folder\n"
+        f"  expected: {layout}\n"
+        f"  found: {parent.absolute()} holds {contents(parent)}\n"
+        '  fix: set "data_dir" in the loader\'s args to the folder described above'
+    )
+
+
+def contents(folder: Path) -> str:
+    """Return a folder's first entries for a message."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
+def listed(paths: Iterable[Path | str]) -> str:
+    """Return up to 20 paths, one a line, and how many more there are."""
+    shown = [str(path) for path in paths]
+    lines = [f"    {path}" for path in shown[:_SHOWN]]
+    if len(shown) > _SHOWN:
+        lines.append(f"    and {len(shown) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def require_some(pairs: Iterable[Pair], *, where: Path, layout: str) -> tuple[Pair, ...]:
+    """Return the pairs, or raise DataError when a split is empty."""
+    pairs = tuple(pairs)
+    if not pairs:
+        held = contents(where) if where.is_dir() else "an empty list"
+        raise DataError(
+            f"{where}: no image found, the split is empty\n  expected: {layout}\n  found: {held}"
+        )
+    return pairs
+
+
+def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path) -> list[Pair]:
+    """Pair images and masks by key, in the byte order of the keys; never by position.
+
+    Raises:
+        DataError: An image without a mask; names up to 20 and counts them. A mask without an
+            image is left out: unlabelled images are what the trainer cannot use, not these.
+    """
+    missing = [path for key, path in sorted(images.items()) if key not in masks]
+    if missing:
+        raise DataError(
+            f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
+            "  expected: a mask with the same name for every image\n"
+            "  fix: add the masks, or remove these images from the split"
+        )
+    return [Pair(images[key], masks[key]) for key in sorted(images, key=str.encode)]

@@ -1,0 +1,152 @@
+"""Reading pictures and masks: one decoder, one EXIF rule, errors that name the file.
+
+Pillow decodes everything it knows. A file is opened only when it is a regular file, so that a
+pipe or a device with a picture's name cannot hang a worker.
+"""
+
+import contextlib
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from utils.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+# What Pillow's decoders raise on damaged files.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; every failure inside the block becomes a DataError naming the file."""
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                yield picture
+    except _DAMAGE as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return what to raise for a file that its decoder refuses."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
+    else:
+        reason = str(error) or type(error).__name__
+    return DataError(
+        f"{path}: cannot be decoded: {reason}\n"
+        "  fix: fetch the file again, or remove it together with its partner"
+    )
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError unless `path` is a regular file that exists."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: cannot be opened: {reason}") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: expected a regular file, found something else with that name")
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none."""
+    if "exif" not in picture.info and picture.format not in ("TIFF", "PNG", "WEBP"):
+        return 1
+    return picture.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return (height, width) as displayed, from the header alone."""
+    width, height = picture.size
+    return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of a picture as displayed, without decoding it."""
+    with opened(path) as picture:
+        return upright_size(picture)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return the picture with its EXIF orientation applied."""
+    return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as uint8 RGB (H, W, 3), upright.
+
+    Grey, palette, CMYK and RGBA are converted; of an animation the first frame counts; 16-bit
+    values keep their upper byte.
+
+    Raises:
+        DataError: The file is missing, damaged, or of a kind without a conversion to RGB.
+    """
+    with opened(path) as picture:
+        return to_rgb(upright(picture), path)
+
+
+def to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
+    """Convert a decoded picture to uint8 (H, W, 3)."""
+    if picture.mode == "F":
+        raise DataError(
+            f"{path}: floating-point pixels, expected 8 or 16 bit\n"
+            '  fix: read it with "type": "Folder", which keeps the dtype, or convert the file'
+        )
+    if picture.mode.startswith("I"):
+        wide = np.asarray(picture)
+        grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.asarray(picture)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read raw label values (H, W): uint8, uint16 or int32; palette PNGs give their indices.
+
+    Raises:
+        DataError: The file is missing or damaged, has colours or floating-point values, or is
+            JPEG-compressed (which changes label values).
+    """
+    with opened(path) as picture:
+        if picture.format == "JPEG":
+            raise DataError(
+                f"{path}: a JPEG-compressed mask: compression changes label values near edges\n"
+                "  expected: a lossless file (PNG) with one label value a pixel\n"
+                '  fix: export the masks as PNG, or use "type": "Folder" with "label_tolerance"'
+            )
+        if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
+            raise DataError(
+                f"{path}: found mode {picture.mode}, expected one label value a pixel "
+                "(grey or palette)\n"
+                '  fix: use "type": "Folder" with a "label_map" from colours, such as '
+                '{"#3C1098": 0, "#9B9B9B": "void"}'
+            )
+        raw = np.asarray(upright(picture))
+        return raw.astype(np.uint8) if raw.dtype == bool else raw

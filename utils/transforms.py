@@ -1,0 +1,223 @@
+"""Geometry and colour of a sample, in the file's own dtype.
+
+Scale, rotation, crop and flip are ONE affine warp from the source straight to the crop: no
+intermediate picture, no float copy. Documented ranges of training:
+
+    scale    the long side becomes uniform(low, high) x base_size, default (0.5, 2)
+    rotate   uniform(-10, 10) degrees about the centre of the rescaled image
+    crop     every whole-pixel position equally likely; a smaller image lands anywhere inside
+    flip     left-right, probability 0.5
+    blur     probability 0.5, Gaussian with sigma uniform(0.5, 1.5) pixels of the crop
+    jitter   brightness, contrast and saturation each times uniform(1 - jitter, 1 + jitter)
+
+Validation: the short side becomes crop_size, then a centre crop.
+
+Coordinates: pixel i covers [i, i + 1) and its centre is i + 0.5. Bilinear (image) and nearest
+(mask) sampling use the same matrix, so a mask stays on its image whatever the warp is.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+ROTATION_DEGREES = 10.0
+FLIP_PROBABILITY = 0.5
+BLUR_PROBABILITY = 0.5
+BLUR_SIGMA = (0.5, 1.5)
+SCALE_RANGE = (0.5, 2.0)
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as Pillow and OpenCV use
+
+
+class Geometry(NamedTuple):
+    """An affine warp: which source position each output pixel shows.
+
+    Attributes:
+        matrix: float64 (2, 3); maps an output pixel index (x, y, 1) to a source pixel index.
+        size: (height, width) of the output.
+        source: (height, width) of the source that `matrix` refers to.
+        scale: Output pixels per source pixel along the long side.
+    """
+
+    matrix: np.ndarray
+    size: tuple[int, int]
+    source: tuple[int, int]
+    scale: float
+
+    def at_source(self, height: int, width: int) -> "Geometry":
+        """Return the same warp for a source decoded at another resolution."""
+        if (height, width) == self.source:
+            return self
+        resize = _resize(self.source, (height, width))
+        matrix = (resize @ np.vstack([self.matrix, (0.0, 0.0, 1.0)]))[:2]
+        return self._replace(matrix=matrix, source=(height, width))
+
+
+def training_geometry(
+    height: int,
+    width: int,
+    *,
+    rng: np.random.Generator,
+    base_size: int | None,
+    crop_size: int | None,
+    scale_range: tuple[float, float] | None,
+    rotate: bool,
+    flip: bool,
+) -> Geometry:
+    """Draw the warp of a training sample.
+
+    Args:
+        height: Source height in pixels.
+        width: Source width in pixels.
+        rng: The sample's own generator.
+        base_size: Long side before the random factor; None keeps the source's size.
+        crop_size: Side of the square output; None gives the whole rescaled image.
+        scale_range: Random factor of the long side; None rescales to base_size exactly.
+        rotate: Whether to rotate.
+        flip: Whether to flip.
+    """
+    canvas = (height, width)
+    if base_size is not None:
+        factor = 1.0 if scale_range is None else rng.uniform(*scale_range)
+        longest = max(1.0, base_size * factor)
+        ratio = longest / max(height, width)
+        canvas = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    angle = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES) if rotate else 0.0
+    size = canvas if crop_size is None else (crop_size, crop_size)
+    top, left = (
+        int(rng.integers(min(0, room), max(0, room) + 1))
+        for room in (canvas[0] - size[0], canvas[1] - size[1])
+    )
+    flipped = flip and rng.random() < FLIP_PROBABILITY
+    return _compose((height, width), canvas, size, angle=angle, offset=(top, left), flipped=flipped)
+
+
+def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
+    """Return the warp that makes the short side `crop_size` and cuts the centre square."""
+    short = min(height, width)
+    canvas = (round(height * crop_size / short), round(width * crop_size / short))
+    offset = ((canvas[0] - crop_size) // 2, (canvas[1] - crop_size) // 2)
+    size = (crop_size, crop_size)
+    return _compose((height, width), canvas, size, angle=0.0, offset=offset, flipped=False)
+
+
+def _resize(canvas: tuple[int, int], source: tuple[int, int]) -> np.ndarray:
+    """Return the 3x3 map from pixel indices of `canvas` to those of `source`."""
+    across, down = source[1] / canvas[1], source[0] / canvas[0]
+    return np.array(
+        [[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5], [0, 0, 1]], np.float64
+    )
+
+
+def _compose(
+    source: tuple[int, int],
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    angle: float,
+    offset: tuple[int, int],
+    flipped: bool,
+) -> Geometry:
+    """Chain flip, crop, rotation and resize, each as a map from its output to its input."""
+    mirror = np.array([[-1, 0, size[1] - 1], [0, 1, 0], [0, 0, 1]] if flipped else np.eye(3))
+    shift = np.array([[1, 0, offset[1]], [0, 1, offset[0]], [0, 0, 1]], np.float64)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    middle_x, middle_y = (canvas[1] - 1) / 2, (canvas[0] - 1) / 2
+    turn = np.array(
+        [
+            [cos, sin, middle_x - cos * middle_x - sin * middle_y],
+            [-sin, cos, middle_y + sin * middle_x - cos * middle_y],
+            [0, 0, 1],
+        ]
+    )
+    matrix = _resize(canvas, source) @ turn @ shift @ mirror
+    return Geometry(matrix[:2], size, source, max(canvas) / max(source))
+
+
+def warp_image(
+    image: np.ndarray, geometry: Geometry, border: tuple[float, ...], out: np.ndarray | None = None
+) -> np.ndarray:
+    """Warp an image bilinearly.
+
+    Args:
+        image: (H, W, C) of uint8, uint16, int16 or a float dtype.
+        geometry: A warp whose `source` is (H, W).
+        border: Colour of what lies outside the source, one value a channel.
+        out: Where to write, (*geometry.size, C) of the image's dtype.
+
+    Returns:
+        (*geometry.size, C), the image's dtype.
+    """
+    assert image.shape[:2] == geometry.source
+    channels = image.shape[2]
+    if channels > 4:  # OpenCV's border colour has four values at most
+        parts = [
+            warp_image(np.ascontiguousarray(image[..., at : at + 4]), geometry, border[at : at + 4])
+            for at in range(0, channels, 4)
+        ]
+        return np.concatenate(parts, axis=2, out=out)
+    size = (geometry.size[1], geometry.size[0])
+    warped = cv2.warpAffine(
+        image,
+        geometry.matrix,
+        size,
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=border,
+    )
+    return warped.reshape(*geometry.size, channels)
+
+
+def warp_mask(
+    mask: np.ndarray, geometry: Geometry, ignore_index: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Warp a mask (H, W), uint8 or int16, to the nearest pixel; outside is `ignore_index`."""
+    assert mask.shape == geometry.source
+    return cv2.warpAffine(
+        mask,
+        geometry.matrix,
+        (geometry.size[1], geometry.size[0]),
+        dst=out,
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(ignore_index,),
+    )
+
+
+def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur (H, W, C) with the documented probability and range; in place where possible."""
+    blurred, sigma = rng.random() < BLUR_PROBABILITY, rng.uniform(*BLUR_SIGMA)
+    if not blurred:
+        return image
+    side = 2 * math.ceil(2 * sigma) + 1  # 95 % of the Gaussian's weight along each axis
+    return cv2.GaussianBlur(image, (side, side), sigma, dst=image).reshape(image.shape)
+
+
+def random_jitter(
+    image: np.ndarray, rng: np.random.Generator, *, jitter: float, pivot: tuple[float, ...]
+) -> np.ndarray:
+    """Change brightness, contrast and (with three channels) saturation as one linear map.
+
+    Args:
+        image: (H, W, C), any dtype; values of integer dtypes saturate at the dtype's ends.
+        rng: The sample's own generator.
+        jitter: Each factor is uniform in [1 - jitter, 1 + jitter].
+        pivot: The colour that contrast leaves alone (the data set's mean), one value a channel.
+    """
+    brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, size=3)
+    channels = image.shape[2]
+    colour = np.eye(channels)
+    if channels == 3:
+        colour = saturation * colour + (1 - saturation) * np.tile(GREY, (3, 1))
+    matrix = brightness * contrast * colour
+    shift = brightness * (1 - contrast) * colour @ np.asarray(pivot, np.float64)
+    if channels <= 4:
+        changed = cv2.transform(image, np.column_stack([matrix, shift]))
+        return changed.reshape(image.shape)
+    changed = image @ matrix.T + shift
+    if np.issubdtype(image.dtype, np.integer):
+        limits = np.iinfo(image.dtype)
+        changed = np.clip(np.rint(changed), limits.min, limits.max)
+    return changed.astype(image.dtype)
