@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.errors import ConfigError
-from utils.lr_scheduler import SCHEDULERS, OneCycle, Poly
+from utils.lr_scheduler import SCHEDULERS, Cosine, OneCycle, Poly, Step
 
 
 def sgd(*rates: float, momentum: float = 0.9) -> torch.optim.SGD:
@@ -68,6 +68,36 @@ def test_one_cycle_moves_the_first_beta_of_adam_and_leaves_the_second():
     schedule.apply(29)
     assert optimizer.param_groups[0]["betas"] == (pytest.approx(0.85), 0.98)
     assert "momentum" not in optimizer.param_groups[0]
+
+
+def test_cosine_equals_torch_and_keeps_its_floor_in_every_group():
+    ours, theirs = sgd(0.2, 0.02), sgd(0.2, 0.02)
+    schedule = Cosine(ours, total_steps=50)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=50)
+    for step in range(50):
+        schedule.apply(step)
+        for mine, reference in zip(ours.param_groups, theirs.param_groups, strict=True):
+            assert mine["lr"] == pytest.approx(reference["lr"], rel=1e-9)
+        theirs.step()
+        torchs.step()
+    rates = rates_of(Cosine(optimizer := sgd(0.2), total_steps=9, floor=0.25), optimizer, range(9))
+    closed = [0.2 * (0.25 + 0.75 * (1 + math.cos(math.pi * t / 9)) / 2) for t in range(9)]
+    assert [rate for (rate,) in rates] == pytest.approx(closed, rel=1e-12)
+
+
+def test_steps_fall_at_shares_of_the_run():
+    optimizer = sgd(1.0)
+    schedule = Step(optimizer, total_steps=10, milestones=(0.3, 0.7), gamma=0.5)
+    rates = [rate for (rate,) in rates_of(schedule, optimizer, range(10))]
+    assert rates == [1.0] * 3 + [0.5] * 4 + [0.25] * 3
+
+
+def test_momentum_stays_at_its_end_value_through_a_warm_up():
+    optimizer = sgd(1.0)
+    schedule = OneCycle(optimizer, total_steps=30, warmup_steps=10)
+    for step in range(11):
+        schedule.apply(step)
+        assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.95)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -90,6 +90,67 @@ class Poly(Schedule):
         return max(0.0, 1 - step / total) ** self.power
 
 
+class Cosine(Schedule):
+    """Half a cosine from the full rate down: f + (1 - f) (1 + cos(pi t/T)) / 2.
+
+    Source: Loshchilov and Hutter 2017 (arXiv:1608.03983), equation 5, without restarts.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        total_steps: int,
+        floor: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        warmup_steps: Annotated[int, Ge(0)] = 0,
+    ) -> None:
+        """Read the base rates.
+
+        Args:
+            optimizer: Its groups are changed by `apply`.
+            total_steps: Optimiser updates in the whole run.
+            floor: f, the share of the base rate that the curve falls towards.
+            warmup_steps: Updates of linear warm-up at the start.
+        """
+        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
+        self.floor = floor
+
+    def shape(self, step: int, total: int) -> float:
+        """The cosine from 1 towards `floor`, which step `total` would reach."""
+        return _cosine(1.0, self.floor, step / total)
+
+
+class Step(Schedule):
+    """The rate is multiplied by `gamma` at each milestone."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        total_steps: int,
+        milestones: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.6, 0.85),
+        gamma: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        warmup_steps: Annotated[int, Ge(0)] = 0,
+    ) -> None:
+        """Read the base rates.
+
+        Args:
+            optimizer: Its groups are changed by `apply`.
+            total_steps: Optimiser updates in the whole run.
+            milestones: Where the rate drops, as shares of the run (behind the warm-up), so that
+                a longer run keeps its shape; rounded to whole updates.
+            gamma: Factor of each drop.
+            warmup_steps: Updates of linear warm-up at the start.
+        """
+        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
+        self.milestones = milestones
+        self.gamma = gamma
+
+    def shape(self, step: int, total: int) -> float:
+        """gamma^(milestones passed)."""
+        return self.gamma ** sum(step >= round(share * total) for share in self.milestones)
+
+
 class OneCycle(Schedule):
     """lr/10 -> lr over the first 30 %, then -> lr/25, both along a cosine.
 
@@ -161,4 +222,9 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-SCHEDULERS: dict[str, Callable[..., Schedule]] = {"Poly": Poly, "OneCycle": OneCycle}
+SCHEDULERS: dict[str, Callable[..., Schedule]] = {
+    "Poly": Poly,
+    "OneCycle": OneCycle,
+    "Cosine": Cosine,
+    "Step": Step,
+}
