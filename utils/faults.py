@@ -109,7 +109,11 @@ def expected(error: ErrorDetails) -> str:
     template = _EXPECTED.get(error["type"])
     if template is None:
         return f"expected something else ({error['msg'].lower()})"
-    return f"expected {template.format_map(error.get('ctx', {}))}"
+    limits = {
+        key: f"{value:g}" if isinstance(value, float) else value
+        for key, value in error.get("ctx", {}).items()
+    }
+    return f"expected {template.format_map(limits)}"
 
 
 def numbered(faults: Sequence[str], source: str) -> str:
