@@ -21,6 +21,7 @@ from base.base_trainer import BaseTrainer, Plan
 from utils import distributed
 from utils.ema import ExponentialMovingAverage
 from utils.errors import NumericError
+from utils.grid import comparison_grid
 from utils.losses import WithAuxiliary
 from utils.lr_scheduler import Schedule
 from utils.metrics import ConfusionMatrix
