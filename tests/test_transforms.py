@@ -1,0 +1,272 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils import transforms
+from utils.seeding import sample_generator
+
+VOID = -1
+STEP = 32  # image values per pixel of the ramps
+
+
+def draw(seed, height, width, **options):
+    knobs = {
+        "base_size": None,
+        "crop_size": None,
+        "scale_range": None,
+        "rotate": False,
+        "flip": False,
+    }
+    return transforms.training_geometry(
+        height, width, rng=np.random.default_rng(seed), **(knobs | options)
+    )
+
+
+def grown(mask):
+    return cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    height=st.integers(8, 150),
+    width=st.integers(8, 150),
+    base_size=st.none() | st.integers(8, 160),
+    crop_size=st.none() | st.integers(8, 120),
+    scale=st.booleans(),
+    rotate=st.booleans(),
+    flip=st.booleans(),
+    validation=st.booleans(),
+)
+def test_an_image_made_from_its_mask_stays_equal_to_it(
+    seed, height, width, base_size, crop_size, scale, rotate, flip, validation
+):
+    """Masks hold the pixel's row and column; the image holds the same numbers times STEP."""
+    if validation and crop_size is not None:
+        geometry = transforms.validation_geometry(height, width, crop_size=crop_size)
+    else:
+        geometry = draw(
+            seed, height, width, base_size=base_size, crop_size=crop_size,
+            scale_range=(0.5, 2.0) if scale else None, rotate=rotate, flip=flip,
+        )  # fmt: skip
+    rows, columns = np.mgrid[:height, :width].astype(np.int16)
+    image = np.stack([rows, columns, rows, columns], axis=2).astype(np.uint16) * STEP
+    border = (60000.0,) * 4
+    warped = transforms.warp_image(image, geometry, border)
+    turned = [transforms.warp_mask(mask, geometry, VOID) for mask in (rows, columns)]
+    outside = turned[0] == VOID
+    assert (outside == (turned[1] == VOID)).all()
+    # The outermost half pixel of the source blends with the border.
+    inside = ~outside & (away(turned[0], height) > 0) & (away(turned[1], width) > 0)
+    for channel in (0, 1):
+        assert turned[channel].shape == geometry.size == warped.shape[:2]
+        error = warped[..., channel] / STEP - turned[channel]
+        assert np.abs(error[inside]).max(initial=0) <= 0.5 + 2 / STEP
+    # Two pixels from any label nothing of the source can show, unless pixels shrink much.
+    far = ~grown(grown(~outside))
+    assert (warped[far] == 60000).all()
+
+
+def away(turned, side):
+    """Distance of a label from the first and last row (or column) of the source."""
+    return np.minimum(turned, side - 1 - turned)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    height=st.integers(8, 120), width=st.integers(8, 120), crop=st.integers(8, 120),
+    fraction=st.floats(0.3, 3),
+)  # fmt: skip
+def test_scale_and_crop_equal_a_resize_and_a_cut(height, width, crop, fraction):
+    rng = np.random.default_rng(height * width)
+    mask = rng.integers(0, 20, (height, width)).astype(np.uint8)
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3)).astype(np.uint8), (5, 5), 2)
+    longest = max(1, round(max(height, width) * fraction))
+    geometry = draw(7, height, width, base_size=longest, crop_size=crop)
+    canvas = [max(1, round(side * longest / max(height, width))) for side in (height, width)]
+    resized = cv2.resize(mask, canvas[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    blurred = cv2.resize(smooth, canvas[::-1], interpolation=cv2.INTER_LINEAR)
+    top, left = offset_of(geometry, canvas)
+    cut = np.full((crop, crop), 255, np.uint8)
+    picture = np.full((crop, crop, 3), 99, np.uint8)
+    target = tuple(slice(max(0, -at), max(0, -at) + min(crop, side)) for at, side in
+                   zip((top, left), canvas, strict=True))  # fmt: skip
+    source = tuple(slice(max(0, at), max(0, at) + min(crop, side)) for at, side in
+                   zip((top, left), canvas, strict=True))  # fmt: skip
+    cut[target], picture[target] = resized[source], blurred[source]
+    warped = transforms.warp_mask(mask, geometry, 255)
+    assert (warped == cut)[~ties(geometry)].all()
+    image = transforms.warp_image(smooth, geometry, (99.0,) * 3)
+    interior = ~grown(cut == 255)
+    interior &= ~edge_of(canvas, geometry, (top, left))
+    assert np.abs(image.astype(int) - picture)[interior].max(initial=0) <= 2
+
+
+def ties(geometry):
+    """Output pixels whose centre lies between two source pixels; either one will do."""
+    near = np.zeros(geometry.size, bool)
+    for axis, row in ((0, geometry.matrix[1, 1:]), (1, geometry.matrix[0, ::2])):
+        positions = np.arange(geometry.size[axis]) * row[0] + row[1] + 0.5
+        tie = np.abs(positions - np.round(positions)) < 1e-2
+        near |= tie[:, None] if axis == 0 else tie[None, :]
+    return near
+
+
+def offset_of(geometry, canvas):
+    down, across = (side / scaled for side, scaled in zip(geometry.source, canvas, strict=True))
+    return (
+        round((geometry.matrix[1, 2] - 0.5 * down + 0.5) / down),
+        round((geometry.matrix[0, 2] - 0.5 * across + 0.5) / across),
+    )
+
+
+def edge_of(canvas, geometry, offset):
+    """Output pixels near the source's own edge, which a resize repeats and a warp blends."""
+    frame = np.zeros(geometry.size, bool)
+    for axis in (0, 1):
+        positions = np.arange(geometry.size[axis]) + offset[axis]
+        margin = max(1.0, canvas[axis] / geometry.source[axis])
+        near = (positions < margin) | (positions >= canvas[axis] - margin)
+        frame |= near[:, None] if axis == 0 else near[None, :]
+    return frame
+
+
+def test_a_crop_without_scaling_copies_pixels():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    geometry = draw(3, 60, 80, crop_size=32)
+    top, left = int(geometry.matrix[1, 2]), int(geometry.matrix[0, 2])
+    warped = transforms.warp_image(image, geometry, (0.0,) * 3)
+    assert (warped == image[top : top + 32, left : left + 32]).all()
+
+
+def deviation(values, low, high):
+    """The Kolmogorov distance from a uniform distribution."""
+    ordered = (np.sort(values) - low) / (high - low)
+    return np.abs(ordered - (np.arange(len(ordered)) + 0.5) / len(ordered)).max()
+
+
+def test_scale_angle_and_flip_follow_the_documented_distributions():
+    longs, angles, flips, tops = [], [], [], []
+    for index in range(4000):
+        geometry = transforms.training_geometry(
+            300, 400, rng=sample_generator(1, 2, index), base_size=400, crop_size=64,
+            scale_range=(0.5, 2.0), rotate=True, flip=True,
+        )  # fmt: skip
+        (a, b), (c, d) = geometry.matrix[:, :2]
+        flipped = a * d - b * c < 0
+        angles.append(np.degrees(np.arctan2(b, d)))
+        longs.append(400 / np.hypot(b, d))
+        flips.append(flipped)
+    assert deviation(np.array(longs), 200, 800) < 0.03
+    assert 199 <= min(longs) < 215 and 785 < max(longs) <= 801
+    assert deviation(np.array(angles), -10, 10) < 0.03
+    assert abs(np.mean(flips) - 0.5) < 0.03
+    for index in range(4000):
+        geometry = transforms.training_geometry(
+            300, 400, rng=sample_generator(1, 2, index), base_size=None, crop_size=200,
+            scale_range=None, rotate=False, flip=False,
+        )  # fmt: skip
+        tops.append(geometry.matrix[1, 2])
+    assert set(tops) == set(range(101))
+
+
+def test_a_small_image_lands_anywhere_in_the_crop():
+    lefts = {int(draw(seed, 10, 20, crop_size=30).matrix[0, 2]) for seed in range(300)}
+    assert lefts == set(range(-10, 1))
+
+
+def test_validation_takes_the_centre_of_the_short_side():
+    image = np.zeros((100, 200, 1), np.uint8)
+    image[:, 50:150] = 200
+    geometry = transforms.validation_geometry(100, 200, crop_size=50)
+    assert geometry.size == (50, 50)
+    assert (transforms.warp_image(image, geometry, (0.0,)) == 200).all()
+
+
+def test_every_blur_has_an_effect_and_half_of_the_samples_are_blurred():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    softened = []
+    for index in range(600):
+        blurred = transforms.random_blur(image.copy(), sample_generator(0, 0, index))
+        if (blurred != image).any():
+            softened.append(blurred.std() / image.std())
+    assert 0.44 < len(softened) / 600 < 0.56
+    assert max(softened) < 0.85  # sigma 0.5, the weakest
+    assert min(softened) < 0.25  # sigma 1.5, the strongest
+
+
+def test_blur_of_one_channel_keeps_the_axis():
+    image = np.random.default_rng(0).integers(0, 60000, (20, 20, 1)).astype(np.uint16)
+    shapes = {
+        transforms.random_blur(image.copy(), sample_generator(0, 0, i)).shape for i in range(8)
+    }
+    assert shapes == {(20, 20, 1)}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_channels_and_dtypes(channels, dtype):
+    rng = np.random.default_rng(0)
+    image = (rng.random((30, 40, channels)) * 200).astype(dtype)
+    geometry = draw(1, 30, 40, base_size=60, crop_size=32, rotate=True)
+    border = tuple(float(channel + 1) for channel in range(channels))
+    warped = transforms.warp_image(image, geometry, border)
+    assert warped.shape == (32, 32, channels) and warped.dtype == dtype
+    for channel in range(channels):
+        alone = transforms.warp_image(image[..., channel : channel + 1].copy(), geometry,
+                                      border[channel : channel + 1])  # fmt: skip
+        assert np.allclose(alone[..., 0], warped[..., channel], atol=1e-3)
+
+
+def test_jitter_stays_in_range_and_leaves_the_pivot():
+    pivot = (100.0, 110.0, 120.0)
+    flat = np.full((4, 4, 3), pivot, np.uint8)
+    ratios = []
+    for index in range(800):
+        changed = transforms.random_jitter(flat, sample_generator(0, 0, index), jitter=0.2,
+                                           pivot=pivot)  # fmt: skip
+        ratios.append(changed[0, 0].astype(float).sum() / sum(pivot))
+    # Contrast leaves the mean colour alone, saturation its luma: brightness remains.
+    assert min(ratios) < 0.83 and max(ratios) > 1.17
+    assert 0.79 <= min(ratios) and max(ratios) <= 1.21
+
+
+def test_jitter_changes_contrast_and_saturation():
+    image = np.array([[[50, 100, 150], [200, 100, 50]]], np.uint8)
+    contrasts, saturations = [], []
+    for index in range(300):
+        changed = transforms.random_jitter(image, sample_generator(0, 0, index), jitter=0.3,
+                                           pivot=(100.0,) * 3).astype(float)  # fmt: skip
+        luma = changed @ np.array(transforms.GREY)
+        saturations.append(np.ptp(changed[0, 0]) / luma.mean())
+        contrasts.append(abs(luma[0, 0] - luma[0, 1]))
+    assert np.ptp(contrasts) > 10 and np.ptp(saturations) > 0.5
+
+
+def test_jitter_of_five_channels_saturates():
+    image = np.full((2, 2, 5), 65000, np.uint16)
+    changed = [
+        transforms.random_jitter(image, sample_generator(0, 0, i), jitter=0.5, pivot=(30000.0,) * 5)
+        for i in range(20)
+    ]
+    assert max(c.max() for c in changed) == 65535
+    assert changed[0].dtype == np.uint16
+
+
+def test_the_warp_follows_a_source_decoded_smaller():
+    rows, columns = np.mgrid[:64, :96]
+    ramp = np.stack([rows, columns], axis=2).astype(np.float32)
+    half = ramp.reshape(32, 2, 48, 2, 2).mean(axis=(1, 3)).astype(np.float32)
+    geometry = draw(5, 64, 96, base_size=40, crop_size=24, rotate=True, flip=True)
+    whole = transforms.warp_image(ramp, geometry, (-9.0,) * 2)
+    reduced = transforms.warp_image(half, geometry.at_source(32, 48), (-9.0,) * 2)
+    void = transforms.warp_mask(rows.astype(np.int16), geometry, VOID) == VOID
+    kernel = np.ones((7, 7), np.uint8)
+    inside = cv2.erode((~void).astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT,
+                       borderValue=(0,)) > 0  # fmt: skip
+    assert inside.sum() > 100
+    assert np.abs(whole - reduced)[inside].max() < 0.05
