@@ -89,6 +89,15 @@ def test_frozen_parameters_are_left_out():
     assert backbone["params"] == []
 
 
+def test_what_has_a_fused_form_uses_it():
+    fused = {
+        name
+        for name in OPTIMIZERS
+        if build_optimizer(TwoParts(), name=name, args={"lr": 0.1}).defaults.get("fused")
+    }
+    assert fused == {"SGD", "Adam", "AdamW", "Adagrad"}
+
+
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
@@ -96,6 +105,7 @@ def test_frozen_parameters_are_left_out():
         ("SGD", {"lr": 0.1, "momentun": 0.9}, "momentum"),
         ("SGD", {"lr": -0.1}, "lr"),
         ("SGD", {}, "lr"),
+        ("SGD", {"lr": 0.1, "nesterov": True}, r"nesterov: found true with momentum 0\.0"),
         ("Adam", {"lr": 0.1, "betas": [0.9, 1.0]}, "betas"),
     ],
 )

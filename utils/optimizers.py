@@ -1,19 +1,13 @@
-"""Torch's optimisers by name, with checked arguments, and the parameter groups of a model."""
+"""Optimisers by name, and the parameter groups of a model."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Protocol
 
-import torch
-from annotated_types import Ge, Gt, Lt
 from torch import nn
 from torch.optim import Optimizer
 
 from utils.registry import build
-
-Rate = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Ge(0), Lt(1)]
-Parameters = Iterable[dict[str, Any]]
+from utils.torch_optimizers import adagrad, adam, adamw, nadam, radam, rmsprop, sgd
 
 
 class TwoPartModel(Protocol):
@@ -30,114 +24,6 @@ class TwoPartModel(Protocol):
     def modules(self) -> Iterable[nn.Module]:
         """Every module of the model."""
         ...
-
-
-def sgd(
-    params: Parameters,
-    *,
-    lr: Rate,
-    momentum: Share = 0.0,
-    weight_decay: NonNegative = 0.0,
-    dampening: NonNegative = 0.0,
-    nesterov: bool = False,
-) -> Optimizer:
-    """`torch.optim.SGD`."""
-    return torch.optim.SGD(
-        params,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        dampening=dampening,
-        nesterov=nesterov,
-    )
-
-
-def adam(
-    params: Parameters,
-    *,
-    lr: Rate,
-    betas: tuple[Share, Share] = (0.9, 0.999),
-    eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.0,
-    amsgrad: bool = False,
-) -> Optimizer:
-    """`torch.optim.Adam`; its weight decay is L2 regularisation, see AdamW for the other."""
-    return torch.optim.Adam(
-        params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad
-    )
-
-
-def adamw(
-    params: Parameters,
-    *,
-    lr: Rate,
-    betas: tuple[Share, Share] = (0.9, 0.999),
-    eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.01,
-    amsgrad: bool = False,
-) -> Optimizer:
-    """`torch.optim.AdamW`."""
-    return torch.optim.AdamW(
-        params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad
-    )
-
-
-def nadam(
-    params: Parameters,
-    *,
-    lr: Rate,
-    betas: tuple[Share, Share] = (0.9, 0.999),
-    eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.0,
-) -> Optimizer:
-    """`torch.optim.NAdam`."""
-    return torch.optim.NAdam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-
-
-def radam(
-    params: Parameters,
-    *,
-    lr: Rate,
-    betas: tuple[Share, Share] = (0.9, 0.999),
-    eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.0,
-) -> Optimizer:
-    """`torch.optim.RAdam`."""
-    return torch.optim.RAdam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-
-
-def rmsprop(
-    params: Parameters,
-    *,
-    lr: Rate,
-    alpha: Share = 0.99,
-    eps: NonNegative = 1e-8,
-    weight_decay: NonNegative = 0.0,
-    momentum: Share = 0.0,
-    centered: bool = False,
-) -> Optimizer:
-    """`torch.optim.RMSprop`."""
-    return torch.optim.RMSprop(
-        params,
-        lr=lr,
-        alpha=alpha,
-        eps=eps,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        centered=centered,
-    )
-
-
-def adagrad(
-    params: Parameters,
-    *,
-    lr: Rate,
-    lr_decay: NonNegative = 0.0,
-    weight_decay: NonNegative = 0.0,
-    eps: NonNegative = 1e-10,
-) -> Optimizer:
-    """`torch.optim.Adagrad`."""
-    return torch.optim.Adagrad(params, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
