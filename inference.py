@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         recursive=options.recursive,
         output=options.output,
     )
-    refuse_overwriting(jobs, (".png", ".tif", ".npy", ".overlay.jpg"))
+    refuse_overwriting(jobs)
     restrict_gpus(options.device)
     segmenter = _segmenter(options)
     prepare_folder(options.output)
@@ -93,7 +93,9 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
     # Late: --help and wrong paths answer without waiting for torch.
     from models import model_from_checkpoint
     from utils.checkpoint import load
+    from utils.prediction import WINDOW
     from utils.predictor import Settings
+    from utils.results import Extras
     from utils.segmenter import Segmenter
 
     checkpoint = load(options.model)
@@ -103,7 +105,8 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
         mode=options.mode,
         scales=tuple(options.scales) if options.scales else None,
         flip=options.flip,
-        window=options.window or (crop_size if options.mode == "sliding" else None),
+        window=options.window,
+        tile=crop_size or WINDOW,
         overlap=options.overlap,
         batch_size=options.batch_size,
     )
@@ -113,8 +116,7 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
         settings=settings,
         device=pick_device(options.device),
         precision=config["trainer"].get("precision", "auto"),
-        overlay=options.overlay,
-        save_probs=options.save_probs,
+        extras=Extras(overlay=options.overlay, probabilities=options.save_probs),
         say=_say,
     )
 

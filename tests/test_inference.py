@@ -22,7 +22,8 @@ from tests.colour_model import (
 )
 from utils.errors import guard
 from utils.predictor import Settings
-from utils.segmenter import Segmenter, to_half
+from utils.results import Extras, to_half
+from utils.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -193,7 +194,7 @@ def test_over_255_classes_are_16_bit(folder, tmp_path):
         settings=Settings(mode="whole"),
         device=torch.device("cpu"),
         precision="fp32",
-        overlay=True,
+        extras=Extras(overlay=True),
         say=str,
     )
     mask = np.arange(400).repeat(4).reshape(40, 40)

@@ -16,10 +16,9 @@ def make(folder, *names):
         path.write_bytes(b"picture")
 
 
-def results(folder, *, output=None, **options):
-    settings = {"extension": "jpg", "recursive": False} | options
+def results(folder, *, output=None, recursive=False):
     output = output or folder.parent / "out"
-    jobs = find_pictures(folder, output=output, **settings)
+    jobs = find_pictures(folder, extension="jpg", recursive=recursive, output=output)
     return {
         str(job.picture.relative_to(folder)): str(job.result(".png").relative_to(output))
         for job in jobs
@@ -121,8 +120,8 @@ def test_a_picture_is_never_replaced(tmp_path):
     make(tmp_path / "in", "a.png")
     jobs = find_pictures(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
     with pytest.raises(ConfigError, match=r"a\.png would replace the picture"):
-        refuse_overwriting(jobs, (".png",))
-    refuse_overwriting(jobs, (".overlay.jpg",))
+        refuse_overwriting(jobs)
+    refuse_overwriting([jobs[0]._replace(target=tmp_path / "out/a")])
 
 
 def test_read_only_output(tmp_path, monkeypatch):

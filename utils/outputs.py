@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from utils.errors import ConfigError, DataError, ResourceError
 
+RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".npy")
+
 
 class Job(NamedTuple):
     """A picture and where its results go: `target` and a suffix such as ".png"."""
@@ -90,11 +92,11 @@ def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
     return jobs
 
 
-def refuse_overwriting(jobs: Sequence[Job], suffixes: Sequence[str]) -> None:
+def refuse_overwriting(jobs: Sequence[Job]) -> None:
     """Raise ConfigError when a result would replace one of the pictures."""
     pictures = {job.picture.resolve(): job.picture for job in jobs}
     for job in jobs:
-        for suffix in suffixes:
+        for suffix in RESULT_SUFFIXES:
             result = job.result(suffix)
             if result.resolve() in pictures:
                 raise ConfigError(

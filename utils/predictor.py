@@ -32,7 +32,8 @@ class Settings:
         mode: "whole", "multiscale", or "sliding".
         scales: Factors on the size; None: the default scales, in sliding mode 1 alone.
         flip: Average with the prediction of the mirror image.
-        window: Side of the windows; None: whole pictures (`WINDOW` in sliding mode).
+        window: Side of the windows; None: whole pictures (`tile` in sliding mode).
+        tile: Side of the windows where none is asked for and pictures do not fit whole.
         overlap: Share of a window that its neighbour covers too, in [0, 1).
         blend: Shape of a window's weights.
         batch_size: Windows a call of the model.
@@ -42,6 +43,7 @@ class Settings:
     scales: tuple[float, ...] | None = None
     flip: bool = False
     window: int | None = None
+    tile: int = WINDOW
     overlap: float = OVERLAP
     blend: Blend = "hann"
     batch_size: int = 4
@@ -56,7 +58,7 @@ class Settings:
     @property
     def used_window(self) -> int | None:
         """The window after defaults."""
-        return self.window or (WINDOW if self.mode == "sliding" else None)
+        return self.window or (self.tile if self.mode == "sliding" else None)
 
 
 class Rung(NamedTuple):
@@ -106,8 +108,7 @@ class Predictor:
 
     def logits(self, images: Tensor) -> Tensor:
         """float32 logits (N, K, H, W) by the present rung; memory may run out."""
-        window, on_host = self.rung
-        store = torch.device("cpu") if on_host else None
+        window = self.rung.window
         predict: Callable[[Model, Tensor], Tensor] = whole
         if window is not None:
             predict = partial(
@@ -116,12 +117,23 @@ class Predictor:
                 overlap=self.settings.overlap,
                 blend=self.settings.blend,
                 batch_size=self.settings.batch_size,
-                store=store,
+                store=self.store,
             )
         scales = self.settings.used_scales
         if scales == (1.0,):
             return predict(self.model, images)
-        return multiscale(self.model, images, scales=scales, predict=predict, store=store)
+        return multiscale(self.model, images, scales=scales, predict=predict, store=self.store)
+
+    def windows(self, images: Tensor) -> Tensor:
+        """float32 logits of windows cut from a picture that is not at hand whole."""
+        if self.settings.used_scales == (1.0,):
+            return whole(self.model, images)
+        return multiscale(self.model, images, scales=self.settings.used_scales)
+
+    @property
+    def store(self) -> torch.device | None:
+        """Where sums are kept by the present rung; None: where the logits are."""
+        return torch.device("cpu") if self.rung.on_host else None
 
     def within_memory(self, work: Callable[[], T], size: tuple[int, ...]) -> T:
         """Do `work`, again on every lower rung while memory runs out.
@@ -155,17 +167,16 @@ class Predictor:
 
 def _rungs(settings: Settings) -> Iterator[Rung]:
     """From what was asked down to the smallest pieces; sums move to the host last."""
-    first = settings.used_window
-    yield Rung(first, on_host=False)
-    yield from (Rung(window, on_host=False) for window in _smaller(first))
-    # What did not fit may be the sums: the full window, which sees most, is tried again.
-    yield Rung(first or WINDOW, on_host=True)
-    yield from (Rung(window, on_host=True) for window in _smaller(first or WINDOW))
+    if settings.used_window is None:
+        yield Rung(None, on_host=False)
+    first = settings.used_window or settings.tile
+    for on_host in (False, True):
+        # What did not fit may be the sums: on the host the full window, which sees most, again.
+        yield Rung(first, on_host)
+        yield from (Rung(window, on_host) for window in _smaller(first))
 
 
-def _smaller(window: int | None) -> Iterator[int]:
-    if window is None:
-        window = 2 * WINDOW
+def _smaller(window: int) -> Iterator[int]:
     while window // 2 >= _SMALLEST_WINDOW:
         window //= 2
         yield window

@@ -1,35 +1,36 @@
 """From picture files to result files: read, predict, write, each while the others work."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from utils.errors import ResourceError, UserError
-from utils.images import read_image
+from utils.errors import DataError, UserError
 from utils.normalize import Normalize
-from utils.outputs import Job, write_whole
-from utils.overlay import overlay
-from utils.palette import Colour, to_palette_image
+from utils.outputs import Job
+from utils.pictures import fit, read_picture
 from utils.pipeline import overlapped
 from utils.precision import autocast, resolve_precision
+from utils.prediction import Model
 from utils.predictor import Predictor, Settings
+from utils.rasters import SUFFIXES, Raster
+from utils.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
+from utils.streaming import MaskRows, fill
+from utils.tiles import grid
 
-_PALETTE_CLASSES = 256
-_PNG_EFFORT = 3  # of 9: masks compress well at any; 9 costs more than a small network
+_STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
 
 
-class Results(NamedTuple):
-    """What is written for one picture."""
+class Read(NamedTuple):
+    """A picture as read: its pixels, and of some TIFF files what else is known, closed."""
 
-    picture: np.ndarray  # (H, W, C)
-    mask: np.ndarray  # (H, W) uint8, uint16 over 256 classes
-    probabilities: np.ndarray | None  # (K, H, W) float16
+    pixels: np.ndarray | None  # (H, W, C); None: too large to be read whole
+    raster: Raster | None = None
 
 
 class Segmenter:
@@ -41,8 +42,7 @@ class Segmenter:
         settings: How to predict.
         device: Where the model runs.
         precision: "auto", "fp32", "bf16" or "fp16".
-        overlay: Also write the picture with its classes drawn in.
-        save_probs: Also write the probabilities.
+        extras: What to write beside the masks.
         say: Told what the user should know, once each.
     """
 
@@ -54,20 +54,22 @@ class Segmenter:
         settings: Settings,
         device: torch.device,
         precision: str,
-        overlay: bool = False,
-        save_probs: bool = False,
+        extras: Extras = Extras(),  # noqa: B008  frozen
         say: Callable[[str], None],
     ) -> None:
-        self.classes: Sequence[str] = checkpoint["classes"]
-        self.palette: Sequence[Colour] = [tuple(colour) for colour in checkpoint["palette"]]
-        self.channels = len(checkpoint["mean"])
-        self.input_dtype: str = checkpoint.get("input_dtype", "uint8")
+        classes: Sequence[str] = checkpoint["classes"]
+        self._mask_dtype = mask_dtype(len(classes))
+        self._write = Writer(classes, checkpoint["palette"], extras=extras)
+        self.expected = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
+        self.streamed_pixels = _STREAMED_PIXELS
+        self._model = model.eval().to(device)
         self._device = device
-        self._overlay = overlay
-        self._save_probs = save_probs
-        normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.input_dtype)
+        self._precision = resolve_precision(precision, device)
+        self._extras = extras
+        self._say = say
+        normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
         self.predictor = Predictor(
-            _ready(model, normalize, device=device, precision=precision), settings, say=say
+            _callable(self._model, normalize.to(device), self._precision), settings, say=say
         )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
@@ -78,80 +80,115 @@ class Segmenter:
         """
         return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
 
-    def _read(self, job: Job) -> np.ndarray:
-        return read_image(job.picture)
+    def _read(self, job: Job) -> Read:
+        if job.picture.suffix.lower() not in SUFFIXES:
+            return Read(read_picture(job.picture, self.expected))
+        try:
+            raster = Raster(job.picture)
+        except DataError:  # Pillow knows some that tifffile's plain pixels leave out
+            return Read(read_picture(job.picture, self.expected))
+        height, width = raster.size
+        with raster:
+            if height * width > self.streamed_pixels:
+                fit(raster.rows(0, 1), self.expected, job.picture)
+                return Read(None, raster)
+            if raster.georeferenced:
+                return Read(fit(raster.rows(0, height), self.expected, job.picture), raster)
+        return Read(read_picture(job.picture, self.expected))
 
-    def _compute(self, _job: Job, picture: np.ndarray) -> Results:
-        return self.segment(picture)
+    def _compute(self, job: Job, read: Read) -> Results | Streamed:
+        if read.pixels is not None:
+            return self.segment(read.pixels)._replace(raster=read.raster)
+        with Raster(job.picture) as raster:
+            return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
 
     @torch.inference_mode()
-    def segment(self, picture: np.ndarray) -> Results:
-        """Segment one decoded picture (H, W, C) in the dtype that the model was trained on."""
-        pixels = torch.from_numpy(np.require(picture, requirements=["C", "W"]))
-        images = pixels.permute(2, 0, 1)[None].to(self._device)
-        found = self.predictor.segment(images, probabilities=self._save_probs)
-        wide = len(self.classes) > _PALETTE_CLASSES
-        mask = found.mask.numpy().astype(np.uint16 if wide else np.uint8)
+    def segment(self, pixels: np.ndarray) -> Results:
+        """Segment one decoded picture (H, W, C) of the channels and dtype that are expected."""
+        images = _as_images(pixels).to(self._device)
+        found = self.predictor.segment(images, probabilities=self._extras.probabilities)
+        mask = found.mask.numpy().astype(self._mask_dtype)
         probabilities = None
         if found.probabilities is not None:
             probabilities = to_half(found.probabilities.numpy(), mask)
-        return Results(picture, mask, probabilities)
+        return Results(pixels, mask, probabilities)
 
-    def _write(self, job: Job, results: Results) -> None:
-        try:
+    @torch.inference_mode()
+    def _stream(self, job: Job, raster: Raster) -> Streamed:
+        settings, window = self.predictor.settings, self.predictor.rung.window
+        windows = grid(
+            raster.size,
+            window=window or settings.tile,
+            overlap=settings.overlap,
+            blend=settings.blend,
+        )
+
+        def read(top: int, bottom: int) -> Tensor:
+            return _as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
+
+        self._announce(job, raster, len(windows))
+        with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(job.result(".png"), partial(write_mask, results.mask, self.palette))
-            if self._overlay:
-                drawn = overlay(results.picture, results.mask, self.palette, self.classes)
-                write_whole(
-                    job.result(".overlay.jpg"), partial(drawn.save, format="JPEG", quality=90)
-                )
-            if results.probabilities is not None:
-                write_whole(job.result(".npy"), partial(_save_array, results.probabilities))
-        except OSError as error:
-            raise ResourceError(
-                f"{job.target}: cannot be written ({error.strerror or error})"
-            ) from error
+            rows = MaskRows(
+                job.result(".tif"),
+                width=raster.size[1],
+                dtype=self._mask_dtype,
+                meaning=self._meaning(raster),
+            )
+        try:
+            fill(
+                rows,
+                lambda images: self.predictor.windows(images.to(self._device)),
+                read,
+                windows,
+                batch_size=settings.batch_size,
+                store=self.predictor.store,
+                say=lambda line: self._say(f"{job.picture.name}: {line}"),
+            )
+        except BaseException:
+            rows.close()
+            raise
+        return Streamed(rows, raster)
+
+    def _announce(self, job: Job, raster: Raster, windows: int) -> None:
+        height, width = raster.size
+        scales = len(self.predictor.settings.used_scales)
+        at = f" at {scales} scales (--mode sliding: at one)" if scales > 1 else ""
+        self._say(f"{job.picture.name}: {width} x {height} pixels, {windows} windows{at}")
+        if self._extras != Extras():
+            self._say(f"{job.picture.name}: too large for an overlay or probabilities: mask only")
+
+    def _meaning(self, raster: Raster) -> dict[str, Any]:
+        """What makes two masks of one name the same mask."""
+        status = raster.path.stat()
+        return {
+            "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
+            "weights": self._weights_digest,
+            "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},
+            "arithmetic": [self._device.type, self._precision],
+        }
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
-def _ready(
-    model: nn.Module, normalize: nn.Module, *, device: torch.device, precision: str
-) -> Callable[[Tensor], Tensor]:
-    """The model as prediction wants it: on its device, from plain pixels to logits."""
-    model = model.eval().to(device)
+def _callable(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
+    """The model as prediction wants it: from plain pixels to logits."""
     model = model.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
-    normalize = normalize.to(device)
-    chosen = resolve_precision(precision, device)
 
     def run(images: Tensor) -> Tensor:
-        with torch.inference_mode(), autocast(device, chosen):
+        with autocast(images.device, precision):
             return model(normalize(images).contiguous(memory_format=torch.channels_last))
 
     return run
 
 
-def to_half(probabilities: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Round (K, H, W) to float16 such that its argmax is still the mask.
-
-    Rounding can make the two likeliest classes equal; the mask's then gets the next number up.
-    """
-    half = probabilities.astype(np.float16)
-    winner = mask[None].astype(np.int64)
-    tied = half.argmax(0) != mask
-    if tied.any():
-        highest = half.max(0)
-        raised = np.where(tied, np.nextafter(highest, np.float16(2)), highest)
-        np.put_along_axis(half, winner, raised[None], axis=0)
-    return half
-
-
-def write_mask(mask: np.ndarray, palette: Sequence[Colour], path: Path) -> None:
-    """Write a mask as PNG: uint8 with its palette, uint16 as 16-bit grey."""
-    wide = mask.dtype == np.uint16
-    picture = Image.fromarray(mask) if wide else to_palette_image(mask, palette)
-    picture.save(path, format="PNG", compress_level=_PNG_EFFORT)
-
-
-def _save_array(array: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+def _as_images(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) as (1, C, H, W), channels last, without a copy where the array is our own."""
+    own = np.require(pixels, requirements=["C", "W"])
+    return torch.from_numpy(own).permute(2, 0, 1)[None]

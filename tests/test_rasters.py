@@ -1,0 +1,300 @@
+"""TIFF by rows: what is read, where the mask lies, and taking up work after a kill."""
+
+import itertools
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+import torch
+from PIL import Image
+from rasterio.transform import from_origin
+from torch import nn
+
+from tests.colour_model import CLASSES, ColourModel, checkpoint_of
+from utils.errors import DataError, ResourceError
+from utils.outputs import Job
+from utils.predictor import Settings
+from utils.rasters import Raster, write_mask_tiff
+from utils.results import Extras
+from utils.segmenter import Segmenter
+from utils.streaming import MaskRows
+
+KINDS = list(
+    itertools.product(
+        ["uint8", "uint16", "float32"], [1, 3, 5], [None, "zlib", "lzw"], [False, True]
+    )
+)
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["contig", "separate"])
+def test_rows_of_every_kind_of_file(tmp_path, separate):
+    path, generator = tmp_path / "a.tif", np.random.default_rng(0)
+    for dtype, channels, compression, tiled in KINDS:
+        pixels = (generator.random((101, 77, channels)) * 255).astype(dtype)
+        planes = separate and channels > 1
+        stored = np.moveaxis(pixels, 2, 0) if planes else pixels.squeeze()
+        tifffile.imwrite(
+            path,
+            stored,
+            photometric="rgb" if channels == 3 else "minisblack",
+            planarconfig=("separate" if planes else "contig") if channels > 1 else None,
+            compression=compression,
+            tile=(32, 48) if tiled else None,
+            rowsperstrip=None if tiled else 17,
+            predictor=(compression is not None and dtype != "float32") or None,
+            byteorder=">" if dtype == "uint16" else "<",
+            metadata=None,
+        )
+        with Raster(path) as raster:
+            assert (raster.size, raster.channels, raster.dtype) == ((101, 77), channels, dtype)
+            for top, bottom in [(0, 101), (5, 6), (16, 40), (33, 101), (100, 101)]:
+                assert np.array_equal(raster.rows(top, bottom), pixels[top:bottom])
+
+
+def test_jpeg_in_tiff(tmp_path):
+    pixels = np.zeros((200, 150, 3), np.uint8)
+    pixels[:100, :, 0], pixels[100:, :, 2] = 200, 100
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="rgb", compression="jpeg", tile=(64, 64)
+    )
+    with Raster(tmp_path / "a.tif") as raster:
+        assert np.abs(raster.rows(70, 200).astype(int) - pixels[70:]).mean() < 3
+
+
+def test_one_huge_compressed_strip_goes_through_rasterio(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 60, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        tmp_path / "a.tif", pixels, photometric="rgb", compression="zlib", rowsperstrip=90
+    )
+    monkeypatch.setattr("utils.rasters._SEGMENT_LIMIT", 1000)
+    with Raster(tmp_path / "a.tif") as raster:
+        assert np.array_equal(raster.rows(20, 50), pixels[20:50])
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(DataError, match=r"each of which is decoded whole\n.*requirements-raster"):
+        Raster(tmp_path / "a.tif")
+
+
+def test_bad_files(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II*\0nothing more")
+    with pytest.raises(DataError, match=r"a\.tif: cannot be opened as TIFF"):
+        Raster(tmp_path / "a.tif")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).convert("P").save(tmp_path / "b.tif")
+    with pytest.raises(DataError, match=r"without plain pixels \(palette\)\n  fix: convert"):
+        Raster(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", np.ones((90, 60), np.uint8), compression="zlib")
+    damaged = bytearray((tmp_path / "c.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "c.tif") as file:
+        start = file.pages.first.dataoffsets[0]
+    damaged[start : start + 20] = bytes(20)
+    (tmp_path / "c.tif").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"c\.tif"), Raster(tmp_path / "c.tif") as raster:
+        raster.rows(0, 90)
+
+
+@pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 12), (np.uint16, 400)])
+def test_masks_are_tiled_tiffs_with_a_palette(tmp_path, dtype, classes):
+    mask = np.random.default_rng(0).integers(0, classes, (700, 1100)).astype(dtype)
+    palette = [(one % 256, 10, 20) for one in range(classes)]
+    write_mask_tiff(
+        tmp_path / "a.tif",
+        lambda top, bottom: mask[top:bottom],
+        size=mask.shape,
+        dtype=mask.dtype,
+        palette=palette,
+    )
+    assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), mask)
+    if dtype == np.uint8:
+        with Image.open(tmp_path / "a.tif") as picture:
+            colours = np.asarray(picture.convert("RGB"))
+        assert np.array_equal(colours, np.array(palette, np.uint8)[mask])
+
+
+class Blur(nn.Module):
+    """A network that looks around: its answer depends on where a window was cut."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 5, padding=2)
+        self.conv.weight.data = torch.randn(self.conv.weight.shape, generator=generator)
+
+    def forward(self, images):
+        return self.conv(images)
+
+
+MASKS_ONLY = Extras()
+
+
+def segmenter(model, *, streamed_pixels=None, say=print, extras=MASKS_ONLY, **settings):
+    made = Segmenter(
+        model,
+        checkpoint_of(model),
+        settings=Settings(mode="sliding", **settings),
+        device=torch.device("cpu"),
+        precision="fp32",
+        extras=extras,
+        say=say,
+    )
+    if streamed_pixels is not None:
+        made.streamed_pixels = streamed_pixels
+    return made
+
+
+def noise(path, height, width, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", tile=(128, 128), compression="zlib", **options
+    )
+    return Job(path, path.parent / "out" / path.stem)
+
+
+def only(outcome):
+    ((_, error),) = outcome
+    return error
+
+
+def test_streamed_or_not_the_mask_is_the_same(tmp_path):
+    job, model = noise(tmp_path / "a.tif", 1500, 1500), Blur()
+    assert only(segmenter(model, flip=True, tile=512).run([job])) is None
+    assert only(segmenter(model, flip=True, tile=512, streamed_pixels=1).run([job])) is None
+    with Image.open(job.result(".png")) as picture:
+        assert np.array_equal(tifffile.imread(job.result(".tif")), np.asarray(picture))
+    assert sorted(path.name for path in job.target.parent.iterdir()) == ["a.png", "a.tif"]
+
+
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rasterio's own
+@pytest.mark.parametrize("streamed_pixels", [1, 10**9], ids=["streamed", "whole"])
+def test_georeference_is_kept(tmp_path, streamed_pixels):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 90, 120), dtype=np.uint8)
+    place = {"crs": "EPSG:32640", "transform": from_origin(325000.5, 2782000.25, 0.5, 0.5)}
+    size = {"height": 90, "width": 120, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **size, **place) as file:
+        file.write(pixels)
+    job = Job(tmp_path / "a.tif", tmp_path / "out/a")
+    model = ColourModel()
+    assert only(segmenter(model, streamed_pixels=streamed_pixels, tile=64).run([job])) is None
+    with rasterio.open(job.result(".tif")) as mask:
+        assert mask.crs == place["crs"]
+        assert mask.transform == place["transform"]
+        assert mask.read(1).shape == (90, 120)
+        assert mask.read(1).max() < len(CLASSES)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 6])
+def test_work_is_taken_up_where_it_ended(tmp_path, calls):
+    job, model, said = noise(tmp_path / "a.tif", 400, 300), Blur(), []
+    make = partial(segmenter, streamed_pixels=1, tile=96, say=said.append)
+    assert only(make(model).run([job])) is None
+    expected = job.result(".tif").read_bytes()
+    job.result(".tif").unlink()
+
+    stopped = make(model)
+    real, seen = stopped.predictor.model, []
+
+    def dies(images):
+        seen.append(images.shape)
+        if len(seen) > calls:
+            raise KeyboardInterrupt
+        return real(images)
+
+    stopped.predictor.model = dies
+    with pytest.raises(KeyboardInterrupt):
+        list(stopped.run([job]))
+    assert not job.result(".tif").exists()
+    said.clear()
+    again = make(model)
+    assert only(again.run([job])) is None
+    assert any("taken up again at row" in line for line in said) == (calls > 1)
+    assert job.result(".tif").read_bytes() == expected
+    assert [path.name for path in job.target.parent.iterdir()] == ["a.tif"]
+
+
+def test_rows_of_another_run_are_not_continued(tmp_path):
+    options = {"width": 4, "dtype": np.dtype(np.uint8)}
+    target = tmp_path / "a.tif"
+    rows = MaskRows(target, meaning={"weights": "one"}, **options)
+    rows.append(np.ones((3, 4), np.uint8))
+    rows.close()
+    same = MaskRows(target, meaning={"weights": "one"}, **options)
+    assert len(same) == 3
+    same.close()
+    other = MaskRows(target, meaning={"weights": "two"}, **options)
+    assert len(other) == 0
+    with pytest.raises(ResourceError, match="another run is working on it"):
+        MaskRows(target, meaning={"weights": "two"}, **options)
+    other.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_overlay_of_what_is_streamed_is_said(tmp_path):
+    job, said = noise(tmp_path / "a.tif", 100, 100), []
+    made = segmenter(
+        ColourModel(), streamed_pixels=1, tile=64, say=said.append, extras=Extras(overlay=True)
+    )
+    assert only(made.run([job])) is None
+    assert "a.tif: 100 x 100 pixels, 4 windows" in said
+    assert "a.tif: too large for an overlay or probabilities: mask only" in said
+
+
+def test_other_channels_are_refused(tmp_path):
+    pixels = np.zeros((80, 80, 5), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    job = Job(tmp_path / "a.tif", tmp_path / "out/a")
+    error = only(segmenter(ColourModel(), streamed_pixels=1, tile=64).run([job]))
+    assert "found 5 channels of uint16; the model was trained on 3 channels of uint8" in str(error)
+    assert not job.target.parent.exists()
+
+
+@pytest.mark.parametrize("streamed_pixels", [1, 10**9], ids=["streamed", "whole"])
+def test_many_channels_of_16_bit(tmp_path, streamed_pixels):
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (4, 5)).tolist()
+    mask = generator.integers(0, 4, (70, 90))
+    pixels = (np.array(colours)[mask] * 257).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+    model = ColourModel(colours)
+    made = Segmenter(
+        model,
+        checkpoint_of(model, input_dtype="uint16"),
+        settings=Settings(mode="sliding", tile=64),
+        device=torch.device("cpu"),
+        precision="fp32",
+        say=print,
+    )
+    made.streamed_pixels = streamed_pixels
+    job = Job(tmp_path / "a.tif", tmp_path / "out/a")
+    assert only(made.run([job])) is None
+    result = job.result(".tif" if streamed_pixels == 1 else ".png")
+    with Image.open(result) as picture:
+        assert np.array_equal(np.asarray(picture), mask)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_band(tmp_path):
+    """Four times the rows, the same memory: less than a quarter of the mask's logits more."""
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from tests.colour_model import ColourModel
+from tests.test_rasters import only, segmenter
+from utils.outputs import Job
+torch.set_num_threads(1)
+job = Job(Path(sys.argv[1]), Path(sys.argv[1] + ".out"))
+assert only(segmenter(ColourModel(), streamed_pixels=1, tile=128).run([job])) is None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    peaks = []
+    for height in (256, 3072):
+        pixels = np.zeros((height, 2048, 3), np.uint8)
+        path = tmp_path / f"{height}.tif"
+        tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128))
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.split()[-1]))
+    logits = 3072 * 2048 * 4 * 4 // 1024
+    assert peaks[1] - peaks[0] < logits / 4

@@ -1,0 +1,181 @@
+"""A picture larger than memory, segmented a band of windows at a time, and taken up after a kill.
+
+Finished rows of the mask are appended to a plain file beside the result; its length says how far
+the work has come. A small description beside it names the picture, the weights and the settings, so
+that rows of another run are never continued. At the end the rows become a tiled TIFF and both files
+go.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.errors import ResourceError
+from utils.outputs import write_whole
+from utils.palette import Colour
+from utils.rasters import Raster, write_mask_tiff
+from utils.tiles import Axis, Grid, bands
+
+try:
+    import fcntl
+except ImportError:  # Windows locks a file that is open for writing by itself
+    fcntl = None
+
+_SAID_EVERY = 10.0  # seconds between two lines of progress
+
+
+class MaskRows:
+    """The rows of a mask so far, on disk.
+
+    Args:
+        target: The result that they will become.
+        width: Pixels of a row.
+        dtype: Of a pixel.
+        meaning: What the rows are made from; others under the same name are thrown away.
+    """
+
+    def __init__(
+        self, target: Path, *, width: int, dtype: np.dtype[Any], meaning: Mapping[str, Any]
+    ) -> None:
+        self._data = target.with_name(f".{target.name}.partial")
+        self._meaning = target.with_name(f".{target.name}.json.partial")
+        self._width = width
+        self.dtype = dtype
+        if _read_json(self._meaning) != meaning:
+            self._data.unlink(missing_ok=True)
+            write_whole(self._meaning, lambda path: path.write_text(json.dumps(meaning)))
+        self._file = self._data.open("ab")
+        self._lock(target)
+
+    def _lock(self, target: Path) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ResourceError(
+                f"{target}: another run is working on it\n  fix: another --output, or wait"
+            ) from error
+
+    def __len__(self) -> int:
+        return self._file.seek(0, os.SEEK_END) // (self._width * self.dtype.itemsize)
+
+    def cut(self, rows: int) -> None:
+        """Keep the first `rows` only."""
+        self._file.truncate(rows * self._width * self.dtype.itemsize)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add finished rows (rows, width); they survive the death of the process."""
+        self._file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self._file.flush()
+
+    def read(self, top: int, bottom: int) -> np.ndarray:
+        """Rows `top` to `bottom` (exclusive)."""
+        line = self._width * self.dtype.itemsize
+        count = (bottom - top) * self._width
+        flat = np.fromfile(self._data, self.dtype, count, offset=top * line)
+        return flat.reshape(bottom - top, self._width)
+
+    def close(self) -> None:
+        """Close the file; what it holds stays for a later run."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Close and delete: the result has them."""
+        self._file.close()
+        self._data.unlink(missing_ok=True)
+        self._meaning.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def fill(
+    rows: MaskRows,
+    predict: Callable[[Tensor], Tensor],
+    read: Callable[[int, int], Tensor],
+    windows: Grid,
+    *,
+    batch_size: int,
+    store: torch.device | None,
+    say: Callable[[str], None],
+) -> None:
+    """Predict all rows that are not there yet.
+
+    Args:
+        rows: Where finished rows go.
+        predict: Maps windows (B, C, h, w) to logits.
+        read: `read(top, bottom)` gives rows of the picture, (1, C, bottom - top, W).
+        windows: The windows of the picture.
+        batch_size: Windows a call of `predict`.
+        store: Device of the sums.
+        say: Told now and then how far it has come.
+    """
+    height = windows.rows.size
+    begin = height
+    if len(rows) < height:
+        begin = max(top for top in windows.rows.starts if top <= len(rows))
+        rows.cut(begin)
+    if begin:
+        say(f"taken up again at row {begin} of {height}")
+    if begin == height:
+        return
+    started = said = time.monotonic()
+    with ThreadPoolExecutor(1) as reader:
+        ahead = _read_ahead(read, windows.rows, begin, reader)
+        for top, logits in bands(
+            predict, ahead, windows, batch_size=batch_size, store=store, begin=begin
+        ):
+            rows.append(logits[0].argmax(0).cpu().numpy())
+            done = top + logits.shape[2]
+            now = time.monotonic()
+            if now - said > _SAID_EVERY:
+                said = now
+                left = (now - started) * (height - done) / (done - begin)
+                say(f"row {done} of {height}, {left:.0f} s left")
+
+
+def _read_ahead(
+    read: Callable[[int, int], Tensor], rows: Axis, begin: int, reader: ThreadPoolExecutor
+) -> Callable[[int, int], Tensor]:
+    """`read`, which decodes the rows after the ones asked for while those are worked on."""
+    strips = deque((top, top + rows.window) for top in rows.starts if top + rows.window > begin)
+    waiting = deque([reader.submit(read, *strips.popleft())])
+
+    def ahead(_top: int, _bottom: int) -> Tensor:
+        ready = waiting.popleft().result()
+        if strips:
+            waiting.append(reader.submit(read, *strips.popleft()))
+        return ready
+
+    return ahead
+
+
+def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Colour]) -> None:
+    """Turn complete rows into the result, a TIFF that lies where the picture lies."""
+    write_whole(
+        target,
+        lambda path: write_mask_tiff(
+            path,
+            rows.read,
+            size=raster.size,
+            dtype=rows.dtype,
+            palette=palette,
+            tags=raster.tags,
+        ),
+    )
+    rows.remove()
