@@ -100,7 +100,8 @@ class BaseModel(nn.Module):
         yield from (p for p in self.parameters() if id(p) not in backbone)
 
     def _backbone(self) -> nn.Module:
-        return self._modules.get("backbone") or nn.Identity()
+        backbone = self._modules.get("backbone")
+        return nn.Identity() if backbone is None else backbone
 
 
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:

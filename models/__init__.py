@@ -2,17 +2,138 @@
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from base.base_model import BaseModel
+from models.deeplab import DeepLab
+from models.duc_hdc import DeepLab_DUC_HDC
 from models.enet import ENet
-from models.pspnet import PSPNet
-from models.unet import UNet
+from models.fcn import FCN8
+from models.gcn import GCN
+from models.pspnet import PSPDenseNet, PSPNet
+from models.segnet import SegNet, SegResNet
+from models.unet import UNet, UNetResnet
+from models.upernet import UperNet
+from utils.errors import CheckpointError, ConfigError
+from utils.registry import build
+
+__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
 
 MODELS: Mapping[str, type[BaseModel]] = {
     model.__name__: model
     for model in (
-        ENet,
-        PSPNet,
+        FCN8,
         UNet,
+        UNetResnet,
+        SegNet,
+        SegResNet,
+        ENet,
+        GCN,
+        DeepLab,
+        DeepLab_DUC_HDC,
+        UperNet,
+        PSPNet,
+        PSPDenseNet,
     )
 }
 """What `arch.type` may say."""
+
+_SHOWN = 5
+
+
+def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
+    """Rebuild the network of a checkpoint with its weights, averaged ones where there are any.
+
+    Args:
+        checkpoint: What `utils.checkpoint.load` returned.
+
+    Returns:
+        The network in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: The stored architecture cannot be built, or the weights are not its own.
+    """
+    arch = checkpoint["config"].get("arch", {})
+    try:
+        model = build(
+            "arch",
+            MODELS,
+            arch["type"],
+            {**arch.get("args", {}), "pretrained": False},
+            num_classes=len(checkpoint["classes"]),
+            in_channels=len(checkpoint["mean"]),
+        )
+    except (ConfigError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
+            "version of this program, or edited"
+        ) from error
+    _load_strictly(model, weights_of_checkpoint(checkpoint))
+    return model.eval()
+
+
+def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
+    """Return a checkpoint's averaged weights, where it has any, else its weights."""
+    ema = checkpoint.get("ema")
+    return ema["state_dict"] if ema else checkpoint["state_dict"]
+
+
+def load_matching(model: BaseModel, checkpoint: Mapping) -> tuple[list[str], list[str]]:
+    """Start from a checkpoint with other classes or another head (`init_from`).
+
+    Every tensor of the model whose name and shape occur in the checkpoint is taken.
+
+    Args:
+        model: Changed in place; its other tensors stay as they were.
+        checkpoint: What `utils.checkpoint.load` returned.
+
+    Returns:
+        The names of the tensors taken, and one line for each that was left, with the reason.
+
+    Raises:
+        CheckpointError: Nothing fits.
+    """
+    weights = weights_of_checkpoint(checkpoint)
+    own = model.state_dict()
+    taken = {name: weights[name] for name in own if _fits(own[name], weights.get(name))}
+    if not taken:
+        raise CheckpointError(
+            f"init_from: no tensor of this {type(model).__name__} is in the checkpoint, which "
+            f"holds a {checkpoint['arch']}; take one of the same arch.type and backbone"
+        )
+    left = [
+        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} here"
+        if name in weights
+        else f"{name}: not in the file"
+        for name, value in own.items()
+        if name not in taken
+    ]
+    model.load_state_dict(taken, strict=False)
+    return list(taken), left
+
+
+def _load_strictly(model: BaseModel, weights: Mapping) -> None:
+    own = model.state_dict()
+    faults = [f"{name}: missing" for name in own if name not in weights]
+    faults += [f"{name}: unknown" for name in weights if name not in own]
+    faults += [
+        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} expected"
+        for name, value in own.items()
+        if name in weights and not _fits(value, weights[name])
+    ]
+    if faults:
+        more = f"\n  ... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise CheckpointError(
+            f"the checkpoint's weights are not those of its {type(model).__name__}:\n  "
+            + "\n  ".join(faults[:_SHOWN])
+            + more
+        )
+    model.load_state_dict(dict(weights))
+
+
+def _fits(own: object, other: object) -> bool:
+    return isinstance(other, Tensor) and isinstance(own, Tensor) and own.shape == other.shape
+
+
+def _shape(value: object) -> str:
+    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, Tensor) else "no tensor"

@@ -208,6 +208,16 @@ def cut(x: Tensor, size: Sequence[int]) -> Tensor:
     return _spread(x, size)
 
 
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Crop ``(N, C, h, w)`` to its first ``size`` rows and columns, however many are surplus.
+
+    As :func:`cut` without naming the larger size, but it copies to the default memory layout:
+    for logits, not for features.
+    """
+    rows, columns = (torch.arange(length, device=x.device) for length in size)
+    return x.index_select(2, rows).index_select(3, columns)
+
+
 def _even(x: Tensor) -> Tensor:
     # One row and column of -inf whatever the size: a window reaches them only where H or W is odd,
     # and a condition on the size would tie an exported graph to it.

@@ -18,14 +18,15 @@ Parameters at 19 classes, training heads included: the paper gives none; the anc
 with ResNet-50 (deep stem), 51.32 M here with `resnet50`.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from models.backbones import OutputStride, build_backbone
+from models.backbones import OutputStride, build_backbone, build_timm
 from models.blocks import FCNHead, PyramidPooling, classifier, resize
+from utils.errors import ConfigError
 
 
 class PSPHead(nn.Sequential):
@@ -88,6 +89,90 @@ class PSPNet(BaseModel):
         """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
         size = images.shape[2:]
         *_, before_last, last = self.backbone(images)  # both at 1/8
+        logits = resize(self.head(last), size)
+        if self.aux is None or not self.training:
+            return logits
+        return logits, resize(self.aux(before_last), size)
+
+
+class DilatedDenseNet(nn.Module):
+    """A timm DenseNet of stride 8: the last two poolings are left out, what follows is dilated.
+
+    Attributes:
+        channels: Width of the features before the last block, and of the last ones.
+    """
+
+    channels: tuple[int, int]
+
+    def __init__(self, name: str, *, in_channels: int, pretrained: bool | str) -> None:
+        super().__init__()
+        network: Any = build_timm(
+            name, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
+        )
+        self.features = network.features
+        if not hasattr(self.features, "denseblock4"):
+            raise ConfigError(
+                f"arch.args.backbone: PSPDenseNet works on a DenseNet; {name} is none; write "
+                "densenet121, densenet161, densenet169 or densenet201"
+            )
+        for transition in (self.features.transition2, self.features.transition3):
+            transition.pool = nn.Identity()
+        for block, dilation in ((self.features.denseblock3, 2), (self.features.denseblock4, 4)):
+            for layer in block.children():
+                layer.conv2.dilation = layer.conv2.padding = (dilation, dilation)
+        self.channels = (self.features.transition3.conv.out_channels, network.num_features)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features before the last block and the last ones, both at 1/8."""
+        x = images
+        before_last = x
+        for name, part in self.features.named_children():
+            x = part(x)
+            if name == "transition3":
+                before_last = x
+        return before_last, x
+
+
+class PSPDenseNet(BaseModel):
+    """PSPNet on a dilated DenseNet: the ancestor's variation, of which there is no paper.
+
+    Args:
+        num_classes: Classes to tell apart.
+        in_channels: Channels of the images.
+        backbone: A DenseNet of timm's.
+        pretrained: True, False, or the path of the encoder's weight file.
+        use_aux: Whether to return auxiliary logits in training.
+        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_backbone: Keep the encoder as it is.
+    """
+
+    def __init__(
+        self,
+        num_classes: Annotated[int, Ge(1)],
+        *,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        backbone: str = "densenet201",
+        pretrained: bool | str = True,
+        use_aux: bool = True,
+        freeze_bn: bool = False,
+        freeze_backbone: bool = False,
+    ) -> None:
+        super().__init__(num_classes, in_channels=in_channels)
+        self.backbone = DilatedDenseNet(backbone, in_channels=in_channels, pretrained=pretrained)
+        aux_channels, channels = self.backbone.channels
+        self.head = PSPHead(channels, num_classes)
+        self.aux = FCNHead(aux_channels, num_classes, channels=channels // 4) if use_aux else None
+        self.finish(
+            freeze_bn=freeze_bn,
+            freeze_backbone=freeze_backbone,
+            pretrained=pretrained,
+            pooled_batchnorm=True,
+        )
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
+        size = images.shape[2:]
+        before_last, last = self.backbone(images)
         logits = resize(self.head(last), size)
         if self.aux is None or not self.training:
             return logits
