@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import CheckpointError, ConfigError, guard
+from utils.errors import ConfigError, guard
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
     from base.base_model import BaseModel
     from base.base_trainer import Plan
-    from trainer import Trainer
+    from trainer import Parts, Trainer
     from utils.config import Component, Config
     from utils.runlog import RunLog
 
@@ -42,13 +42,27 @@ def main(arguments: Sequence[str]) -> int:
     from utils.devices import restrict_gpus
 
     restrict_gpus(args.device)
+    state, folder = None, None
     if args.resume is None:
         from utils.config import load_config
 
-        config, state, folder = load_config(args.config or "config.json", args.set), None, None
+        config = load_config(args.config or "config.json", args.set)
     else:
-        config, state, folder = _resumed(args)
-    return _train(config, state, folder, device_name=args.device)
+        from utils.distributed import environment_rank
+        from utils.resume import resumed_run
+        from utils.runlog import log_to_console
+
+        log_to_console(first_process=environment_rank() == 0)
+        if args.config is not None:
+            log.info("--config is not read: a resumed run has its own; change it with --set")
+        config, state, folder = resumed_run(Path(args.resume), args.set)
+    device = "cpu" if config.n_gpu == 0 else args.device
+    processes = _processes(config, device)
+    if processes > 1:
+        from utils.distributed import launch
+
+        return launch(__file__, arguments, processes=processes)
+    return _train(config, state, folder, device_name=device)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -63,59 +77,51 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-d", "--device", help="GPU indices such as 0,1, or cpu, cuda, mps")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
         help="change keys of the config, such as trainer.epochs=5",
     )
     return parser.parse_args(arguments)
 
 
-def _resumed(args: argparse.Namespace) -> tuple["Config", dict, Path | None]:
-    """The config, the state and the folder of the run to go on with."""
-    from utils import run_folder
-    from utils.config import parse_config
+def _processes(config: "Config", device: str | None) -> int:
+    """How many processes this one has to start, one GPU each; 1 when it is itself to train."""
+    if config.n_gpu <= 1 or device in ("cpu", "mps"):
+        return 1
+    import torch
 
-    if args.config is not None:
-        log.info("--config is not read: a resumed run goes on with its own; use --set to change it")
-    path, state = run_folder.find_checkpoint(Path(args.resume))
-    own = parse_config(state["config"])
-    config = parse_config(state["config"], source=str(path), overrides=args.set)
-    _report_changes(own.resolved(), config.resolved())
-    if config.arch != own.arch:
-        raise ConfigError(
-            f"--set arch: a resumed run keeps its network ({own.arch.type}); to start another one "
-            f"from these weights, train anew with --set init_from={path}"
-        )
-    log.info("going on from %s (epoch %d, iteration %d)", path, state["epoch"], state["step"])
-    # A file that was moved away from its run folder starts a folder of its own.
-    folder = path.parent if (path.parent / "metrics.jsonl").exists() else None
-    return config, state, folder
+    from utils.distributed import started_by_launcher
+    from utils.parallel import processes_wanted
 
-
-def _report_changes(old: Mapping, new: Mapping, path: str = "") -> None:
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        where = f"{path}{key}"
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            _report_changes(before, after, f"{where}.")
-        elif before != after:
-            log.info("changed: %s from %s to %s", where, before, after)
+    if started_by_launcher():
+        return 1
+    return processes_wanted(config.n_gpu, config.parallel, gpus=torch.cuda.device_count())
 
 
 def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
+    from utils import distributed
+    from utils.devices import pick_device, set_determinism
     from utils.runlog import log_to_console
 
-    log_to_console()
-    trainer = assemble(config, state, folder, device_name=device_name)
-    trainer.fit()
-    trainer.run.close()
-    _print_result(config, trainer)
+    set_determinism(deterministic=config.deterministic)
+    device = pick_device(device_name, local_rank=distributed.local_rank())
+    with distributed.process_group(device.type):
+        log_to_console(first_process=distributed.rank() == 0)
+        trainer = assemble(config, state, folder, device=device)
+        trainer.fit()
+        trainer.run.close()
+        if trainer.run.folder is not None:
+            _print_result(config, trainer, trainer.run.folder)
     return 0
 
 
 def assemble(
-    config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
+    config: "Config", state: dict | None, folder: Path | None, *, device: "torch.device"
 ) -> "Trainer":
     """Build everything that a run needs, in the order in which faults are cheapest to find.
 
@@ -123,7 +129,7 @@ def assemble(
         config: The accepted config.
         state: The checkpoint to go on from, or None.
         folder: Its run folder, or None for a new one.
-        device_name: The command line's `--device`.
+        device: Where to train.
 
     Returns:
         A trainer that stands where `state` says.
@@ -131,27 +137,60 @@ def assemble(
     Raises:
         UserError: Whatever the user can mend; nothing has been written then.
     """
+    from trainer import Step, Trainer
+    from utils.precision import resolve_precision
+
+    section = config.trainer
+    parts = _parts(config, state, device)
+    trainer = Trainer(
+        parts,
+        device=device,
+        step=Step(
+            precision=resolve_precision(section.precision, device),
+            accumulate=section.accumulate,
+            clip_grad_norm=section.clip_grad_norm,
+            ema=section.ema,
+            seed=config.seed,
+        ),
+        plan=_plan(config),
+        run=_open_run(config, state, folder),
+        description=_description(config, parts.train_loader.dataset),
+    )
+    if state is not None:
+        trainer.restore(state)
+    return trainer
+
+
+def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "Parts":
     import torch
 
-    from trainer import Parts, Step, Trainer
-    from utils.devices import pick_device
+    from trainer import Parts
     from utils.losses import LOSSES, WithAuxiliary
     from utils.lr_scheduler import SCHEDULERS
     from utils.optimizers import build_optimizer
-    from utils.precision import resolve_precision
+    from utils.parallel import spread
     from utils.registry import build
+    from utils.resume import check_classes
 
-    device = pick_device("cpu" if config.n_gpu == 0 else device_name)
     torch.manual_seed(config.seed)
     train_loader = _loader(config, "train_loader", device)
     val_loader = _loader(config, "val_loader", device) if config.trainer.val else None
-    data = train_loader.dataset
-    _check_classes(data, state)
+    check_classes(train_loader.dataset.classes, state)
     loss = build(
         "loss", LOSSES, config.loss.type, config.loss.args, ignore_index=config.ignore_index
     )
-    model = _build_model(config, train_loader, restoring=state is not None)
-    model.to(device, memory_format=torch.channels_last)
+    model = _model(config, train_loader, restoring=state is not None)
+    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)
+    if config.trainer.compile:
+        model.compile()
+    network = spread(
+        model,
+        device,
+        parallel=config.parallel,
+        n_gpu=config.n_gpu,
+        use_synch_bn=config.use_synch_bn,
+    )
     optimizer = build_optimizer(
         model,
         name=config.optimizer.type,
@@ -168,33 +207,15 @@ def assemble(
         optimizer=optimizer,
         total_steps=config.trainer.epochs * -(-len(train_loader) // config.trainer.accumulate),
     )
-    parts = Parts(
+    return Parts(
         model=model,
-        network=model,
+        network=network,
         loss=WithAuxiliary(loss, config.aux_weight).to(device),
         optimizer=optimizer,
         schedule=schedule,
         train_loader=train_loader,
         val_loader=val_loader,
     )
-    step = Step(
-        precision=resolve_precision(config.trainer.precision, device),
-        accumulate=config.trainer.accumulate,
-        clip_grad_norm=config.trainer.clip_grad_norm,
-        ema=config.trainer.ema,
-        seed=config.seed,
-    )
-    trainer = Trainer(
-        parts,
-        device=device,
-        step=step,
-        plan=_plan(config),
-        run=_open_run(config, state, folder),
-        description=_description(config, data),
-    )
-    if state is not None:
-        trainer.restore(state)
-    return trainer
 
 
 def _loader(config: "Config", kind: str, device: "torch.device") -> "BaseDataLoader":
@@ -211,20 +232,7 @@ def _loader(config: "Config", kind: str, device: "torch.device") -> "BaseDataLoa
     )
 
 
-def _check_classes(data: "BaseDataset", state: Mapping | None) -> None:
-    if state is not None and list(data.classes) != state["classes"]:
-        raise CheckpointError(
-            f"the checkpoint's classes are not the data set's: {len(state['classes'])} "
-            f"({_some(state['classes'])}) against {len(data.classes)} ({_some(data.classes)})\n"
-            "  a resumed run keeps its classes; start anew with init_from to change them"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _build_model(config: "Config", loader: "BaseDataLoader", *, restoring: bool) -> "BaseModel":
+def _model(config: "Config", loader: "BaseDataLoader", *, restoring: bool) -> "BaseModel":
     from models import MODELS
     from utils.registry import build
 
@@ -274,8 +282,11 @@ def _plan(config: "Config") -> "Plan":
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
     from utils import run_folder
     from utils.checkpoint import write_durably
+    from utils.distributed import rank
     from utils.runlog import RunLog
 
+    if rank() != 0:
+        return RunLog(None)
     resumed = state is not None and folder is not None
     if folder is None:
         folder = run_folder.create(Path(config.trainer.save_dir), config.name)
@@ -308,10 +319,7 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
     }
 
 
-def _print_result(config: "Config", trainer: "Trainer") -> None:
-    folder = trainer.run.folder
-    if folder is None:
-        return
+def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
     monitor, val_loader = trainer.monitor, trainer.parts.val_loader
     if monitor.best is not None:
         crop = None if val_loader is None else val_loader.dataset.crop_size
@@ -320,11 +328,10 @@ def _print_result(config: "Config", trainer: "Trainer") -> None:
     print(f"run folder: {folder}")
     if config.trainer.tensorboard:
         print(f"next: tensorboard --logdir {shlex.quote(config.trainer.log_dir)}")
-    data = (val_loader or trainer.parts.train_loader).dataset
-    images, extension = _pictures(data, folder)
+    images, extension = _pictures((val_loader or trainer.parts.train_loader).dataset, folder)
     best = folder / "best_model.pth"
-    command = ["python", "inference.py", "--model", str(best if best.exists() else folder / "last.pth")]
-    command += ["--images", str(images)]
+    model = best if best.exists() else folder / "last.pth"
+    command = ["python", "inference.py", "--model", str(model), "--images", str(images)]
     if extension != "jpg":
         command += ["--extension", extension]
     if trainer.device.type == "cpu":

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader, Batch
@@ -34,10 +33,10 @@ from utils.runlog import RunLog
 from utils.seeding import iteration_seed
 from utils.stopwatch import Stopwatch
 from utils.totals import Totals
+from utils.update import Update
 
 log = logging.getLogger("segmentation")
 
-_FP16_SKIPS = 10  # updates in a row that the scaler may withhold while it looks for its factor
 _PICTURES = 8  # validation samples in TensorBoard's grid
 
 
@@ -106,9 +105,9 @@ class Trainer(BaseTrainer):
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
         self.first = distributed.rank() == 0
-        self._weights = [p for group in parts.optimizer.param_groups for p in group["params"]]
-        self._withheld = torch.zeros((), dtype=torch.int64, device=device)
-        self._norm = torch.zeros((), device=device)
+        self.update = Update(
+            parts.optimizer, self.scaler, clip_grad_norm=step.clip_grad_norm, device=device
+        )
 
     # One epoch.
 
@@ -148,11 +147,11 @@ class Trainer(BaseTrainer):
                 with autocast(self.device, self.step.precision):
                     output = self.parts.network(self.normalize(batch.images))
                 loss = self.parts.loss(output, masks, total=total) / len(micro_batches)
-                self._backward(loss)
+                self.update.backward(loss)
             logits = output if isinstance(output, Tensor) else output[0]
             self.totals.add(loss / distributed.world_size(), logits, masks)
             self.stopwatch.count(len(batch.images))
-        self._update()
+        self.update.apply()
         if self.ema is not None:
             self.ema.update(self.model)
         self.totals.count()
@@ -177,38 +176,6 @@ class Trainer(BaseTrainer):
             return nullcontext()
         return self.parts.network.no_sync()
 
-    def _backward(self, loss: Tensor) -> None:
-        # The seed is 1, but NaN for a loss that is not finite, which then shows in the gradient
-        # whatever the loss's own derivative is.
-        self.scaler.scale(loss).backward(gradient=1 + 0 * loss.detach())
-
-    def _update(self) -> None:
-        """Clip and step; an update that is not finite is withheld on the device."""
-        optimizer = self.optimizer
-        self.scaler.unscale_(optimizer)
-        gradients = [p.grad for p in self._weights if p.grad is not None]
-        self._norm = get_total_norm(gradients)
-        if self.step.clip_grad_norm is not None:
-            clip_grads_with_norm_(self._weights, self.step.clip_grad_norm, self._norm)
-        broken = ~torch.isfinite(self._norm)
-        if self.scaler.is_enabled():
-            self._withheld = (self._withheld + 1) * broken
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        else:
-            self._withheld = self._withheld + broken
-            self._step_unless(broken)
-        optimizer.zero_grad(set_to_none=True)
-
-    def _step_unless(self, broken: Tensor) -> None:
-        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            # The protocol of torch's fused optimisers: they look at the flag on the device.
-            self.optimizer.grad_scale = None
-            self.optimizer.found_inf = broken.float()
-            self.optimizer.step()
-        elif not bool(broken):  # the others cost one read an iteration
-            self.optimizer.step()
-
     # What is read back, at log lines and saves.
 
     def _log_due(self, *, last: bool) -> bool:
@@ -229,7 +196,7 @@ class Trainer(BaseTrainer):
             step,
             {
                 "train/loss": metrics["loss"],
-                "train/Gradient_norm": float(self._norm),
+                "train/Gradient_norm": float(self.update.norm),
                 "train/Momentum": _momentum(self.optimizer),
                 "train/images_per_second": speed,
                 "train/data_wait_share": waited,
@@ -243,17 +210,15 @@ class Trainer(BaseTrainer):
         }
 
     def _require_finite(self) -> None:
-        limit = _FP16_SKIPS if self.scaler.is_enabled() else 0
-        loss = self.totals.are_finite()
-        withheld = distributed.agree(int(self._withheld))
-        if loss and withheld <= limit:
+        loss, gradient = self.totals.are_finite(), not distributed.agree(self.update.failed())
+        if loss and gradient:
             return
         what = "the gradient" if loss else "the loss"
         rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
         raise NumericError(
             f"{what} stopped being finite before iteration {self.progress.step} (epoch "
             f"{self.progress.epoch + 1}, learning rate {rates}, last gradient norm "
-            f"{float(self._norm):.3g})\n"
+            f"{float(self.update.norm):.3g})\n"
             "  nothing of it was saved: the checkpoints hold the state before\n"
             "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
             'trainer.precision to "fp32"'
@@ -280,6 +245,7 @@ class Trainer(BaseTrainer):
         loader = self.parts.val_loader
         assert loader is not None
         network = (self.model if self.ema is None else self.ema.model).eval()
+        distributed.from_first(network.buffers())  # each process has batch statistics of its own
         confusion = ConfusionMatrix(
             len(self.data.classes), self.data.ignore_index, self.device, classes=self.data.classes
         )

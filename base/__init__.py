@@ -1,0 +1,1 @@
+"""What models, data sets, loaders and trainers have in common."""

@@ -121,8 +121,8 @@ class BaseDataLoader:
         batch_size: Samples of a batch, all processes together.
         shuffle: A new random order every epoch; a validation loader needs none and takes none.
         num_workers: Worker processes; 0 loads in this process.
-        drop_last: Whether a training epoch leaves out a last batch that is short. None: it does
-            unless it is the only one. Never left out when not training.
+        drop_last: Whether a training epoch leaves out a last batch that is short (None: it does).
+            The only batch is never left out, nor is any when not training.
         seed: Seed of the order (set by the program).
         rank: This process (set by the program).
         world_size: Number of processes (set by the program).

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from utils import checkpoint, distributed, run_folder
 from utils.ema import ExponentialMovingAverage
-from utils.errors import CheckpointError, ConfigError, Interrupted
+from utils.errors import CheckpointError, ConfigError, RunInterruptedError
 from utils.monitor import Monitor
 from utils.runlog import RunLog
 
@@ -110,7 +110,7 @@ class BaseTrainer:
         """Train until the last epoch or until nothing improves.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the state was saved.
+            RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
             NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
         """
         started = time.monotonic()
@@ -221,7 +221,7 @@ class BaseTrainer:
         }
 
     def restore(self, state: Mapping) -> None:
-        """Go on where a checkpoint left off; the config's rates win over the optimiser's saved ones.
+        """Go on where a checkpoint left off; the optimiser's options are the config's.
 
         Raises:
             CheckpointError: A best_model.pth, which has no optimiser, or tensors that do not fit.
@@ -279,7 +279,7 @@ class BaseTrainer:
         """Save and leave when any process got a signal; called between two iterations.
 
         Raises:
-            Interrupted: It did.
+            RunInterruptedError: It did.
         """
         number = distributed.agree(self._signal or 0)
         if not number:
@@ -290,6 +290,6 @@ class BaseTrainer:
             checkpoint.save([self.run.folder / run_folder.LAST], state)
             where = f"; go on with: python train.py --resume {self.run.folder}"
         name = signal.Signals(number).name
-        raise Interrupted(
+        raise RunInterruptedError(
             f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number
         )

@@ -1,0 +1,1 @@
+"""One subject a file; imports nothing of ours above it."""

@@ -134,7 +134,9 @@ def _verify_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch stores its records uncompressed; a compressed one could unpack to any size.
-            packed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+            packed = [
+                i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED
+            ]
             damaged = packed[0] if packed else archive.testzip()
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise CheckpointError(

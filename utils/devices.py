@@ -50,3 +50,13 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
         raise ConfigError(f"--device {device}: torch sees no GPU here; use --device cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def set_determinism(*, deterministic: bool) -> None:
+    """Same bits each time, or the fastest kernels; must run before torch starts CUDA."""
+    import torch
+
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(mode=True)

@@ -1,7 +1,13 @@
-"""Ranks and sums. Everything works in one process, where each function is the identity."""
+"""Processes: who starts them, who is first, what they agree on.
+
+Everything works in one process, where each function is the identity. Several are started by
+`torchrun`, by SLURM's `srun`, or by `launch` below; the environment says so.
+"""
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -9,7 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from utils.errors import ResourceError
+
 TIMEOUT = timedelta(seconds=300)
+
+_cpu_group: dist.ProcessGroup | None = None
 
 
 def rank() -> int:
@@ -20,6 +30,55 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes, 1 in a single process."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """This process's number on its machine: which GPU it uses."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def environment_rank() -> int:
+    """This process's number as its launcher gave it, known before the processes have met."""
+    _adopt_slurm()
+    return int(os.environ.get("RANK", "0"))
+
+
+def started_by_launcher() -> bool:
+    """Whether torchrun, `launch` or srun started this process as one of several."""
+    _adopt_slurm()
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def process_group(device_type: str) -> Iterator[None]:
+    """Join the other processes that the environment names, if any, for the life of the block.
+
+    Args:
+        device_type: "cuda" talks over NCCL, everything else over gloo.
+
+    Raises:
+        ResourceError: The others did not come, or one of them died.
+    """
+    global _cpu_group  # noqa: PLW0603 (torch's own default group is global as well)
+    if not started_by_launcher():
+        yield
+        return
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        # What the hosts agree on (stop flags) must not wait for the device.
+        _cpu_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError) as error:
+        raise _lost(error) from error
+    except RuntimeError as error:
+        if "gloo" not in str(error) and "closed by peer" not in str(error):
+            raise
+        raise _lost(error) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        _cpu_group = None
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -34,5 +93,74 @@ def agree(number: int) -> int:
     if world_size() == 1:
         return number
     largest = torch.tensor(number)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_cpu_group())
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_cpu_group)
     return int(largest)
+
+
+def from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite the tensors by those of the first process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def launch(script: str, arguments: Sequence[str], *, processes: int) -> int:
+    """Run a script in several processes on this machine and wait for them.
+
+    Args:
+        script: The file to run.
+        arguments: Its command line.
+        processes: How many.
+
+    Returns:
+        0, or the exit code of the process that failed first. When one fails the others are ended.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", script, *arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def _adopt_slurm() -> None:
+    """Translate srun's variables; a batch script's own shell has no SLURM_STEP_NUM_TASKS."""
+    env = os.environ
+    if "WORLD_SIZE" in env or int(env.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    env["WORLD_SIZE"] = env["SLURM_STEP_NUM_TASKS"]
+    env["RANK"] = env["SLURM_PROCID"]
+    env["LOCAL_RANK"] = env["SLURM_LOCALID"]
+    env.setdefault("MASTER_ADDR", _first_host(env["SLURM_STEP_NODELIST"]))
+    # A port of the job's own: two jobs on a node must not meet.
+    env.setdefault("MASTER_PORT", str(15000 + int(env["SLURM_JOB_ID"]) % 20000))
+
+
+def _first_host(nodes: str) -> str:
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    command = ["scontrol", "show", "hostnames", nodes]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]  # noqa: S603
+
+
+def _lost(error: Exception) -> ResourceError:
+    return ResourceError(
+        f"lost contact with the other processes: {str(error).splitlines()[0]}\n"
+        "  one of them died or never started; its own message is above\n"
+        "  what was saved is sound: go on with --resume"
+    )

@@ -46,7 +46,7 @@ class ResourceError(UserError):
     exit_code = 6
 
 
-class Interrupted(UserError):
+class RunInterruptedError(UserError):
     """A signal ended the run after its state was saved."""
 
     def __init__(self, message: str, *, signal_number: int) -> None:

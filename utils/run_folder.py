@@ -71,7 +71,7 @@ def find_checkpoint(path: Path) -> tuple[Path, dict]:
 
 
 def trim(folder: Path, *, keep: int | None) -> None:
-    """Delete the oldest checkpoints: of epochs all but `keep` (None: all stay), of iterations two."""
+    """Delete old checkpoints: of epochs all but `keep` (None: all stay), of iterations two."""
     if keep is not None:
         for old in _newest(folder, "epoch")[keep:]:
             old.unlink()

@@ -1,0 +1,52 @@
+"""One network on several devices: DDP, the ancestor's DataParallel, SyncBN."""
+
+import logging
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from utils import distributed
+
+log = logging.getLogger("segmentation")
+
+
+def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
+    """How many processes plain `train.py` starts: one a GPU, one in all without GPUs.
+
+    Args:
+        n_gpu: What the config asks for; more than there are is clipped with one line.
+        parallel: "auto" or "DDP": a process a GPU; "DataParallel": one process.
+        gpus: How many GPUs this machine shows.
+    """
+    if 0 < gpus < n_gpu:
+        log.warning("n_gpu: %d asked for, %d are there: using %d", n_gpu, gpus, gpus)
+    if parallel == "DataParallel":
+        return 1
+    return max(1, min(n_gpu, gpus))
+
+
+def spread(
+    model: nn.Module, device: torch.device, *, parallel: str, n_gpu: int, use_synch_bn: bool
+) -> nn.Module:
+    """What the training step calls: the model itself, or what shares its weights over devices.
+
+    Args:
+        model: On `device`; with SyncBN its batch norms are replaced in place.
+        device: This process's device.
+        parallel: "auto" and "DDP" wrap where there are several processes; "DataParallel" where
+            this process has several GPUs.
+        n_gpu: How many GPUs DataParallel takes.
+        use_synch_bn: Batch norm over all processes; ignored with one line where it cannot be.
+    """
+    if use_synch_bn and not (device.type == "cuda" and distributed.world_size() > 1):
+        log.info("use_synch_bn has no effect on a CPU or in a single process")
+    elif use_synch_bn:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if distributed.world_size() > 1:
+        own = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=own, gradient_as_bucket_view=True)
+    if parallel == "DataParallel" and device.type == "cuda":
+        count = min(n_gpu, torch.cuda.device_count())
+        return DataParallel(model, device_ids=list(range(count)))
+    return model

@@ -1,0 +1,71 @@
+"""The optimiser's update: unscaled, clipped, and withheld on the device when it is not finite."""
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+_FP16_SKIPS = 10  # in a row, while the scaler looks for its factor
+
+
+class Update:
+    """Applies gradients without reading anything back.
+
+    Args:
+        optimizer: Its parameters' gradients are used up by `apply`.
+        scaler: The gradient scaler; enabled for fp16 only.
+        clip_grad_norm: The longest gradient, in the 2-norm over all parameters; None: any.
+        device: Where the parameters are.
+    """
+
+    norm: Tensor
+    """Length of the last gradient before clipping; a scalar on the device."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        *,
+        clip_grad_norm: float | None,
+        device: torch.device,
+    ) -> None:
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.clip_grad_norm = clip_grad_norm
+        self.norm = torch.zeros((), device=device)
+        self._weights = [p for group in optimizer.param_groups for p in group["params"]]
+        self._withheld = torch.zeros((), dtype=torch.int64, device=device)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss; NaN throughout for a loss that is not finite."""
+        # The seed of backward is 1, or NaN whatever the loss's own derivative is.
+        self.scaler.scale(loss).backward(gradient=1 + 0 * loss.detach())
+
+    def apply(self) -> None:
+        """Update the weights from the gradients, unless one of them is not finite."""
+        self.scaler.unscale_(self.optimizer)
+        self.norm = get_total_norm([p.grad for p in self._weights if p.grad is not None])
+        if self.clip_grad_norm is not None:
+            clip_grads_with_norm_(self._weights, self.clip_grad_norm, self.norm)
+        broken = ~torch.isfinite(self.norm)
+        if self.scaler.is_enabled():
+            self._withheld = (self._withheld + 1) * broken
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self._withheld = self._withheld + broken
+            self._step_unless(broken)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def failed(self) -> bool:
+        """Whether updates were withheld that should not have been; one read."""
+        return int(self._withheld) > (_FP16_SKIPS if self.scaler.is_enabled() else 0)
+
+    def _step_unless(self, broken: Tensor) -> None:
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # The protocol of torch's fused optimisers: they look at the flag on the device.
+            self.optimizer.grad_scale = None
+            self.optimizer.found_inf = broken.float()
+            self.optimizer.step()
+        elif not bool(broken):  # the others cost one read an iteration
+            self.optimizer.step()
