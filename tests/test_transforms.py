@@ -161,7 +161,8 @@ def test_scale_angle_and_flip_follow_the_documented_distributions():
         longs.append(400 / np.hypot(b, d))
         flips.append(flipped)
     assert deviation(np.array(longs), 200, 800) < 0.03
-    assert 199 <= min(longs) < 215 and 785 < max(longs) <= 801
+    assert 199 <= min(longs) < 215
+    assert 785 < max(longs) <= 801
     assert deviation(np.array(angles), -10, 10) < 0.03
     assert abs(np.mean(flips) - 0.5) < 0.03
     for index in range(4000):
@@ -215,7 +216,8 @@ def test_channels_and_dtypes(channels, dtype):
     geometry = draw(1, 30, 40, base_size=60, crop_size=32, rotate=True)
     border = tuple(float(channel + 1) for channel in range(channels))
     warped = transforms.warp_image(image, geometry, border)
-    assert warped.shape == (32, 32, channels) and warped.dtype == dtype
+    assert warped.shape == (32, 32, channels)
+    assert warped.dtype == dtype
     for channel in range(channels):
         alone = transforms.warp_image(image[..., channel : channel + 1].copy(), geometry,
                                       border[channel : channel + 1])  # fmt: skip
@@ -231,8 +233,10 @@ def test_jitter_stays_in_range_and_leaves_the_pivot():
                                            pivot=pivot)  # fmt: skip
         ratios.append(changed[0, 0].astype(float).sum() / sum(pivot))
     # Contrast leaves the mean colour alone, saturation its luma: brightness remains.
-    assert min(ratios) < 0.83 and max(ratios) > 1.17
-    assert 0.79 <= min(ratios) and max(ratios) <= 1.21
+    assert min(ratios) < 0.83
+    assert max(ratios) > 1.17
+    assert min(ratios) >= 0.79
+    assert max(ratios) <= 1.21
 
 
 def test_jitter_changes_contrast_and_saturation():
@@ -244,7 +248,8 @@ def test_jitter_changes_contrast_and_saturation():
         luma = changed @ np.array(transforms.GREY)
         saturations.append(np.ptp(changed[0, 0]) / luma.mean())
         contrasts.append(abs(luma[0, 0] - luma[0, 1]))
-    assert np.ptp(contrasts) > 10 and np.ptp(saturations) > 0.5
+    assert np.ptp(contrasts) > 10
+    assert np.ptp(saturations) > 0.5
 
 
 def test_jitter_of_five_channels_saturates():
