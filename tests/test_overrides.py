@@ -4,8 +4,8 @@ import copy
 import re
 
 import pytest
-from bad_configs import SHORT
 
+from tests.bad_configs import SHORT
 from utils.config import load_config, parse_config
 from utils.errors import ConfigError
 from utils.overrides import apply_overrides

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from mutant import Mutant, base, changed, paths
+from tests.mutant import Mutant, base, changed, paths
 
 
 def broken_text(rng: random.Random) -> Iterator[Mutant]:

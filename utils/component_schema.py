@@ -70,7 +70,7 @@ def listed_components() -> Components:
         definitions = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))["$defs"]
     except (OSError, ValueError, KeyError, TypeError):
         definitions = {}  # `build` is the authority; without the schema it only answers later
-    return Components(definitions)
+    return Components(definitions if isinstance(definitions, dict) else {})
 
 
 def _checker(node: Mapping[str, Any]) -> CoreSchema:
