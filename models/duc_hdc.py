@@ -14,8 +14,8 @@ Differences from the paper:
   alone is 700 M parameters.
 - A map of a size that is no multiple of 8 is rounded up, and the surplus cropped from the logits.
 
-Parameters at 19 classes with ResNet-101: the paper gives none; the ancestor has 69.18 M with the
-decoder of DeepLabV3+ added, which is not in the paper, {duc} here.
+Parameters at 19 classes with ResNet-101: the paper gives none; the ancestor has 69.18 M, 64.18 M
+here, since the decoder of DeepLabV3+ that the ancestor adds is not in the paper.
 """
 
 from collections.abc import Sequence

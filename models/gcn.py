@@ -15,7 +15,8 @@ Differences from the paper:
 - With `use_resnet_gcn` the last two stages of the encoder are the paper's GCN blocks, which start
   from random weights: the authors' ImageNet weights for them are not available.
 
-Parameters at 19 classes: the paper gives none; the ancestor has 25.21 M with ResNet-50, {gcn} here.
+Parameters at 19 classes: the paper gives none; the ancestor has 25.21 M with ResNet-50, 25.20 M
+here.
 """
 
 from typing import Annotated

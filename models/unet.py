@@ -121,7 +121,7 @@ class UNetResnet(BaseModel):
 
     Its decoder has the ancestor's widths, with the nonlinearities that were missing there, on an
     encoder of stride 32 with all its skips. Parameters at 19 classes with ResNet-50: 30.00 M in
-    the ancestor, {unetresnet} here.
+    the ancestor, 29.91 M here.
 
     Args:
         num_classes: Classes to tell apart.
