@@ -112,23 +112,20 @@ def _train(
     device = pick_device(device_name, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
         log_to_console(first_process=distributed.rank() == 0)
-        trainer = assemble(config, state, folder, device=device)
-        trainer.fit()
-        trainer.run.close()
-        if trainer.run.folder is not None:
-            _print_result(config, trainer, trainer.run.folder)
+        trainer = assemble(config, state, device=device)
+        with _open_run(config, state, folder) as run:
+            trainer.fit(run)
+        if run.folder is not None:
+            _print_result(config, trainer, run.folder)
     return 0
 
 
-def assemble(
-    config: "Config", state: dict | None, folder: Path | None, *, device: "torch.device"
-) -> "Trainer":
+def assemble(config: "Config", state: dict | None, *, device: "torch.device") -> "Trainer":
     """Build everything that a run needs, in the order in which faults are cheapest to find.
 
     Args:
         config: The accepted config.
         state: The checkpoint to go on from, or None.
-        folder: Its run folder, or None for a new one.
         device: Where to train.
 
     Returns:
@@ -153,7 +150,6 @@ def assemble(
             seed=config.seed,
         ),
         plan=_plan(config),
-        run=_open_run(config, state, folder),
         description=_description(config, parts.train_loader.dataset),
     )
     if state is not None:

@@ -29,7 +29,6 @@ from utils.precision import autocast
 from utils.prediction import whole
 from utils.prefetch import on_device
 from utils.progress import Progress, describe
-from utils.runlog import RunLog
 from utils.seeding import iteration_seed
 from utils.stopwatch import Stopwatch
 from utils.totals import Totals
@@ -73,7 +72,6 @@ class Trainer(BaseTrainer):
         device: Where the model is.
         step: Precision, accumulation, clipping, averaging, seed.
         plan: Epochs, intervals, monitor.
-        run: Where rows, scalars and checkpoints go.
         description: The part of a checkpoint that never changes.
     """
 
@@ -84,7 +82,6 @@ class Trainer(BaseTrainer):
         device: torch.device,
         step: Step,
         plan: Plan,
-        run: RunLog,
         description: Mapping[str, object],
     ) -> None:
         super().__init__(
@@ -93,7 +90,6 @@ class Trainer(BaseTrainer):
             scaler=torch.amp.GradScaler(device.type, enabled=step.precision == "fp16"),
             ema=None if step.ema is None else ExponentialMovingAverage(parts.model, step.ema),
             plan=plan,
-            run=run,
             description=description,
         )
         self.parts = parts

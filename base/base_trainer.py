@@ -59,7 +59,6 @@ class BaseTrainer:
         scaler: The gradient scaler, disabled but for fp16.
         ema: The averaged weights, or None.
         plan: Epochs, intervals, monitor.
-        run: Where rows, scalars and checkpoints go.
         description: The part of a checkpoint that never changes: arch, config, classes, palette,
             mean, std, ignore_index, input_dtype, versions.
     """
@@ -72,7 +71,6 @@ class BaseTrainer:
         scaler: torch.amp.GradScaler,
         ema: ExponentialMovingAverage | None,
         plan: Plan,
-        run: RunLog,
         description: Mapping[str, object],
     ) -> None:
         self.model = model
@@ -80,7 +78,7 @@ class BaseTrainer:
         self.scaler = scaler
         self.ema = ema
         self.plan = plan
-        self.run = run
+        self.run = RunLog(None)
         self.description = dict(description)
         self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
         self.progress = Progress()
@@ -106,13 +104,17 @@ class BaseTrainer:
 
     # The run.
 
-    def fit(self) -> None:
+    def fit(self, run: RunLog) -> None:
         """Train until the last epoch or until nothing improves.
+
+        Args:
+            run: Where rows, scalars and checkpoints go.
 
         Raises:
             RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
             NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
         """
+        self.run = run
         started = time.monotonic()
         with self._signals_caught():
             for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):

@@ -1,0 +1,185 @@
+"""A run that was stopped anywhere and resumed ends bit for bit like one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import train
+from tests.conftest import tiny_config
+from utils import checkpoint
+from utils.errors import CheckpointError, ConfigError, RunInterruptedError
+
+
+def weights(folder, name="last.pth"):
+    content = checkpoint.load(folder / name)
+    return {**content["state_dict"], **_flat(content.get("optimizer", {}))}
+
+
+def _flat(optimizer):
+    slots = optimizer.get("state", {})
+    return {
+        f"{index}.{name}": value
+        for index, slot in slots.items()
+        for name, value in slot.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def assert_same_run(folder, other):
+    mine, theirs = weights(folder), weights(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert different == []
+    assert (folder / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+def start(config_path, *extra):
+    command = [sys.executable, "train.py", *extra]
+    if config_path is not None:
+        command += ["--config", str(config_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def write(folder, **trainer):
+    folder.mkdir()
+    config = tiny_config(folder, **trainer)
+    config["train_loader"]["args"] |= {"length": 48, "num_workers": 1}
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def only_run(folder):
+    runs = list((folder / "saved" / "tiny").glob("*"))
+    return runs[0] if runs else None
+
+
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    uninterrupted = start(write(whole, epochs=4))
+    process = start(write(stopped, epochs=4))
+
+    def second_checkpoint():
+        folder = only_run(stopped)
+        return folder is not None and (folder / "checkpoint-epoch2.pth").exists()
+
+    wait_for(second_checkpoint, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (only_run(stopped) / "checkpoint-epoch4.pth").exists()
+    resumed = start(None, "--resume", str(only_run(stopped)))
+    words = resumed.communicate(timeout=120)[1]
+    assert resumed.returncode == 0, words
+    assert "going on from" in words
+    assert uninterrupted.wait(120) == 0, uninterrupted.stderr.read()
+    uninterrupted.stderr.close()
+    assert_same_run(only_run(whole), only_run(stopped))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypatch, number, code):
+    """The signal comes in the fourth iteration of six, in the middle of the second epoch."""
+    from trainer import Trainer
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in "ab":
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps(tiny_config(tmp_path / name)))
+    assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
+
+    real = Trainer.train_iteration
+
+    def interrupted(self, batches):
+        if self.progress.step == 3:
+            signal.raise_signal(number)
+        real(self, batches)
+
+    monkeypatch.setattr(Trainer, "train_iteration", interrupted)
+    with pytest.raises(RunInterruptedError, match="at iteration 4: saved; go on with:") as caught:
+        train.main(["--config", str(tmp_path / "b" / "config.json")])
+    assert caught.value.exit_code == code
+    monkeypatch.undo()
+    folder = only_run(tmp_path / "b")
+    assert checkpoint.load(folder / "last.pth")["step"] == 4
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_same_run(only_run(tmp_path / "a"), folder)
+
+
+def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_folder, monkeypatch):
+    monkeypatch.setattr("utils.run_folder._KEPT_ITERATIONS", 100)
+    path = write_config(save_per_iters=1, epochs=2, ema=0.9, accumulate=2, clip_grad_norm=0.5)
+    assert train.main(["--config", str(path)]) == 0
+    folder = run_folder()
+    expected = weights(folder)
+    rows = (folder / "metrics.jsonl").read_text()
+    steps = [checkpoint.load(file)["step"] for file in folder.glob("checkpoint-iter*.pth")]
+    assert sorted(steps) == [1, 2, 3, 4]
+    for step in steps:
+        assert train.main(["--resume", str(folder / f"checkpoint-iter{step}.pth")]) == 0
+        after = weights(folder)
+        assert all(torch.equal(expected[name], after[name]) for name in expected), step
+        assert (folder / "metrics.jsonl").read_text() == rows
+
+
+def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    folder = run_folder()
+    words = ["--resume", str(folder), "--set", "trainer.epochs=2", "optimizer.args.lr=0.01"]
+    assert train.main(words) == 0
+    said = capsys.readouterr().err
+    assert "changed: trainer.epochs from 1 to 2" in said
+    assert "changed: optimizer.args.lr from 0.05 to 0.01" in said
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["epoch"] for row in rows) == 2
+    assert all(
+        row["learning_rates"][0] <= 0.01
+        for row in rows
+        if row["step"] > 3 and "learning_rates" in row
+    )
+    stored = json.loads((folder / "config.json").read_text())
+    assert stored["optimizer"]["args"]["lr"] == 0.01
+
+
+def test_another_network_or_other_classes_are_refused(tmp_path, write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    folder = run_folder()
+    with pytest.raises(ConfigError, match=r"a resumed run keeps its network \(ENet\)"):
+        train.main(["--resume", str(folder), "--set", "arch.type=UNet"])
+    content = checkpoint.load(folder / "last.pth")
+    del content["format_version"]
+    checkpoint.save([folder / "last.pth"], {**content, "classes": ["one", "two"]})
+    (folder / "checkpoint-epoch1.pth").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"the checkpoint's classes are not the data set's: 2 \(one"
+    ):
+        train.main(["--resume", str(folder)])
+
+
+def test_the_best_model_is_no_state_to_resume_from(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    with pytest.raises(CheckpointError, match="no optimiser state"):
+        train.main(["--resume", str(run_folder() / "best_model.pth")])
+
+
+def test_another_optimiser_is_refused(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    change = ["optimizer.type=SGD", "optimizer.no_decay_norm_bias=true", "trainer.epochs=2"]
+    with pytest.raises(ConfigError, match="optimiser does not fit this config's"):
+        train.main(["--resume", str(run_folder()), "--set", *change])

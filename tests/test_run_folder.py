@@ -1,0 +1,72 @@
+"""Run folders belong to one run; the furthest sound checkpoint is found; old ones go."""
+
+import re
+
+import pytest
+
+from tests.test_checkpoint import CONTENT
+from utils import checkpoint, run_folder
+from utils.errors import CheckpointError, ResourceError
+
+
+def save(path, step):
+    checkpoint.save([path], {**CONTENT, "step": step})
+
+
+def test_runs_started_in_the_same_second_get_folders_of_their_own(tmp_path):
+    folders = [run_folder.create(tmp_path, "net") for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folders[0].name)
+
+
+def test_a_save_dir_that_is_a_file_is_explained(tmp_path):
+    (tmp_path / "saved").write_text("")
+    with pytest.raises(ResourceError, match=r"cannot make a run folder in .*\n.*trainer\.save_dir"):
+        run_folder.create(tmp_path / "saved", "net")
+
+
+def test_the_furthest_checkpoint_of_a_folder_is_taken(tmp_path):
+    save(tmp_path / "last.pth", 20)
+    save(tmp_path / "checkpoint-epoch2.pth", 20)
+    save(tmp_path / "checkpoint-iter9.pth", 9)
+    save(tmp_path / "checkpoint-iter27.pth", 27)
+    assert run_folder.find_checkpoint(tmp_path)[0].name == "checkpoint-iter27.pth"
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog):
+    save(tmp_path / "checkpoint-epoch1.pth", 10)
+    (tmp_path / "last.pth").write_bytes(b"half a file")
+    path, content = run_folder.find_checkpoint(tmp_path)
+    assert (path.name, content["step"]) == ("checkpoint-epoch1.pth", 10)
+    assert "last.pth: not a checkpoint, or cut short" in caplog.text
+
+
+def test_a_folder_without_checkpoints_says_what_was_tried(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nothing to resume from\n  no last\.pth"):
+        run_folder.find_checkpoint(tmp_path)
+    (tmp_path / "last.pth").write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match=r"nothing to resume from\n  .*cut short"):
+        run_folder.find_checkpoint(tmp_path)
+
+
+def test_trimming_goes_by_number_not_by_name_or_time(tmp_path):
+    for epoch in (1, 2, 9, 10, 11):
+        (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()
+    for step in (8, 9, 10):
+        (tmp_path / f"checkpoint-iter{step}.pth").touch()
+    (tmp_path / "checkpoint-epoch-mine.pth").touch()
+    run_folder.trim(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint-epoch-mine.pth",
+        "checkpoint-epoch10.pth",
+        "checkpoint-epoch11.pth",
+        "checkpoint-iter10.pth",
+        "checkpoint-iter9.pth",
+    ]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    (tmp_path / "last.pth.tmp.123").touch()
+    (tmp_path / "last.pth").touch()
+    run_folder.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
