@@ -68,7 +68,7 @@ class Config(Section):
         str,
         AfterValidator(_file_name),
         # For editors, which do not know the validator: not quite as strict.
-        WithJsonSchema({"type": "string", "pattern": r"^[^\s./\\][^/\\\n\r\t]*$", "maxLength": 100}),
+        WithJsonSchema({"type": "string", "pattern": r"^[^\s./\\][^/\\\n\r]*$", "maxLength": 100}),
     ]
     """Name of the run; its folders are called so."""
 
