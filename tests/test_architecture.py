@@ -1,0 +1,115 @@
+"""The house rules that a machine can check: imports point down, files stay readable."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("base", "dataloaders", "models", "utils", "tools", "benchmarks")
+COMMANDS = ("train", "evaluate", "inference", "export")
+# Each room may use those below it; models and dataloaders never each other.
+BELOW = {
+    "utils": {"utils"},
+    "base": {"base", "utils"},
+    "models": {"models", "base", "utils"},
+    "dataloaders": {"dataloaders", "base", "utils"},
+    "trainer": {"base", "utils"},
+}
+OURS = {*PACKAGES, *COMMANDS, "trainer"}
+
+
+def sources():
+    files = list(ROOT.glob("*.py"))
+    for package in PACKAGES:
+        files += (ROOT / package).rglob("*.py")
+    return sorted(files)
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module
+
+
+def wrong_imports(room, tree):
+    return [
+        name
+        for name in imports(tree)
+        if (top := name.partition(".")[0]) in OURS and top not in BELOW.get(room, OURS)
+    ]
+
+
+def offenders(rule):
+    """The files that break a rule, each with what the rule says of it."""
+    found = {str(path.relative_to(ROOT)): rule(path, path.read_text()) for path in sources()}
+    return {name: fault for name, fault in found.items() if fault}
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_imports_point_down():
+    assert offenders(lambda path, text: wrong_imports(room(path), ast.parse(text))) == {}
+
+
+def test_an_import_that_points_up_is_found():
+    tree = ast.parse("from trainer import Trainer\nimport models.enet\nfrom utils import errors")
+    assert wrong_imports("utils", tree) == ["trainer", "models.enet"]
+    assert wrong_imports("models", tree) == ["trainer"]
+    assert wrong_imports("train", tree) == []
+
+
+def test_files_and_functions_fit_a_reader():
+    def too_long(path, text):
+        functions = [
+            node.name
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno > 80
+        ]
+        return functions + ([path.stem] if len(text.splitlines()) > 360 else [])
+
+    assert offenders(too_long) == {}
+
+
+def test_no_file_is_a_drawer_for_everything():
+    names = {"helpers", "helper", "misc", "common", "utils"}
+    assert offenders(lambda path, _: path.stem in names) == {}
+
+
+def test_nothing_runs_what_a_stranger_wrote():
+    phrases = ("weights_only=False", "allow_pickle=True", "shell=True", "extractall")
+
+    def dangerous(_, text):
+        calls = [
+            node.func.id
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"eval", "exec", "compile"}
+        ]
+        return calls + [phrase for phrase in phrases if phrase in text]
+
+    assert offenders(dangerous) == {}
+
+
+def test_torch_load_is_called_in_one_place():
+    assert set(offenders(lambda _, text: "torch.load(" in text)) == {"utils/checkpoint.py"}
+
+
+def test_only_commands_print_exit_or_read_the_command_line():
+    words = ("sys.exit(", "sys.argv", "sys.stdout.write", "print(")
+
+    def talkative(path, text):
+        if room(path) in {*COMMANDS, "tools", "benchmarks"}:
+            return []
+        calls = [
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call | ast.Attribute)
+        ]
+        return [word for word in words if any(call.startswith(word) for call in calls)]
+
+    assert offenders(talkative) == {}
