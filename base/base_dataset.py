@@ -119,15 +119,23 @@ class BaseDataset:
             DataError: A file is missing or damaged, the sizes differ, or a label is unknown.
         """
         pair = self.pairs[index]
-        image = read_image(pair.image)
+        image = self.read_image(pair.image)
         height, width = image.shape[:2]
         if pair.mask is None:
             dtype = mask_dtype(self.num_classes, self.ignore_index)
             return image, np.full((height, width), self.ignore_index, dtype)
-        raw = read_mask(pair.mask)
+        raw = self.read_mask(pair.mask)
         if raw.shape != (height, width):
             raise sizes_differ(pair, (height, width), raw.shape)
         return image, self.table.apply(raw, str(pair.mask))
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Read an image file: (H, W, C) in its dtype, upright."""
+        return read_image(path)
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        """Read a mask file: raw label values (H, W) of an integer dtype."""
+        return read_mask(path)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return sample (epoch, index): a pure function of these two and the seed."""

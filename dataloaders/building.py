@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 
 from base.base_data_loader import BaseDataLoader
+from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from utils import distributed
 from utils.registry import build, loader_arguments
@@ -57,3 +59,25 @@ def build_loader(
             loader.dropped,
         )
     return loader
+
+
+def build_whole(
+    kind: str, name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
+) -> BaseDataset:
+    """Build the data set of a loader without what changes its pictures, for an honest score.
+
+    Args:
+        kind: Its place in the config: "train_loader" or "val_loader".
+        name: A data set of the table.
+        args: As for `build_loader`; cropping, scaling and augmentation are left out.
+        ignore_index: The mask value of void.
+        seed: Seed of what the data set draws.
+
+    Raises:
+        ConfigError: Unknown name or arguments.
+        DataError: The data are not where `args` say.
+    """
+    for_data, _ = loader_arguments(kind, DATASETS, name, args, loader=BaseDataLoader)
+    shared = {field.name for field in fields(BaseDataset)}
+    own = {key: value for key, value in for_data.items() if key not in shared}
+    return build(kind, DATASETS, name, own, ignore_index=ignore_index, seed=seed)

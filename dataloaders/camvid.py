@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from base.base_dataset import BaseDataset
-from dataloaders.layout import match, require_folder, require_some
+from dataloaders.layout import match, read_lines, require_folder, require_some
 from utils.errors import DataError
 from utils.labels import LabelTable
 
@@ -90,5 +90,4 @@ def _listed_names(path: Path) -> set[str] | None:
     """Return the image names of a list of `image mask` lines, None without the list."""
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {Path(line.split()[0]).name for line in lines if line.strip()}
+    return {Path(line.split()[0]).name for line in read_lines(path, layout="a text file")}

@@ -1,6 +1,6 @@
 """Finding the files of a layout: folders that must exist, partners matched by key."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from base.base_dataset import Pair
@@ -30,6 +30,38 @@ def require_folder(folder: Path, *, layout: str) -> Path:
         f"  found: {parent.absolute()} holds {contents(parent)}\n"
         '  fix: set "data_dir" in the loader\'s args to the folder described above'
     )
+
+
+def first_folder(candidates: Sequence[Path], *, layout: str) -> Path:
+    """Return the first candidate that is a folder; the first one is named when none is."""
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    return require_folder(candidates[0], layout=layout)
+
+
+def files_by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """Return the files of a folder that end in `suffix`, by their name without it."""
+    return {path.name.removesuffix(suffix): path for path in folder.glob(f"*{suffix}")}
+
+
+def read_lines(path: Path, *, layout: str) -> list[str]:
+    """Return the lines of a list file that are not blank.
+
+    Raises:
+        DataError: The file is missing or is not text.
+    """
+    if not path.is_file():
+        require_folder(path.parent, layout=layout)
+        raise DataError(
+            f"{path}: no such list\n  expected: {layout}\n"
+            f"  found: {path.parent} holds {contents(path.parent)}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error.reason})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def contents(folder: Path) -> str:

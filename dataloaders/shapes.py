@@ -1,9 +1,10 @@
 """Shapes: an embedded data set, drawn on the spot; nothing to download.
 
 Each picture holds textured, shaded shapes that hide one another before a textured background. A
-class is an outline with its texture; colours are drawn afresh for every shape, so that a pixel's
-colour alone says next to nothing. The border of every shape is void, one pixel to each side.
-Picture i of a split depends on (split, content_seed, i, height, width) alone.
+class is an outline with its texture; colours are drawn afresh for every shape and only lean
+towards the class's, so that a pixel's colour alone says little. The border of every shape is
+void, one pixel to each side. Picture i of a split depends on (split, content_seed, i, height,
+width) alone.
 """
 
 import math
@@ -19,7 +20,9 @@ from base.base_dataset import BaseDataset
 from utils.labels import mask_dtype
 from utils.seeding import picture_generator
 
-_RADIUS = (9.0, 24.0)  # pixels
+_RADIUS = (10.0, 26.0)  # pixels
+# How far a shape's colour strays from its class's: so far that classes overlap nearly everywhere.
+_COLOUR_SPREAD = 40.0
 _AREA_PER_SHAPE = 2400.0  # pixels of picture for one shape, on average
 _SUBPIXEL = 4  # bits of fraction of the corner coordinates that OpenCV draws
 
@@ -142,7 +145,8 @@ def _paint(
     step = 2 * math.pi / period
     across = (math.cos(turn) * u + math.sin(turn) * v) * step
     along = (math.cos(turn) * v - math.sin(turn) * u) * step
-    one, other = _two_colours(rng)
+    near = np.array(Shapes.palette[label]) + rng.normal(0, _COLOUR_SPREAD, 3)
+    one, other = _two_colours(rng, near.clip(30, 225))
     blend = texture(across, along, rng)[..., None]
     painted = (one * blend + other * (1 - blend)) * _shade(u, v, rng)[..., None]
     np.copyto(image[box], painted.clip(0, 255).astype(np.uint8), where=inside[..., None] > 0)
@@ -159,13 +163,13 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     size = (width, height)
     blend = 0.6 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     blend += 0.4 * cv2.resize(fine, size, interpolation=cv2.INTER_LINEAR)
-    one, other = _two_colours(rng)
+    one, other = _two_colours(rng, rng.uniform(30, 225, 3))
     painted = one * blend[..., None] + other * (1 - blend[..., None])
     return painted.clip(0, 255).astype(np.uint8)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    one = rng.uniform(30, 225, 3)
+def _two_colours(rng: np.random.Generator, one: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `one` and a colour that contrasts with it in every channel."""
     step = rng.uniform(45, 100, 3) * np.where(one > 127, -1, 1)
     return one.astype(np.float32), (one + step).astype(np.float32)
 
