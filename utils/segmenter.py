@@ -69,7 +69,7 @@ class Segmenter:
         self._say = say
         normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
         self.predictor = Predictor(
-            _callable(self._model, normalize.to(device), self._precision), settings, say=say
+            as_model(self._model, normalize.to(device), self._precision), settings, say=say
         )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
@@ -105,7 +105,7 @@ class Segmenter:
     @torch.inference_mode()
     def segment(self, pixels: np.ndarray) -> Results:
         """Segment one decoded picture (H, W, C) of the channels and dtype that are expected."""
-        images = _as_images(pixels).to(self._device)
+        images = as_images(pixels).to(self._device)
         found = self.predictor.segment(images, probabilities=self._extras.probabilities)
         mask = found.mask.numpy().astype(self._mask_dtype)
         probabilities = None
@@ -124,7 +124,7 @@ class Segmenter:
         )
 
         def read(top: int, bottom: int) -> Tensor:
-            return _as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
+            return as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
 
         self._announce(job, raster, len(windows))
         with writing(job.target):
@@ -177,8 +177,8 @@ class Segmenter:
         return digest.hexdigest()
 
 
-def _callable(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
-    """The model as prediction wants it: from plain pixels to logits."""
+def as_model(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
+    """The model as prediction wants it: from plain pixels (N, C, H, W) to logits."""
     model = model.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
 
     def run(images: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def _callable(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
     return run
 
 
-def _as_images(pixels: np.ndarray) -> Tensor:
+def as_images(pixels: np.ndarray) -> Tensor:
     """(H, W, C) as (1, C, H, W), channels last, without a copy where the array is our own."""
     own = np.require(pixels, requirements=["C", "W"])
     return torch.from_numpy(own).permute(2, 0, 1)[None]
