@@ -70,6 +70,10 @@ BAD = {
     "null": ({"trainer": {"epochs": None}}, "trainer.epochs: expected an integer, got null"),
     "number for an object": ({"trainer": 3}, "trainer: expected an object in { }, got 3"),
     "list for an object": ({"arch": []}, "arch: expected an object in { }, got []"),
+    "bare name": (
+        {"lr_scheduler": "Poly"},
+        'lr_scheduler: expected an object, {"type": "Poly"}, got "Poly"',
+    ),
     "list for args": (
         {"lr_scheduler": {"type": "Poly", "args": []}},
         "lr_scheduler.args: expected an object in { }, got []",
@@ -163,7 +167,14 @@ BAD = {
         {"trainer": {"val": False, "monitor": "min val_loss"}},
         (
             'trainer.monitor: "min val_loss" needs validation, and trainer.val is false; set '
-            'trainer.val to true or trainer.monitor to "off"'
+            'trainer.val to true, or trainer.monitor to "off"'
+        ),
+    ),
+    "monitor and early stop without validation": (
+        {"trainer": {"val": False, "monitor": "min val_loss", "early_stop": 3}},
+        (
+            'trainer.monitor: "min val_loss" needs validation, and trainer.val is false; set '
+            'trainer.val to true, or trainer.monitor to "off" and trainer.early_stop to 0'
         ),
     ),
     "early stop without monitor": (

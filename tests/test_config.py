@@ -124,6 +124,12 @@ def test_a_config_does_not_change():
     assert SHORT["arch"] == {"type": "UNet"}
 
 
+@pytest.mark.parametrize(("data", "kind"), [([1], "list"), ("x", "str"), (None, "NoneType")])
+def test_what_is_no_object_is_refused(data, kind):
+    with pytest.raises(ConfigError, match=rf"^x\.pth: expected an object in {{ }}, got {kind}$"):
+        parse_config(data, source="x.pth")
+
+
 def test_an_unlisted_name_is_left_to_build():
     config = parse_config(
         over_short({"arch": {"type": "MyNet", "args": {"what": [1, {"a": None}]}}})

@@ -277,6 +277,7 @@ def test_every_model_takes_what_each_config_may_say(name):
         ("batchsize", ["batch_size", "base_size"], "batch_size"),
         ("zebra", ["lr", "eps"], None),
         ("x", ["y"], None),
+        ("rlq", ["lrz"], None),
         ("x", [], None),
     ],
 )

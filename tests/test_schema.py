@@ -26,6 +26,7 @@ COMPONENTS = [key for key in SCHEMA["$defs"] if "." in key]
 BEYOND_AN_EDITOR = {
     "missing val_loader": False,
     "monitor without validation": True,
+    "monitor and early stop without validation": True,
     "early stop without monitor": True,
     "SyncBN without processes": True,
     "name ending in a space": True,

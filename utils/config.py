@@ -28,6 +28,7 @@ from utils.config_sections import (
     TrainerSection,
     contradiction,
 )
+from utils.errors import ConfigError
 from utils.json_text import read_json5
 from utils.overrides import apply_overrides
 
@@ -178,5 +179,7 @@ def parse_config(
     Raises:
         ConfigError: With every fault.
     """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: expected an object in {{ }}, got {type(data).__name__}")
     plain = apply_overrides(data, overrides)
     return raise_faults(Config, plain, f"{source} with --set" if overrides else source)

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from utils.component_schema import Listed, listed_components
 from utils.errors import ConfigError
-from utils.faults import hint, join, nearest, numbered, wrong_value
+from utils.faults import hint, join, nearest, numbered, show, wrong_value
 from utils.registry import argument_faults, taken_by
 
 M = TypeVar("M", bound=BaseModel)
@@ -104,6 +104,9 @@ def _model_faults(
         elif error["type"] == "missing":
             if not any(_was_meant(model, other, location) for other in unknown):
                 faults.append(f"{path}: missing{_example(path)}")
+        elif error["type"] == "model_type" and isinstance(error["input"], str):
+            name = show(error["input"])
+            faults.append(f'{path}: expected an object, {{"type": {name}}}, got {name}')
         else:
             faults.append(wrong_value(path, error["input"], [error]))
     return faults

@@ -101,6 +101,10 @@ class TrainerSection(Section):
     """Compute the backbone's features a second time in the backward pass instead of keeping them:
     about a third more time for much less memory."""
 
+    recompute: bool = False
+    """Compute the inside of the backbone's blocks again in the backward pass instead of keeping it:
+    less memory for about a third more time, the same result."""
+
     accumulate: Annotated[int, Ge(1)] = 1
     """Batches that make up one update; an iteration is one update."""
 
@@ -130,10 +134,11 @@ class TrainerSection(Section):
     @model_validator(mode="after")
     def _agree(self) -> "TrainerSection":
         if not self.val and self.monitor != "off":
+            stop = " and trainer.early_stop to 0" if self.early_stop else ""
             raise contradiction(
                 "trainer.monitor",
                 f'"{self.monitor}" needs validation, and trainer.val is false; '
-                'set trainer.val to true or trainer.monitor to "off"',
+                f'set trainer.val to true, or trainer.monitor to "off"{stop}',
             )
         if self.early_stop and self.monitor == "off":
             raise contradiction(

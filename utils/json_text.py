@@ -86,7 +86,7 @@ def parse_json5(text: str, *, source: str) -> Any:
         # One fault reads file:line:column, as editors and terminals make it a link.
         one = f"{source}:{places[0]}"
         raise ConfigError(one if len(places) == 1 else numbered(places, source))
-    if faults := list(_text_faults(value, "")):
+    if faults := list(text_faults(value, "")):
         raise ConfigError(numbered(faults, source))
     return value
 
@@ -232,15 +232,23 @@ def _is_finite(word: str) -> bool:
         return True
 
 
-def _text_faults(value: Any, path: str) -> Iterator[str]:
-    """Strings that no file name, log or checkpoint could hold."""
+def text_faults(value: Any, path: str) -> Iterator[str]:
+    """Strings that no log or checkpoint could hold.
+
+    Args:
+        value: Plain values.
+        path: Their JSON path.
+
+    Yields:
+        A line for each.
+    """
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             yield f"{path}: text with \\u0000 or half a surrogate pair cannot be used"
     elif isinstance(value, dict):
         for key, entry in value.items():
-            yield from _text_faults(key, f"the key in {path or 'the file'}")
-            yield from _text_faults(entry, join(path, key))
+            yield from text_faults(key, f"the key in {path or 'the file'}")
+            yield from text_faults(entry, join(path, key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from _text_faults(entry, join(path, index))
+            yield from text_faults(entry, join(path, index))
