@@ -1,0 +1,200 @@
+"""One run through the command: what it writes, what it prints, what TensorBoard reads back."""
+
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from utils import checkpoint
+from utils.errors import ConfigError, DataError, NumericError
+
+METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU", "Class_IoU"}
+CLASSES = ("background", "disc", "square", "triangle", "ring", "star", "cross")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of three epochs: its folder, what it printed, what it said."""
+    from tests.conftest import tiny_config
+
+    folder = tmp_path_factory.mktemp("finished")
+    config = tiny_config(folder, epochs=3, keep=1, tensorboard=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *words: printed.append(" ".join(words)))
+        assert train.main(["--config", str(folder / "config.json")]) == 0
+    (run,) = (folder / "saved" / "tiny").iterdir()
+    return folder, run, printed
+
+
+def rows(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_holds_what_is_documented(finished):
+    _, run, _ = finished
+    assert {path.name for path in run.iterdir()} == {
+        "best_model.pth",
+        "checkpoint-epoch3.pth",  # keep: 1
+        "config.json",
+        "last.pth",
+        "metrics.jsonl",
+        "samples",
+        "train.log",
+    }
+    assert len(list((run / "samples").glob("*.jpg"))) == 4
+    assert "EVAL 3/3" in (run / "train.log").read_text()
+
+
+def test_metrics_rows_have_the_documented_names(finished):
+    _, run, _ = finished
+    events = [(row["event"], row["epoch"], row["step"]) for row in rows(run)]
+    assert events == [
+        ("log", 1, 2), ("log", 1, 3), ("train", 1, 3), ("val", 1, 3),
+        ("log", 2, 4), ("log", 2, 6), ("train", 2, 6), ("val", 2, 6),
+        ("log", 3, 8), ("log", 3, 9), ("train", 3, 9), ("val", 3, 9),
+    ]  # fmt: skip
+    val = rows(run)[-1]
+    assert METRICS <= val.keys()
+    assert tuple(val["Class_IoU"]) == CLASSES
+
+
+def test_tensorboard_reads_back_every_documented_tag(finished):
+    folder, run, _ = finished
+    events = EventAccumulator(str(folder / "saved" / "runs" / "tiny" / run.name)).Reload()
+    tags = events.Tags()
+    documented = {
+        "train/loss", "train/Mean_IoU", "train/Pixel_Accuracy", "train/Learning_rate_0",
+        "train/Gradient_norm", "train/Momentum", "train/images_per_second", "train/data_wait_share",
+        "val/loss", "val/Mean_IoU", "val/Pixel_Accuracy",
+        *(f"val/IoU/{name}" for name in CLASSES),
+    }  # fmt: skip
+    assert documented <= set(tags["scalars"])
+    assert tags["images"] == ["val/inputs_targets_predictions"]
+    written = {row["step"]: row["Mean_IoU"] for row in rows(run) if row["event"] == "val"}
+    read = {event.step: event.value for event in events.Scalars("val/Mean_IoU")}
+    assert read == pytest.approx(written)
+    assert [event.step for event in events.Images("val/inputs_targets_predictions")] == [3, 6, 9]
+
+
+def test_the_end_says_what_came_of_it_and_what_to_do_next(finished):
+    folder, run, printed = finished
+    best = max(row["Mean_IoU"] for row in rows(run) if row["event"] == "val")
+    assert printed[0].startswith(f"best Mean_IoU {best:.4f} (epoch ")
+    assert printed[1] == f"run folder: {run}"
+    assert printed[2] == f"next: tensorboard --logdir {folder / 'saved' / 'runs'}"
+    assert printed[3] == (
+        f"next: python inference.py --model {run / 'best_model.pth'} "
+        f"--images {run / 'samples'} --mode whole"
+    )
+
+
+def test_the_best_model_has_all_that_inference_needs_and_no_optimiser(finished):
+    _, run, _ = finished
+    best, last = checkpoint.load(run / "best_model.pth"), checkpoint.load(run / "last.pth")
+    needed = {"arch", "config", "classes", "palette", "mean", "std", "ignore_index", "input_dtype"}
+    assert needed <= best.keys()
+    assert "optimizer" not in best
+    assert type(best["monitor_best"]) is float
+    assert last["optimizer"]["state"]
+    assert (last["epoch"], last["step"]) == (3, 9)
+    assert last["monitor_best"] == best["monitor_best"]
+
+
+def test_the_best_model_is_saved_at_every_improvement_whatever_save_period_says(
+    write_config, run_folder, monkeypatch
+):
+    from trainer import Trainer
+
+    scores = {1: 0.2, 2: 0.5, 3: 0.4}
+    real = Trainer.validate
+    monkeypatch.setattr(
+        Trainer, "validate", lambda self, epoch: {**real(self, epoch), "Mean_IoU": scores[epoch]}
+    )
+    assert train.main(["--config", str(write_config(epochs=3, save_period=100))]) == 0
+    best = checkpoint.load(run_folder() / "best_model.pth")
+    assert (best["epoch"], best["monitor_best"]) == (2, 0.5)
+    assert not list(run_folder().glob("checkpoint-epoch*"))
+
+
+def test_early_stop_counts_epochs_and_is_said(write_config, run_folder, monkeypatch, capsys):
+    from trainer import Trainer
+
+    real = Trainer.validate
+    monkeypatch.setattr(
+        Trainer, "validate", lambda self, epoch: {**real(self, epoch), "Mean_IoU": 1.0 / epoch}
+    )
+    path = write_config(epochs=9, early_stop=2)
+    assert train.main(["--config", str(path)]) == 0
+    assert checkpoint.load(run_folder() / "last.pth")["epoch"] == 3
+    assert "stopped early: Mean_IoU did not improve for 2 epochs" in capsys.readouterr().err
+
+
+def test_a_score_on_crops_is_labelled_as_one(write_config, run_folder, capsys):
+    def crop(config):
+        config["val_loader"]["args"]["crop_size"] = 48
+
+    assert train.main(["--config", str(write_config(crop, epochs=1))]) == 0
+    assert "scored on centre crops of 48 px, not whole images" in capsys.readouterr().out
+    assert [row["crop"] for row in rows(run_folder()) if row["event"] == "val"] == [48]
+
+
+def test_without_validation_the_last_model_is_the_one_to_use(write_config, run_folder, capsys):
+    def blind(config):
+        del config["val_loader"]
+
+    assert train.main(["--config", str(write_config(blind, epochs=1, val=False))]) == 0
+    assert not (run_folder() / "best_model.pth").exists()
+    assert f"--model {run_folder() / 'last.pth'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("planted", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(
+    write_config, run_folder, monkeypatch, planted
+):
+    from utils.losses import CrossEntropyLoss2d
+
+    real = CrossEntropyLoss2d.forward
+    calls = []
+
+    def broken(self, logits, target, *, total=None):
+        value = real(self, logits, target, total=total)
+        calls.append(1)
+        if len(calls) == 5 and planted == "loss":
+            return value + float("nan")  # its derivative is still finite
+        if len(calls) == 5:
+            logits.register_hook(lambda gradient: gradient * float("inf"))
+        return value
+
+    monkeypatch.setattr(CrossEntropyLoss2d, "forward", broken)
+    with pytest.raises(NumericError, match=f"the {planted} stopped being finite .*\n.*saved") as e:
+        train.main(["--config", str(write_config(epochs=3, log_per_iter=1))])
+    assert e.value.exit_code == 5
+    last = checkpoint.load(run_folder() / "last.pth")
+    assert last["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+def test_faults_in_the_data_end_with_exit_code_3_before_anything_is_written(write_config, tmp_path):
+    def camvid(config):
+        for kind in ("train_loader", "val_loader"):
+            args = {"data_dir": str(tmp_path / "nowhere"), "batch_size": 2}
+            config[kind] = {"type": "CamVid", "args": {**args, "split": "train"}}
+
+    with pytest.raises(DataError, match="nowhere") as caught:
+        train.main(["--config", str(write_config(camvid))])
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "saved").exists()
+
+
+def test_a_batch_too_small_for_the_network_is_refused_before_training(write_config, tmp_path):
+    def single(config):
+        config["arch"] = {"type": "PSPNet", "args": {"backbone": "resnet18", "pretrained": False}}
+        config["train_loader"]["args"]["batch_size"] = 1
+
+    with pytest.raises(ConfigError, match=r"batch_size: a device would train on 1 image"):
+        train.main(["--config", str(write_config(single))])
+    assert not (tmp_path / "saved").exists()
