@@ -14,7 +14,7 @@ Differences from the paper:
 - Dropout of 0.5 after the ASPP, as in the authors' code, and 0.1 before the classifier, as in the
   ancestor of this project.
 
-Parameters at 19 classes: the paper gives none. With ResNet-50 40.35 M here and in the ancestor; with
+Parameters at 19 classes: the paper gives none. 40.35 M with ResNet-50, as in the ancestor; with
 Xception 41.06 M here, 54.71 M with `separable` false, which is the ancestor's 54.70 M.
 """
 

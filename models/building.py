@@ -1,0 +1,127 @@
+"""From what a config says about a model to a network on its devices, ready to train."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from base.base_model import BaseModel, convert_sync_batchnorm
+from models import MODELS, load_matching
+from utils import checkpoint
+from utils.errors import ConfigError
+from utils.parallel import shares, spread, synchronises_batch_norm
+from utils.recompute import recompute_blocks
+from utils.registry import build
+
+log = logging.getLogger("segmentation")
+
+
+def build_model(
+    name: str,
+    args: Mapping[str, object],
+    *,
+    num_classes: int,
+    in_channels: int,
+    init_from: str | None,
+    restoring: bool,
+) -> BaseModel:
+    """Build a model with the weights it starts from, on the CPU.
+
+    Args:
+        name: A model of the table.
+        args: Its arguments.
+        num_classes: Classes of the data set.
+        in_channels: Channels of its images, unless `args` say otherwise.
+        init_from: A checkpoint whose fitting tensors are taken; what does not fit is reported.
+        restoring: All weights are about to be restored: none are loaded.
+
+    Raises:
+        ConfigError: Unknown name or arguments, or weights that cannot be had.
+        CheckpointError: `init_from` is damaged, or nothing in it fits.
+    """
+    start = None if restoring else init_from
+    without = {"pretrained": False} if restoring or start is not None else {}
+    model = build(
+        "arch",
+        MODELS,
+        name,
+        {**args, **without},
+        num_classes=num_classes,
+        in_channels=in_channels,
+    )
+    for note in model.notes:
+        log.info("arch.args: %s", note)
+    if start is not None:
+        taken, left = load_matching(model, checkpoint.load(Path(start)))
+        log.info("init_from: %d tensors taken from %s, %d not", len(taken), start, len(left))
+        for line in left:
+            log.info("init_from: not taken: %s", line)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log.info("arch: %s, %.2f M trainable parameters", name, count / 1e6)
+    return model
+
+
+def place(
+    model: BaseModel,
+    device: torch.device,
+    *,
+    channels_last: bool,
+    recompute: bool,
+    compiled: bool,
+    use_synch_bn: bool,
+    parallel: str,
+    n_gpu: int,
+) -> nn.Module:
+    """Bring a model to its device or devices.
+
+    Args:
+        model: Changed in place.
+        device: This process's device.
+        channels_last: Keep channels innermost in memory.
+        recompute: Gradient checkpointing of the backbone's blocks.
+        compiled: With torch.compile, at the first batch.
+        use_synch_bn: Batch statistics over all processes.
+        parallel: As in `utils.parallel.spread`.
+        n_gpu: As in `utils.parallel.spread`.
+
+    Returns:
+        What the training step calls.
+    """
+    if synchronises_batch_norm(device, use_synch_bn=use_synch_bn):
+        convert_sync_batchnorm(model)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)
+    if recompute:
+        blocks = recompute_blocks(getattr(model, "backbone", None))
+        effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
+        log.info("trainer.recompute: %s", effect)
+    if compiled:
+        model.compile()
+    return spread(model, device, parallel=parallel, n_gpu=n_gpu)
+
+
+def check_batch(model: BaseModel, network: nn.Module, *, batch_size: int, smallest: int) -> None:
+    """Refuse batches that leave a device too few images; say how a batch is divided.
+
+    Args:
+        model: Says how many images it needs.
+        network: What `place` returned.
+        batch_size: Images of a batch, all devices together.
+        smallest: The same for the smallest batch of an epoch.
+
+    Raises:
+        ConfigError: Too few, with the fix.
+    """
+    devices = shares(network)
+    own = smallest // devices
+    if own < model.min_train_batch:
+        raise ConfigError(
+            f"train_loader.args.batch_size: a device would train on {own} image at a time, and "
+            f"{type(model).__name__} has batch normalisation on values pooled to 1x1, which needs "
+            f"{model.min_train_batch}\n"
+            '  fix: a larger "batch_size" (or "drop_last": true), or "freeze_bn": true'
+        )
+    if devices > 1:
+        log.info("batch_size: %d in all, %d a device", batch_size, batch_size // devices)
