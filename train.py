@@ -12,28 +12,26 @@ Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 not fini
 import argparse
 import json
 import logging
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.errors import ConfigError, guard
+from utils.errors import guard
 
 if TYPE_CHECKING:
     import torch
 
     from base.base_data_loader import BaseDataLoader
     from base.base_dataset import BaseDataset
-    from base.base_model import BaseModel
     from base.base_trainer import Plan
     from trainer import Parts, Trainer
     from utils.config import Component, Config
     from utils.runlog import RunLog
 
 log = logging.getLogger("segmentation")
-
-_SAMPLES = 8  # validation pictures left for a first try at inference
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         from utils.distributed import launch
 
         return launch(__file__, arguments, processes=processes)
+    if args.benchmark is not None:
+        return _benchmark(config, args.benchmark, device_name=device)
     return _train(config, state, folder, device_name=device)
 
 
@@ -84,7 +84,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="change keys of the config, such as trainer.epochs=5",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--benchmark",
+        type=int,
+        metavar="N",
+        help="time N iterations: images/s, ms by phase, peak memory; writes nothing",
+    )
+    args = parser.parse_args(arguments)
+    if args.benchmark is not None and args.benchmark < 1:
+        parser.error(f"--benchmark: found {args.benchmark}, expected a number of iterations")
+    if args.benchmark is not None and args.resume is not None:
+        parser.error("--benchmark measures a config: give --config instead of --resume")
+    return args
 
 
 def _processes(config: "Config", device: str | None) -> int:
@@ -104,6 +115,32 @@ def _processes(config: "Config", device: str | None) -> int:
 def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
+    with _processes_met(config, device_name) as device:
+        trainer = assemble(config, state, device=device)
+        with _open_run(config, state, folder) as run:
+            trainer.fit(run)
+        if run.folder is not None:
+            _print_result(config, trainer, run.folder)
+    return 0
+
+
+def _benchmark(config: "Config", iterations: int, *, device_name: str | None) -> int:
+    from utils.memory import peak_memory
+    from utils.stopwatch import report
+
+    with _processes_met(config, device_name) as device:
+        trainer = assemble(config, None, device=device)
+        seconds, images = trainer.measure(iterations)
+        peak = peak_memory(device)
+        if trainer.first:
+            print(f"{iterations} iterations of {images / iterations:g} images, on {device.type}")
+            print("\n".join(report(seconds, iterations=iterations, images=images, peak=peak)))
+    return 0
+
+
+@contextmanager
+def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch.device]":
+    """Join the other processes, if any; give this one's device."""
     from utils import distributed
     from utils.devices import pick_device, set_determinism
     from utils.runlog import log_to_console
@@ -112,12 +149,7 @@ def _train(
     device = pick_device(device_name, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
         log_to_console(first_process=distributed.rank() == 0)
-        trainer = assemble(config, state, device=device)
-        with _open_run(config, state, folder) as run:
-            trainer.fit(run)
-        if run.folder is not None:
-            _print_result(config, trainer, run.folder)
-    return 0
+        yield device
 
 
 def assemble(config: "Config", state: dict | None, *, device: "torch.device") -> "Trainer":
@@ -160,11 +192,12 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
 def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "Parts":
     import torch
 
+    from models.building import build_model, check_batch, place
     from trainer import Parts
-    from utils.losses import LOSSES, WithAuxiliary
+    from utils.distributed import world_size
+    from utils.losses import build_loss
     from utils.lr_scheduler import SCHEDULERS
     from utils.optimizers import build_optimizer
-    from utils.parallel import spread
     from utils.registry import build
     from utils.resume import check_classes
 
@@ -172,21 +205,33 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     train_loader = _loader(config, "train_loader", device)
     val_loader = _loader(config, "val_loader", device) if config.trainer.val else None
     check_classes(train_loader.dataset.classes, state)
-    loss = build(
-        "loss", LOSSES, config.loss.type, config.loss.args, ignore_index=config.ignore_index
+    loss = build_loss(
+        config.loss.type,
+        config.loss.args,
+        num_classes=len(train_loader.dataset.classes),
+        ignore_index=config.ignore_index,
+        aux_weight=config.aux_weight,
     )
-    model = _model(config, train_loader, restoring=state is not None)
-    layout = torch.channels_last if config.trainer.channels_last else torch.contiguous_format
-    model.to(device, memory_format=layout)
-    if config.trainer.compile:
-        model.compile()
-    network = spread(
+    model = build_model(
+        config.arch.type,
+        config.arch.args,
+        num_classes=len(train_loader.dataset.classes),
+        in_channels=len(train_loader.dataset.mean),
+        init_from=config.init_from,
+        restoring=state is not None,
+    )
+    network = place(
         model,
         device,
+        channels_last=config.trainer.channels_last,
+        recompute=config.trainer.recompute,
+        compiled=config.trainer.compile,
+        use_synch_bn=config.use_synch_bn,
         parallel=config.parallel,
         n_gpu=config.n_gpu,
-        use_synch_bn=config.use_synch_bn,
     )
+    smallest = train_loader.smallest_batch * world_size()
+    check_batch(model, network, batch_size=train_loader.batch_size, smallest=smallest)
     optimizer = build_optimizer(
         model,
         name=config.optimizer.type,
@@ -206,7 +251,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     return Parts(
         model=model,
         network=network,
-        loss=WithAuxiliary(loss, config.aux_weight).to(device),
+        loss=loss.to(device),
         optimizer=optimizer,
         schedule=schedule,
         train_loader=train_loader,
@@ -228,51 +273,10 @@ def _loader(config: "Config", kind: str, device: "torch.device") -> "BaseDataLoa
     )
 
 
-def _model(config: "Config", loader: "BaseDataLoader", *, restoring: bool) -> "BaseModel":
-    from models import MODELS
-    from utils.registry import build
-
-    args = dict(config.arch.args)
-    if restoring and args.get("pretrained"):
-        args["pretrained"] = False  # the checkpoint brings the weights
-    data = loader.dataset
-    model = build(
-        "arch",
-        MODELS,
-        config.arch.type,
-        args,
-        num_classes=len(data.classes),
-        in_channels=len(data.mean),
-    )
-    for note in model.notes:
-        log.info("arch.args: %s", note)
-    if loader.smallest_batch < model.min_train_batch:
-        raise ConfigError(
-            f"train_loader.args.batch_size: a process would train on {loader.smallest_batch} image "
-            f"at a time, and {config.arch.type} has batch normalisation on values pooled to 1x1, "
-            f"which needs {model.min_train_batch}\n"
-            '  fix: a larger "batch_size" (or "drop_last": true), or "freeze_bn": true'
-        )
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("arch: %s, %.2f M trainable parameters", config.arch.type, count / 1e6)
-    return model
-
-
 def _plan(config: "Config") -> "Plan":
     from base.base_trainer import Plan
 
-    section = config.trainer
-    return Plan(
-        epochs=section.epochs,
-        save_period=section.save_period,
-        save_per_iters=section.save_per_iters,
-        keep=section.keep,
-        monitor=section.monitor,
-        early_stop=section.early_stop,
-        log_per_iter=section.log_per_iter,
-        val=section.val,
-        val_per_epochs=section.val_per_epochs,
-    )
+    return Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)})
 
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
@@ -316,38 +320,22 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
+    from utils.next_steps import commands, write_samples
+
     monitor, val_loader = trainer.monitor, trainer.parts.val_loader
     if monitor.best is not None:
         crop = None if val_loader is None else val_loader.dataset.crop_size
         note = "" if crop is None else f", scored on centre crops of {crop} px, not whole images"
         print(f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})")
     print(f"run folder: {folder}")
-    if config.trainer.tensorboard:
-        print(f"next: tensorboard --logdir {shlex.quote(config.trainer.log_dir)}")
-    images, extension = _pictures((val_loader or trainer.parts.train_loader).dataset, folder)
-    best = folder / "best_model.pth"
-    model = best if best.exists() else folder / "last.pth"
-    command = ["python", "inference.py", "--model", str(model), "--images", str(images)]
-    if extension != "jpg":
-        command += ["--extension", extension]
-    if trainer.device.type == "cpu":
-        command += ["--mode", "whole"]
-    print(f"next: {shlex.join(command)}")
-
-
-def _pictures(data: "BaseDataset", folder: Path) -> tuple[Path, str]:
-    """Where there are pictures to segment; those of a generated data set are written out."""
-    from PIL import Image
-
+    data = (val_loader or trainer.parts.train_loader).dataset
     first = Path(data.name(0))
-    if first.is_file():
-        return first.parent, first.suffix.removeprefix(".").lower()
-    samples = folder / "samples"
-    samples.mkdir(exist_ok=True)
-    for index in range(min(_SAMPLES, len(data))):
-        picture = Image.fromarray(data.load(index)[0])
-        picture.save(samples / f"{data.name(index)}.jpg", quality=95)
-    return samples, "jpg"
+    if not first.is_file():  # the data set draws its pictures
+        first = write_samples(data, folder / "samples")
+    log_dir = config.trainer.log_dir if config.trainer.tensorboard else None
+    on_cpu = trainer.device.type == "cpu"
+    for command in commands(folder, example=first, log_dir=log_dir, on_cpu=on_cpu):
+        print(f"next: {command}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ log lines nothing is read back from the device: loss and confusion counts accumu
 update whose loss or gradient is not finite is withheld there.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader, Batch
+from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
 from utils import distributed
 from utils.ema import ExponentialMovingAverage
@@ -23,27 +25,29 @@ from utils.errors import NumericError
 from utils.grid import comparison_grid
 from utils.losses import WithAuxiliary
 from utils.lr_scheduler import Schedule
-from utils.metrics import ConfusionMatrix
+from utils.memory import memory_advice
 from utils.normalize import Normalize
+from utils.parallel import shares
 from utils.precision import autocast
 from utils.prediction import whole
 from utils.prefetch import on_device
 from utils.progress import Progress, describe
 from utils.seeding import iteration_seed
-from utils.stopwatch import Stopwatch
-from utils.totals import Totals
+from utils.stopwatch import LoaderWarning, Phases, Stopwatch
+from utils.totals import Totals, ValidationTotals
 from utils.update import Update
 
 log = logging.getLogger("segmentation")
 
 _PICTURES = 8  # validation samples in TensorBoard's grid
+_WARM_UP = 5  # iterations before a measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """The built objects that train together."""
 
-    model: nn.Module
+    model: BaseModel
     network: nn.Module
     """The model, or what wraps it for several devices; the same weights."""
     loss: WithAuxiliary
@@ -100,7 +104,9 @@ class Trainer(BaseTrainer):
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
+        self.phases = Phases(device)
         self.first = distributed.rank() == 0
+        self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.update = Update(
             parts.optimizer, self.scaler, clip_grad_norm=step.clip_grad_norm, device=device
         )
@@ -117,7 +123,8 @@ class Trainer(BaseTrainer):
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
         for micro_batches in _groups(batches, size):
-            self.train_iteration(micro_batches)
+            with self._memory_advice():
+                self.train_iteration(micro_batches)
             bar.advance()
             if self._log_due(last=self.progress.iteration == iterations):
                 bar.say(self.log_iteration(epoch))
@@ -129,10 +136,39 @@ class Trainer(BaseTrainer):
             log.info("%s  %s", title, describe(_headline(metrics)))
         return metrics
 
+    def measure(self, iterations: int) -> tuple[Mapping[str, float], int]:
+        """Train without logging, validating or saving, at the first iteration's rates.
+
+        Returns:
+            The seconds of each phase of `train_iteration` over all iterations, and the number of
+            images in them, all processes together.
+        """
+        batches = on_device(_endless(self.parts.train_loader), self.device)
+        groups = _groups(batches, self.step.accumulate)
+        self.parts.network.train()
+        images = 0
+        for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
+            if number == 0:
+                self.phases.start()
+            with self._memory_advice():
+                self.train_iteration(micro_batches)
+            images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
+            self.progress.iteration = self.progress.step = 0
+        return self.phases.seconds(), int(distributed.sum_over_processes(torch.tensor(images)))
+
+    def _memory_advice(self) -> AbstractContextManager[None]:
+        return memory_advice(
+            self.parts.train_loader.batch_size,
+            self.step.accumulate,
+            shares=shares(self.parts.network),
+            smallest=self.model.min_train_batch,
+        )
+
     # One iteration: an update from one or more micro-batches.
 
     def train_iteration(self, micro_batches: Sequence[Batch]) -> None:
         """Forward, loss, backward for each micro-batch; then clip, step, schedule."""
+        self.phases.mark("data")
         # Dropout is a function of the iteration, so there is no generator state to save.
         torch.manual_seed(iteration_seed(self.step.seed, self.progress.step, distributed.rank()))
         self.parts.schedule.apply(self.progress.step)
@@ -143,16 +179,21 @@ class Trainer(BaseTrainer):
                 with autocast(self.device, self.step.precision):
                     output = self.parts.network(self.normalize(batch.images))
                 loss = self.parts.loss(output, masks, total=total) / len(micro_batches)
+                self.phases.mark("forward")
                 self.update.backward(loss)
+                self.phases.mark("backward")
             logits = output if isinstance(output, Tensor) else output[0]
             self.totals.add(loss / distributed.world_size(), logits, masks)
             self.stopwatch.count(len(batch.images))
+            self.phases.mark("rest")
         self.update.apply()
+        self.phases.mark("optimiser")
         if self.ema is not None:
             self.ema.update(self.model)
         self.totals.count()
         self.progress.iteration += 1
         self.progress.step += 1
+        self.phases.mark("rest")
 
     def _shared_total(self, micro_batches: Sequence[Batch]) -> Tensor | None:
         """The divisor of pixel losses: the effective batch's, a process and micro-batch.
@@ -187,6 +228,7 @@ class Trainer(BaseTrainer):
         step, speed, waited = self.progress.step, *self.stopwatch.read()
         metrics = {**self.totals.compute(), "loss": self.totals.recent_loss()}
         rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.loader_warning.look(waited)
         self.run.row("log", epoch, step, {**_headline(metrics), "learning_rates": rates})
         self.run.scalars(
             step,
@@ -242,10 +284,8 @@ class Trainer(BaseTrainer):
         assert loader is not None
         network = (self.model if self.ema is None else self.ema.model).eval()
         distributed.from_first(network.buffers())  # each process has batch statistics of its own
-        confusion = ConfusionMatrix(
-            len(self.data.classes), self.data.ignore_index, self.device, classes=self.data.classes
-        )
-        sums = torch.zeros(2, device=self.device, dtype=torch.float32)
+        data = self.data
+        totals = ValidationTotals(len(data.classes), data.ignore_index, data.classes, self.device)
         pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
@@ -254,32 +294,18 @@ class Trainer(BaseTrainer):
             masks = batch.masks.long()
             with autocast(self.device, self.step.precision):
                 logits = whole(network, self.normalize(batch.images))
-            sums += self._weighted_loss(logits, masks, batch.label_counts)
             predictions = logits.argmax(1)
-            confusion.update(predictions, masks)
+            total = self.parts.loss.total(batch.label_counts)
+            totals.add(self.parts.loss(logits, masks), total, predictions, masks)
             if len(pictures) < _PICTURES:
                 pictures.append((batch.images[0], masks[0], predictions[0]))
             bar.advance()
         bar.close()
-        return self._validation_metrics(epoch, sums, confusion, pictures)
-
-    def _weighted_loss(self, logits: Tensor, masks: Tensor, label_counts: Tensor) -> Tensor:
-        """[loss x weight, weight]: pixel losses weigh by their pixels, others by the batch."""
-        total = self.parts.loss.total(label_counts)
-        loss = self.parts.loss(logits, masks)
-        weight = torch.ones_like(loss) if total is None else total.to(loss)
-        return torch.stack([loss * weight, weight])
+        return self._validation_metrics(epoch, totals.compute(), pictures)
 
     def _validation_metrics(
-        self,
-        epoch: int,
-        sums: Tensor,
-        confusion: ConfusionMatrix,
-        pictures: Sequence[tuple[Tensor, Tensor, Tensor]],
+        self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> dict:
-        confusion.synchronise()
-        weighted, weight = distributed.sum_over_processes(sums).tolist()
-        metrics = {"val_loss": weighted / weight if weight else None, **confusion.compute()}
         loader = self.parts.val_loader
         if loader is not None and loader.dataset.crop_size is not None:
             metrics["crop"] = loader.dataset.crop_size
@@ -292,6 +318,12 @@ class Trainer(BaseTrainer):
                 comparison_grid(pictures, self.data),
             )
         return metrics
+
+
+def _endless(loader: BaseDataLoader) -> Iterator[Batch]:
+    for epoch in itertools.count(1):
+        loader.set_position(epoch)
+        yield from loader
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -48,8 +48,10 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: torch sees no GPU here; use --device cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    # srun may show each process its own GPU only, which then is number 0 in every one of them.
+    index = local_rank if torch.cuda.device_count() > 1 else 0
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def set_determinism(*, deterministic: bool) -> None:

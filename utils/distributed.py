@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,9 +18,8 @@ from torch import Tensor
 
 from utils.errors import ResourceError
 
+Value = TypeVar("Value")
 TIMEOUT = timedelta(seconds=300)
-
-_cpu_group: dist.ProcessGroup | None = None
 
 
 def rank() -> int:
@@ -44,9 +44,9 @@ def environment_rank() -> int:
 
 
 def started_by_launcher() -> bool:
-    """Whether torchrun, `launch` or srun started this process as one of several."""
+    """Whether torchrun, `launch` or srun started this process, alone or as one of several."""
     _adopt_slurm()
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "WORLD_SIZE" in os.environ
 
 
 @contextmanager
@@ -54,20 +54,18 @@ def process_group(device_type: str) -> Iterator[None]:
     """Join the other processes that the environment names, if any, for the life of the block.
 
     Args:
-        device_type: "cuda" talks over NCCL, everything else over gloo.
+        device_type: "cuda": tensors on a GPU travel over NCCL. Those on the CPU, such as the stop
+            flags that the hosts agree on, travel over gloo and never wait for the device.
 
     Raises:
         ResourceError: The others did not come, or one of them died.
     """
-    global _cpu_group  # noqa: PLW0603 (torch's own default group is global as well)
-    if not started_by_launcher():
+    if not started_by_launcher() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
-    backend = "nccl" if device_type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
-        # What the hosts agree on (stop flags) must not wait for the device.
-        _cpu_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield
     except (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError) as error:
         raise _lost(error) from error
@@ -78,7 +76,6 @@ def process_group(device_type: str) -> Iterator[None]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        _cpu_group = None
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -89,12 +86,24 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def agree(number: int) -> int:
-    """The largest of the processes' numbers; travels over the CPU, never through the device."""
+    """The largest of the hosts' numbers."""
     if world_size() == 1:
         return number
     largest = torch.tensor(number)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_cpu_group)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest)
+
+
+def collect(value: Value) -> list[Value]:
+    """What every process passed in, in the order of ranks, in every process.
+
+    For small things that the hosts know; they travel pickled over the CPU.
+    """
+    if world_size() == 1:
+        return [value]
+    values: list[Value | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # pyrefly: ignore[bad-return]
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:

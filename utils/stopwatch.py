@@ -1,10 +1,19 @@
-"""Where the time goes: images a second, and the share spent waiting for data."""
+"""Where the time goes: images a second, waiting for data, and the phases of an iteration."""
 
+import logging
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
+
+log = logging.getLogger("segmentation")
+
+PHASES = ("data", "forward", "backward", "optimiser", "rest")
+_MUCH = 0.2  # of the time; below it faster loading gains little
 
 
 class Stopwatch:
@@ -41,3 +50,105 @@ class Stopwatch:
         self._started = time.perf_counter()
         self._waited = 0.0
         self._images = 0
+
+
+class LoaderWarning:
+    """Says once that training waits for its data, with the config line to change.
+
+    Args:
+        num_workers: `train_loader.args.num_workers`.
+        shown: False in all processes but the first.
+    """
+
+    def __init__(self, num_workers: int, *, shown: bool) -> None:
+        self.num_workers = num_workers
+        self._silent = not shown
+        self._readings = 0
+
+    def look(self, share: float) -> None:
+        """Take the waiting share since the last log line."""
+        self._readings += 1
+        # The first reading holds the start of the workers.
+        if self._silent or self._readings == 1 or share < _MUCH:
+            return
+        self._silent = True
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        more = min(2 * self.num_workers or 2, cores or 1)
+        fix = (
+            f"--set train_loader.args.num_workers={more} (now {self.num_workers})"
+            if more > self.num_workers
+            else f"all {cores} cores load already (train_loader.args.num_workers="
+            f"{self.num_workers}): store smaller images, near the size that the crop needs"
+        )
+        log.warning(
+            "the loader is the bottleneck: %.0f %% of the time is waiting for data; %s",
+            100 * share,
+            fix,
+        )
+
+
+class Phases:
+    """Adds up the time of an iteration's parts; without effect until it is started.
+
+    A mark on CUDA is an event in the stream of kernels, so that measuring waits for nothing.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._running = False
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """Forget everything and begin."""
+        self._running = True
+        self._marks = []
+        self.mark("start")
+
+    def mark(self, name: str) -> None:
+        """What was done since the last mark was `name`, one of PHASES."""
+        if self._running:
+            self._marks.append((name, self._now()))
+
+    def seconds(self) -> Mapping[str, float]:
+        """The time of each phase so far; waits for the device."""
+        if self._on_cuda:
+            torch.cuda.synchronize()
+        sums = dict.fromkeys(PHASES, 0.0)
+        for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
+            sums[name] += _between(before, after)
+        return sums
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
+    if isinstance(before, float) and isinstance(after, float):
+        return after - before
+    assert isinstance(before, torch.cuda.Event)
+    return before.elapsed_time(after) / 1000
+
+
+def report(seconds: Mapping[str, float], *, iterations: int, images: int, peak: int) -> list[str]:
+    """The lines of `train.py --benchmark`.
+
+    Args:
+        seconds: Time of each phase over all iterations.
+        iterations: How many.
+        images: Images in them, all processes together.
+        peak: Bytes of memory.
+    """
+    whole = sum(seconds.values())
+    lines = [
+        f"{'images/s':<12}{images / whole:10.1f}",
+        f"{'ms':<12}{1000 * whole / iterations:10.1f}   an iteration",
+    ]
+    for name in PHASES:
+        share = seconds[name] / whole
+        lines.append(f"  {name:<10}{1000 * seconds[name] / iterations:10.1f}   {share:.0%}")
+    lines.append(f"{'waiting':<12}{seconds['data'] / whole:10.0%}   of the time, for data")
+    return [*lines, f"{'peak memory':<12}{peak / 2**20:10.0f}   MiB"]

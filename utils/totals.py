@@ -75,3 +75,41 @@ class Totals:
         if state and rank() == 0:
             self._losses.copy_(state["losses"])
             self.confusion.counts.copy_(state["counts"])
+
+
+class ValidationTotals:
+    """Loss and confusion counts of a validation.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_index: Label of void pixels.
+        classes: Class names.
+        device: Where the sums are kept.
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
+    ) -> None:
+        self._confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
+        # [loss x weight, weight]; pixels of a data set are too many for float32.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(2, device=device, dtype=dtype)
+
+    def add(self, loss: Tensor, total: Tensor | None, predictions: Tensor, masks: Tensor) -> None:
+        """Take one batch.
+
+        Args:
+            loss: Its own loss.
+            total: The divisor of pixel losses, by which they weigh; others weigh by the batch.
+            predictions: (N, H, W) class numbers.
+            masks: (N, H, W) labels.
+        """
+        weight = torch.ones_like(loss) if total is None else total.to(loss.device, loss.dtype)
+        self._sums += torch.stack([loss * weight, weight])
+        self._confusion.update(predictions, masks)
+
+    def compute(self) -> dict:
+        """`val_loss` (None without a labelled pixel) and scores, over all processes."""
+        self._confusion.synchronise()
+        weighted, weight = sum_over_processes(self._sums).tolist()
+        return {"val_loss": weighted / weight if weight else None, **self._confusion.compute()}

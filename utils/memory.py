@@ -1,0 +1,86 @@
+"""Memory: what to do when it runs out in training, and how much was used at most."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from utils.errors import ResourceError
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@contextmanager
+def memory_advice(
+    batch_size: int, accumulate: int, *, shares: int, smallest: int
+) -> Iterator[None]:
+    """Turn running out of memory into the settings that compute the same in less.
+
+    Args:
+        batch_size: `train_loader.args.batch_size`: images of a batch, all processes together.
+        accumulate: `trainer.accumulate`: batches of an update.
+        shares: Devices among which a batch is divided.
+        smallest: The fewest images that one of them can train on.
+
+    Raises:
+        ResourceError: The device's or the host's memory did not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        pairs = _pairs(batch_size, accumulate, multiple=shares, least=smallest * shares)
+        raise ResourceError(
+            f"out of memory in training with batch_size {batch_size}"
+            + (f" x accumulate {accumulate}" if accumulate > 1 else "")
+            + f": {_first_line(error)}\n"
+            + _advice(pairs, effective=batch_size * accumulate)
+            + "  what was saved is sound: go on with --resume and --set as above"
+        ) from error
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error of torch means that memory ran out, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use so far: on a CUDA device by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows, where only measuring needs it
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _pairs(batch_size: int, accumulate: int, *, multiple: int, least: int) -> list[tuple[int, int]]:
+    """Smaller batches with the same number of images an update, the largest first."""
+    effective = batch_size * accumulate
+    return [
+        (size, effective // size)
+        for size in range(batch_size - 1, 0, -1)
+        if effective % size == 0 and size % multiple == 0 and size >= least
+    ]
+
+
+def _advice(pairs: list[tuple[int, int]], *, effective: int) -> str:
+    others = (
+        "  less memory otherwise: --set trainer.recompute=true, a smaller train_loader.args."
+        'crop_size, trainer.precision "bf16"\n'
+    )
+    if not pairs:
+        return others
+    lines = "".join(
+        f"    --set train_loader.args.batch_size={size} trainer.accumulate={times}\n"
+        for size, times in pairs
+    )
+    return f"  the same {effective} images an update in less memory:\n{lines}{others}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
