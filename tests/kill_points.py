@@ -88,8 +88,7 @@ def main(folder: pathlib.Path) -> None:
             killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
             leftovers = [extra for extra in folder.iterdir() if extra != path]
             epoch = checkpoint.load(path)["epoch"]
-            sys.stdout.write(f"{'killed' if killed else 'survived'} {epoch} {len(leftovers)}
-")
+            sys.stdout.write(f"{'killed' if killed else 'survived'} {epoch} {len(leftovers)}\n")
             for extra in leftovers:
                 extra.unlink()
 

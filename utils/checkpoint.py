@@ -8,6 +8,7 @@ loads with `weights_only=True` and nothing allow-listed. Loading verifies the ch
 import io
 import os
 import pickle
+import re
 import shutil
 import stat
 import zipfile
@@ -85,10 +86,11 @@ def load(path: Path | str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        # The rest of torch's message advises to load it unsafely.
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
-            f"{path}: refused, it holds more than tensors and plain values, and loading it could "
-            f"run code ({reason})\n"
+            f"{path}: refused: it holds {found[1] if found else 'foreign objects'}, more than "
+            "tensors and plain values, and loading it could run code\n"
             "  expected: a checkpoint of this program; a file of pytorch-segmentation is converted "
             "by tools/import_checkpoint.py"
         ) from error
