@@ -101,10 +101,6 @@ class TrainerSection(Section):
     """Compute the backbone's features a second time in the backward pass instead of keeping them:
     about a third more time for much less memory."""
 
-    recompute: bool = False
-    """Compute the inside of the backbone's blocks again in the backward pass instead of keeping it:
-    less memory for about a third more time, the same result."""
-
     accumulate: Annotated[int, Ge(1)] = 1
     """Batches that make up one update; an iteration is one update."""
 
