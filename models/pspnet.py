@@ -109,12 +109,12 @@ class DilatedDenseNet(nn.Module):
         network: Any = build_timm(
             name, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
         )
-        self.features = network.features
-        if not hasattr(self.features, "denseblock4"):
+        if not hasattr(getattr(network, "features", None), "denseblock4"):
             raise ConfigError(
                 f"arch.args.backbone: PSPDenseNet works on a DenseNet; {name} is none; write "
                 "densenet121, densenet161, densenet169 or densenet201"
             )
+        self.features = network.features
         for transition in (self.features.transition2, self.features.transition3):
             transition.pool = nn.Identity()
         for block, dilation in ((self.features.denseblock3, 2), (self.features.denseblock4, 4)):

@@ -1,0 +1,100 @@
+"""The shared parts against torch's own operations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.blocks import (
+    PyramidPooling,
+    bin_averages,
+    conv_bn_relu,
+    crop,
+    cut,
+    halve,
+    halve_with_winners,
+    resize,
+    unpool,
+)
+
+
+def features(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (6, 6), (13, 17)], ids=str)
+def test_bin_averages_equal_adaptive_pooling(size):
+    x = features(2, 5, *size).double().requires_grad_()
+    bins = (1, 2, 3, 6)
+    found = bin_averages(x, bins)
+    expected = [F.adaptive_avg_pool2d(x, b) for b in bins]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    weights = [torch.randn_like(average) for average in found]
+    gradients = [
+        torch.autograd.grad(sum((w * a).sum() for w, a in zip(weights, averages, strict=True)), x)[
+            0
+        ]
+        for averages in (found, expected)
+    ]
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_bin_averages_do_not_overflow_in_half_precision():
+    x = torch.full((1, 2, 128, 256), 60000.0, dtype=torch.float16)
+    assert all((average == 60000).all() for average in bin_averages(x, (1, 2, 3, 6)))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (32, 64)], ids=str)
+def test_unpooling_equals_max_unpooling_on_even_sizes(size):
+    x = features(2, 3, *size).relu()  # with ties
+    pooled, winners = halve_with_winners(x)
+    expected, indices = F.max_pool2d(x, 2, return_indices=True)
+    values = torch.randn_like(pooled)
+    assert torch.equal(pooled, expected)
+    assert torch.equal(unpool(values, winners), F.max_unpool2d(values, indices, 2))
+
+
+@pytest.mark.parametrize("size", [(7, 9), (33, 34), (1, 1)], ids=str)
+def test_unpooling_puts_each_maximum_where_it_was_on_odd_sizes(size):
+    x = features(2, 3, *size)
+    pooled, winners = halve_with_winners(x)
+    assert pooled.shape[2:] == tuple((length + 1) // 2 for length in size)
+    assert torch.equal(pooled, halve(x))
+    assert winners.shape == x.shape
+    assert winners.sum() == pooled.numel()
+    assert torch.equal(unpool(pooled, winners), x * winners)
+
+
+@pytest.mark.parametrize("length", [1, 2, 33, 64, 1999])
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_cutting_equals_slicing(length, surplus):
+    x = features(1, 2, length + surplus, 4)
+    assert torch.equal(cut(x, (length, 4)), x[:, :, :length])
+
+
+def test_cropping_equals_slicing():
+    x = features(1, 2, 5000, 16)
+    assert torch.equal(crop(x, (4993, 9)), x[:, :, :4993, :9])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dilation", [1, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_of_stride_one_keeps_the_size(kernel, dilation, stride):
+    conv = conv_bn_relu(3, 4, kernel, stride=stride, dilation=dilation)
+    assert conv(features(2, 3, 17, 19)).shape == (2, 4, -(-17 // stride), -(-19 // stride))
+
+
+def test_resizing_treats_pixels_as_areas():
+    x = torch.tensor([[[[0.0, 1.0]]]])
+    assert resize(x, (1, 4)).flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
+    assert torch.allclose(resize(x, (1, 4), align_corners=True).flatten(), torch.linspace(0, 1, 4))
+
+
+def test_pyramid_pooling_sees_the_whole_image():
+    pool = PyramidPooling(8, 4).eval()
+    for parameter in pool.parameters():
+        torch.nn.init.ones_(parameter)  # so that no ReLU hides anything
+    x = features(1, 8, 12, 12).abs().requires_grad_()
+    pool(x)[0, :, 0, 0].sum().backward()
+    assert (x.grad.abs().sum(1) > 0).all()
