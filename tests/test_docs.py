@@ -42,12 +42,14 @@ def test_the_readme_names_everything_that_a_config_can(table):
 
 
 def test_the_readme_config_is_accepted():
-    block = re.search(r"^    \{\n      \"name\".*?^    \}", README, flags=re.M | re.S)[0]
+    block = re.search(
+        r"^    \{\n      \"name\".*?^    \}", README, flags=re.MULTILINE | re.DOTALL
+    )[0]
     parse_config(parse_json5(block, source="README.md"))
 
 
 def test_the_contributing_guides_model_runs():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
+    code = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
     names = {"BaseModel": BaseModel, "Annotated": Annotated, "Ge": Ge, "Tensor": Tensor, "nn": nn}
     exec(code, names)
     logits = names["Tiny"](5)(torch.zeros(1, 3, 33, 40))

@@ -280,7 +280,7 @@ def test_memory_is_bounded_by_the_band(tmp_path):
 import resource, sys, torch
 from pathlib import Path
 from tests.colour_model import ColourModel
-from tests.test_rasters import only, segmenter
+from test_rasters import only, segmenter
 from utils.outputs import Job
 torch.set_num_threads(1)
 job = Job(Path(sys.argv[1]), Path(sys.argv[1] + ".out"))

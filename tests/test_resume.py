@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.conftest import tiny_config
+from conftest import tiny_config
 from utils import checkpoint
 from utils.errors import CheckpointError, ConfigError, RunInterruptedError
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.test_checkpoint import CONTENT
+from test_checkpoint import CONTENT
 from utils import checkpoint, run_folder
 from utils.errors import CheckpointError, ResourceError
 

@@ -14,6 +14,7 @@ import stat
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,7 +102,7 @@ def load(path: Path | str) -> dict:
     return content
 
 
-def to_plain(value: object) -> Plain:
+def to_plain(value: Any) -> Plain:
     """Convert NumPy scalars, tuples and mappings to plain types, tensors to the CPU.
 
     Raises:
@@ -120,7 +121,7 @@ def to_plain(value: object) -> Plain:
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}: {value!r}")
 
 
-def _plain_key(key: object) -> str | int:
+def _plain_key(key: Any) -> str | int:
     if type(key) not in (str, int):
         raise TypeError(f"a checkpoint cannot hold the key {key!r}")
     return key

@@ -7,13 +7,12 @@ disagreement, 6 resource, 130 Ctrl-C, 143 SIGTERM.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 
 class UserError(Exception):
     """Something that the user can mend; the message says what, where, found, expected, the fix."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ConfigError(UserError):
@@ -51,7 +50,7 @@ class RunInterruptedError(UserError):
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signal_number  # pyrefly: ignore[bad-assignment]
+        self.exit_code = 128 + signal_number
 
 
 def guard(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
