@@ -73,16 +73,17 @@ def _contexts(
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Normalise by the batch without updating the running statistics a second time."""
-    norms = [
-        norm
+    """Normalise by the batch again without counting it a second time."""
+    kept = [
+        (norm, norm.momentum, norm.num_batches_tracked)
         for norm in block.modules()
-        if isinstance(norm, _NormBase) and norm.training and norm.track_running_stats
+        if isinstance(norm, _NormBase) and norm.training and norm.num_batches_tracked is not None
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    for norm, _, count in kept:
+        norm.momentum = 0.0  # running <- 1 * running + 0 * batch
+        norm.num_batches_tracked = count.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
