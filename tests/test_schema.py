@@ -45,6 +45,8 @@ def test_a_file_out_of_step_is_reported_and_written(tmp_path, monkeypatch, capsy
     stale = tmp_path / "config.schema.json"
     stale.write_text("{}")
     monkeypatch.setattr(tool, "SCHEMA_FILE", stale)
+    (tmp_path / "config.md").write_text(tool.document(tool.config_schema()))
+    monkeypatch.setattr(tool, "REFERENCE_FILE", tmp_path / "config.md")
     message = r"^config\.schema\.json: out of step with the code; run python tools/schema\.py$"
     with pytest.raises(ConfigError, match=message):
         tool.main(["--check"])

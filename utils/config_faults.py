@@ -38,7 +38,7 @@ def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
     try:
         config = model.model_validate(data)
     except ValidationError as error:
-        faults += _model_faults(model, error.errors(include_url=False), places)
+        faults += _model_faults(model, data, error.errors(include_url=False), places)
     for path, (args, listed) in components.items():
         advise = partial(_advice, path, listed, places)
         faults += argument_faults(path, listed.name, args, listed.arguments, advise=advise)
@@ -89,10 +89,14 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _model_faults(
-    model: type[BaseModel], errors: Sequence[ErrorDetails], places: Mapping[str, list[str]]
+    model: type[BaseModel],
+    data: Mapping[str, Any],
+    errors: Sequence[ErrorDetails],
+    places: Mapping[str, list[str]],
 ) -> list[str]:
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
-    faults = []
+    faults: list[str] = []
+    wrong: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for error in errors:
         path, location = join("", *error["loc"]), error["loc"]
         if error["type"] == "contradiction":
@@ -108,8 +112,22 @@ def _model_faults(
             name = show(error["input"])
             faults.append(f'{path}: expected an object, {{"type": {name}}}, got {name}')
         else:
-            faults.append(wrong_value(path, error["input"], [error]))
-    return faults
+            wrong.setdefault(_field(model, location), []).append(error)
+    return faults + [_wrong_field(data, field, found) for field, found in wrong.items()]
+
+
+def _field(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The part of a location that names a key; the rest names arms of a union and entries."""
+    in_section = _fields(model).get(str(location[0])) is not None
+    return location[: 2 if in_section else 1]
+
+
+def _wrong_field(data: Any, field: tuple[int | str, ...], errors: Sequence[ErrorDetails]) -> str:
+    for key in field:
+        data = data.get(key) if isinstance(data, dict) else data  # a bare loss has no keys
+    for error in errors:
+        error["loc"] = error["loc"][len(field) :]
+    return wrong_value(join("", *field), data, errors)
 
 
 def _advice(

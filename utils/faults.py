@@ -86,13 +86,15 @@ def wrong_value(path: str, value: object, errors: Sequence[ErrorDetails]) -> str
 
     Returns:
         `trainer.epochs: expected a number >= 1, got 0`; the path goes on into a list or an object
-        where exactly one entry of it is wrong.
+        to the entry that is wrong.
     """
-    first = errors[0]
+    # Of a union the arm that came furthest into a list or an object is the one that was meant.
+    inner = max((_inner_path(value, error["loc"]) for error in errors), key=len)
+    errors = [error for error in errors if _inner_path(value, error["loc"]) == inner]
+    path, first = join(path, *inner), errors[0]
     if first["type"] == "missing" and isinstance(key := first["loc"][-1], str):
-        return f"{join(path, *_inner_path(value, first['loc']), key)}: missing"
-    if len(errors) == 1 and (inner := _inner_path(value, first["loc"])):
-        path, value = join(path, *inner), first["input"]
+        return f"{join(path, key)}: missing"
+    value = first["input"] if inner else value
     wanted = list(dict.fromkeys(expected(error) for error in errors))
     line = f"{path}: {' or '.join(wanted).replace(' or expected', ' or')}, got {show(value)}"
     if isinstance(value, str) and first["type"] == "literal_error":
