@@ -1,0 +1,143 @@
+"""Export a trained model to one file and prove that it answers the same.
+
+    python export.py --model best_model.pth --output model.onnx
+    python export.py --model best_model.pth --output model.onnx --argmax --images photos
+    python export.py --model best_model.pth --output model.pt2
+
+The file takes plain images (N, C, H, W) of any size from 33 pixels on; normalisation is inside.
+.onnx runs in onnxruntime and many others, .pt2 with torch.export.load. Exit code 5: it disagrees.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import ConfigError, guard
+from utils.outputs import find_pictures, prepare_folder, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from utils.exporting import Comparison, Deployed
+
+_SIZES = ((64, 96), (224, 160), (375, 500))
+_PICTURES = 4
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parse(arguments)
+    suffix = options.output.suffix
+    if suffix not in (".onnx", ".pt2"):
+        raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
+    from models import model_from_checkpoint
+    from utils.checkpoint import load
+    from utils.exporting import Deployed
+
+    checkpoint = load(options.model)
+    model = model_from_checkpoint(checkpoint)
+    deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
+    prepare_folder(options.output.parent)
+    write_whole(options.output, lambda path: _export(deployed, checkpoint, path, options))
+    before, after = options.model.stat().st_size, options.output.stat().st_size
+    print(
+        f"{options.output}: {after / 1e6:.1f} MB (checkpoint {before / 1e6:.1f} MB), proven equal"
+    )
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
+    add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
+    add("-i", "--images", type=Path, help="pictures to prove it on (default: generated ones)")
+    add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
+    add("--argmax", action="store_true", help="answer with class ids instead of logits")
+    add("--size", type=int, nargs=2, metavar=("H", "W"), help="for this size alone (default: any)")
+    return parser.parse_args(arguments)
+
+
+def _export(
+    deployed: "Deployed", checkpoint: Mapping[str, Any], path: Path, options: argparse.Namespace
+) -> None:
+    import torch
+
+    from utils.exporting import (
+        compare,
+        describe,
+        onnx_runner,
+        program_runner,
+        require_equal,
+        torch_runner,
+        trace,
+        write_onnx,
+    )
+
+    proofs = _proofs(checkpoint, options)
+    example = torch.from_numpy(proofs[0] if options.size else proofs[0].repeat(2, axis=0))
+    program = trace(deployed, example, free_sizes=options.size is None)
+    output = "masks" if options.argmax else "logits"
+    if options.output.suffix == ".onnx":
+        write_onnx(program, path, metadata=describe(checkpoint), output=output)
+        exported = onnx_runner(path)
+    else:
+        torch.export.save(program, path, extra_files=describe(checkpoint))
+        exported = program_runner(path)
+    reference = torch_runner(deployed)
+    comparisons = []
+    for images in proofs:
+        comparisons.append(compare(reference, exported, images))
+        _print(comparisons[-1])
+    require_equal(comparisons, options.output)
+
+
+def _print(one: "Comparison") -> None:
+    shape = " x ".join(str(side) for side in one.shape)
+    logits = "" if one.difference is None else f", logits within {one.difference:.1e}"
+    here, there = (1000 * seconds for seconds in one.seconds)
+    print(
+        f"  {shape}: {one.agreement:.3%} of pixels the same{logits}; "
+        f"{here:.0f} ms here, {there:.0f} ms exported"
+    )
+
+
+def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list["np.ndarray"]:
+    """Images (N, C, H, W) to compare on: three sizes, a batch, and the user's own pictures."""
+    import numpy as np
+
+    channels, dtype = len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8")
+    sizes = [tuple(options.size)] if options.size else list(_SIZES)
+    made = [_generated(size, channels, dtype) for size in sizes]
+    if options.size is None:
+        made.append(np.concatenate([made[0], made[0][..., ::-1]]))
+    if options.images is not None:
+        from utils.pictures import read_picture
+
+        jobs = find_pictures(
+            options.images, extension=options.extension, recursive=False, output=options.output
+        )
+        read = (read_picture(job.picture, (channels, dtype)) for job in jobs[:_PICTURES])
+        own = [np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]) for pixels in read]
+        made += [one for one in own if options.size in (None, list(one.shape[2:]))]
+    return made
+
+
+def _generated(size: tuple[int, int], channels: int, dtype: str) -> "np.ndarray":
+    """A picture of shapes, in as many channels as it takes."""
+    import numpy as np
+
+    from dataloaders.shapes import draw
+
+    image, _, _ = draw(size[0], size[1], np.random.default_rng(0))
+    full = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
+    planes = [image[..., index % 3] for index in range(channels)]
+    return np.ascontiguousarray((np.stack(planes)[None] * full).astype(dtype))
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main, sys.argv[1:]))

@@ -1,0 +1,204 @@
+"""An exported file says what the network says, or it is not written."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import export
+from models import MODELS
+from tests.colour_model import CLASSES, ColourModel, picture_of, save_checkpoint
+from utils import exporting
+from utils.errors import NumericError, guard
+from utils.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
+
+ROOT = Path(__file__).resolve().parent.parent
+# torch's exporter and onnxscript use what they themselves have deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def run(*arguments):
+    return guard(export.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(name="exported", scope="module")
+def _exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
+        model = save_checkpoint(folder / "best_model.pth", ColourModel())
+        Image.fromarray(picture_of(np.eye(50, 70))).save(folder / "a.jpg")
+        assert run("-m", model, "-o", folder / "model.onnx", "-i", folder) == 0
+    return folder
+
+
+def test_any_batch_and_size(exported):
+    session = onnx_runner(exported / "model.onnx")
+    mask = np.arange(4).repeat(600).reshape(40, 60)
+    for shape in ((1, 33, 33), (3, 40, 60), (2, 200, 111)):
+        number, height, width = shape
+        grown = np.resize(mask, (height, width))
+        images = np.stack([picture_of(grown).transpose(2, 0, 1)] * number)
+        logits = session(images)
+        assert logits.shape == (number, 4, height, width)
+        assert logits.dtype == np.float32
+        assert np.array_equal(logits.argmax(1), np.stack([grown] * number))
+
+
+def test_metadata_says_how_to_use_it(exported):
+    metadata = {one.key: one.value for one in onnx.load(exported / "model.onnx").metadata_props}
+    assert json.loads(metadata["classes"]) == list(CLASSES)
+    assert json.loads(metadata["mean"]) == [0.0, 0.0, 0.0]
+    assert json.loads(metadata["std"]) == [1.0, 1.0, 1.0]
+    assert len(json.loads(metadata["palette"])) == 4
+    assert json.loads(metadata["input_dtype"]) == "uint8"
+    assert json.loads(metadata["minimum_side"]) == 33
+
+
+def test_the_ten_lines_of_the_manual(exported, tmp_path):
+    page = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) == 10
+    mask = np.zeros((60, 90), np.uint8)
+    mask[:, 40:] = 2
+    Image.fromarray(picture_of(mask)).save(tmp_path / "photo.png")
+    (tmp_path / "photo.png").rename(tmp_path / "photo.jpg")
+    (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.asarray(picture), mask)
+
+
+@pytest.fixture(name="model_file")
+def _model_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
+    return save_checkpoint(tmp_path / "best_model.pth", ColourModel())
+
+
+def test_argmax_and_one_size(model_file, tmp_path, capsys):
+    path = tmp_path / "new/model.onnx"
+    assert run("-m", model_file, "-o", path, "--argmax", "--size", 48, 64) == 0
+    mask = np.arange(4).repeat(768).reshape(48, 64)
+    found = onnx_runner(path)(picture_of(mask).transpose(2, 0, 1)[None])
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[0], mask)
+    shown = capsys.readouterr().out
+    assert re.search(r"1 x 3 x 48 x 64: \d+\.\d{3}% of pixels the same; ", shown)
+    assert re.search(r"ms here, \d+ ms exported", shown)
+    assert re.search(r"model.onnx: \d.\d MB \(checkpoint \d.\d MB\), proven equal", shown)
+
+
+def test_torch_export(model_file, tmp_path):
+    path = tmp_path / "model.pt2"
+    assert run("-m", model_file, "-o", path) == 0
+    found = {"classes": ""}
+    model = torch.export.load(path, extra_files=found).module()
+    assert json.loads(found["classes"]) == list(CLASSES)
+    mask = np.arange(4).repeat(600).reshape(40, 60)
+    images = torch.from_numpy(picture_of(mask)).permute(2, 0, 1)[None]
+    assert np.array_equal(model(images).argmax(1)[0].numpy(), mask)
+
+
+def test_a_file_that_disagrees_is_not_written(model_file, tmp_path, monkeypatch, capsys):
+    def wrong(_path):
+        other = ColourModel()
+        other.conv.bias.data = other.conv.bias.data.flip(0)
+        return torch_runner(nn.Sequential(Scaled(), other))
+
+    class Scaled(nn.Module):
+        def forward(self, images):
+            return images.float() / 255
+
+    monkeypatch.setattr(exporting, "onnx_runner", wrong)
+    assert run("-m", model_file, "-o", tmp_path / "model.onnx") == 5
+    shown = capsys.readouterr().err
+    assert "the exported network does not agree with the original" in shown
+    assert "at least 99.9%" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["best_model.pth"]
+
+
+@pytest.mark.parametrize(
+    ("agreement", "difference", "equal"),
+    [
+        (1.0, 0.0, True),
+        (0.9991, 9e-4, True),
+        (0.9989, 0.0, False),
+        (1.0, 2e-3, False),
+        (1, None, True),
+    ],
+)
+def test_bounds(agreement, difference, equal):
+    one = Comparison((1, 3, 40, 40), agreement, difference, (0.1, 0.1))
+    assert one.equal is equal
+    fine = Comparison((1, 3, 64, 64), 1.0, 0.0, (0.1, 0.1))
+    if equal:
+        require_equal([fine, one], Path("model.onnx"))
+    else:
+        with pytest.raises(NumericError, match=r"at \(1, 3, 40, 40\)"):
+            require_equal([fine, one], Path("model.onnx"))
+
+
+def test_another_shape_is_a_disagreement():
+    images = np.zeros((1, 3, 40, 40), np.float32)
+    with pytest.raises(NumericError, match=r"answers \(1, 3, 39, 40\), expected \(1, 3, 40, 40\)"):
+        compare(lambda x: x, lambda x: x[:, :, 1:], images)
+
+
+@pytest.mark.parametrize("name", ["model.pb", "model"])
+def test_unknown_format(model_file, tmp_path, name, capsys):
+    assert run("-m", model_file, "-o", tmp_path / name) == 2
+    assert "expected .onnx or .pt2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_packages(model_file, tmp_path, package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run("-m", model_file, "-o", tmp_path / "model.onnx", "--size", 40, 40) == 2
+    assert "pip install -r requirements-export.txt" in capsys.readouterr().err
+    assert not (tmp_path / "model.onnx").exists()
+
+
+class FixedSize(nn.Module):
+    """It can only do what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images):
+        if images.shape[2] != 64:
+            raise ValueError("only 64 rows")
+        return self.conv(images)
+
+
+def test_a_network_of_one_size_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: FixedSize())
+    model = save_checkpoint(tmp_path / "best_model.pth", FixedSize())
+    assert run("-m", model, "-o", tmp_path / "model.onnx") == 2
+    shown = capsys.readouterr().err
+    assert "cannot be exported for any size: it fixes height" in shown
+    assert "fix: --size 64 96" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_network_exports_for_any_size(name, tmp_path):
+    torch.manual_seed(0)
+    model = MODELS[name](num_classes=7, pretrained=False).eval()
+    path = save_checkpoint(
+        tmp_path / "best_model.pth",
+        model,
+        arch=name,
+        classes=[f"class {one}" for one in range(7)],
+        palette=[(one, one, one) for one in range(7)],
+    )
+    assert run("-m", path, "-o", tmp_path / "model.onnx") == 0
