@@ -9,8 +9,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from tests.mutant import DOCUMENTED, Mutant, base, changed, parent, paths
-from tests.text_mutants import broken_text, no_text
+from mutant import DOCUMENTED, Mutant, base, changed, parent, paths
+from text_mutants import broken_text, no_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
 

@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from bad_configs import BAD, SHORT, TOP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.base_trainer import Plan
-from tests.bad_configs import BAD, SHORT, TOP
 from utils.config import Config, load_config, parse_config
 from utils.config_sections import OptimizerSection, TrainerSection
 from utils.errors import ConfigError

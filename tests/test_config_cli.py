@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.bad_configs import SHORT
+from bad_configs import SHORT
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from config_mutants import mutants, valid
 
-from tests.config_mutants import mutants, valid
 from utils.config import load_config
 
 ROOT = Path(__file__).parent.parent

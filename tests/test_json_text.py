@@ -38,6 +38,13 @@ FAULTS = {
             '    {"a": "x\n            ^'
         ),
     ),
+    "far to the right": (
+        '{"a": "' + "x" * 100 + '" "b": 1}',
+        (
+            'c.json:1:110: unexpected "; is a comma missing before it?\n'
+            "    " + "x" * 57 + '" "b": 1}\n    ' + " " * 59 + "^"
+        ),
+    ),
     "empty": ("", "c.json:1:1: the file is empty; expected an object in { }"),
     "blanks": (" \n\t", "c.json:1:1: the file is empty; expected an object in { }"),
     "duplicate": (

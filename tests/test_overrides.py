@@ -4,8 +4,8 @@ import copy
 import re
 
 import pytest
+from bad_configs import SHORT
 
-from tests.bad_configs import SHORT
 from utils.config import load_config, parse_config
 from utils.errors import ConfigError
 from utils.overrides import apply_overrides
@@ -39,6 +39,10 @@ REFUSED = {
     "half a surrogate pair": (
         "name=\udcff",
         "--set: name: text with \\u0000 or half a surrogate pair cannot be used",
+    ),
+    "long value": (
+        "seed=[" + "x" * 60,
+        "--set: seed:1:2: unexpected x\n    [" + "x" * 60 + "\n     ^",
     ),
     "NaN": ("seed=NaN", "--set: seed=NaN:1:1: the value: expected a finite number, got NaN"),
     "open bracket": (

@@ -5,11 +5,11 @@ import re
 
 import jsonschema
 import pytest
+from bad_configs import BAD, SHORT
+from config_mutants import valid
+from mutant import base
 from pydantic import ValidationError
 
-from tests.bad_configs import BAD, SHORT
-from tests.config_mutants import valid
-from tests.mutant import base
 from tools import schema as tool
 from utils import component_schema
 from utils.component_schema import SCHEMA_FILE, TABLES, Components

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from tests.mutant import Mutant, base, changed, paths
+from mutant import Mutant, base, changed, paths
 
 
 def broken_text(rng: random.Random) -> Iterator[Mutant]:
