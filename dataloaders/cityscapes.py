@@ -19,7 +19,7 @@ from utils.errors import ConfigError
 from utils.labels import LabelTable
 
 # Label id -> train id of the official table; the other ids are not evaluated.
-_TRAIN_IDS = {
+TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
     23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
@@ -118,7 +118,7 @@ class CityScapes(BaseDataset):
         """Return the official table from label ids to train ids."""
         void = dict.fromkeys((_LICENCE_PLATE, 255, *range(34)), self.ignore_index)
         return LabelTable(
-            void | _TRAIN_IDS, num_classes=len(self.classes), ignore_index=self.ignore_index
+            void | TRAIN_IDS, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
 
 
