@@ -124,18 +124,18 @@ class BaseDataset:
         if pair.mask is None:
             dtype = mask_dtype(self.num_classes, self.ignore_index)
             return image, np.full((height, width), self.ignore_index, dtype)
-        raw = self.read_mask(pair.mask)
-        if raw.shape != (height, width):
-            raise sizes_differ(pair, (height, width), raw.shape)
-        return image, self.table.apply(raw, str(pair.mask))
+        mask = self.read_labels(pair.mask)
+        if mask.shape != (height, width):
+            raise sizes_differ(pair, (height, width), mask.shape)
+        return image, mask
 
     def read_image(self, path: Path) -> np.ndarray:
         """Read an image file: (H, W, C) in its dtype, upright."""
         return read_image(path)
 
-    def read_mask(self, path: Path) -> np.ndarray:
-        """Read a mask file: raw label values (H, W) of an integer dtype."""
-        return read_mask(path)
+    def read_labels(self, path: Path) -> np.ndarray:
+        """Read a mask file as train ids (H, W), every value checked."""
+        return self.table.apply(read_mask(path), str(path))
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return sample (epoch, index): a pure function of these two and the seed."""

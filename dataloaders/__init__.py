@@ -5,6 +5,7 @@ from dataloaders.ade20k import ADE20K
 from dataloaders.camvid import CamVid
 from dataloaders.cityscapes import CityScapes
 from dataloaders.coco import COCO
+from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
 from dataloaders.voc import VOC
 
@@ -14,5 +15,6 @@ DATASETS: dict[str, type[BaseDataset]] = {
     "ADE20K": ADE20K,
     "COCO": COCO,
     "CamVid": CamVid,
+    "Folder": Folder,
     "Shapes": Shapes,
 }

@@ -87,9 +87,11 @@ class COCO(BaseDataset):
             ignore_index=self.ignore_index,
         )
 
-    def read_mask(self, path: Path) -> np.ndarray:
-        """Read a mask; CocoStuff10k keeps it in a MATLAB file."""
-        return read_matrix(path, "S") if path.suffix == ".mat" else super().read_mask(path)
+    def read_labels(self, path: Path) -> np.ndarray:
+        """Read a mask as train ids; CocoStuff10k keeps it in a MATLAB file."""
+        if path.suffix == ".mat":
+            return self.table.apply(read_matrix(path, "S"), str(path))
+        return super().read_labels(path)
 
     def _pairs_164k(self) -> tuple[Pair, ...]:
         layout = f"data_dir/images/{self.split}/*.jpg and data_dir/annotations/{self.split}/*.png"

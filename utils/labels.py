@@ -34,17 +34,25 @@ class LabelTable:
         num_classes: Train ids are 0..num_classes-1.
         ignore_index: What void becomes.
         dtype: dtype of the masks that come out.
+        tolerance: How far a raw value may lie from a known one and still count as it.
     """
 
-    def __init__(self, mapping: Mapping[int, int], *, num_classes: int, ignore_index: int) -> None:
+    def __init__(
+        self,
+        mapping: Mapping[int, int],
+        *,
+        num_classes: int,
+        ignore_index: int,
+        tolerance: int = 0,
+    ) -> None:
         self.mapping = dict(mapping)
+        self.tolerance = tolerance
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.dtype = mask_dtype(num_classes, ignore_index)
         self._wide = np.full(_BYTE, _UNKNOWN, np.int64)
-        for raw, train_id in self.mapping.items():
-            if 0 <= raw < _BYTE:
-                self._wide[raw] = train_id
+        for raw in range(_BYTE):
+            self._wide[raw] = self._train_id(raw)
         self._known = self._wide != _UNKNOWN
         self._table = np.where(self._known, self._wide, 0).astype(self.dtype)
         self._same = self._known & (self._wide == np.arange(_BYTE)) & (self.dtype is np.uint8)
@@ -78,9 +86,20 @@ class LabelTable:
             return raw
         return cv2.LUT(raw, self._table)
 
+    def _train_id(self, raw: int) -> int:
+        """Return the train id of the nearest known value within the tolerance."""
+        if raw in self.mapping or not self.tolerance:
+            return self.mapping.get(raw, _UNKNOWN)
+        nearest = min(self.mapping, key=lambda known: abs(known - raw))
+        return self.mapping[nearest] if abs(nearest - raw) <= self.tolerance else _UNKNOWN
+
+    def knows(self, raw: int) -> bool:
+        """Whether a raw value has a train id or is void."""
+        return self._train_id(raw) != _UNKNOWN
+
     def _apply_wide(self, raw: np.ndarray, name: str) -> np.ndarray:
         values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
-        mapped = [self.mapping.get(int(value), _UNKNOWN) for value in values]
+        mapped = [self._train_id(int(value)) for value in values]
         if _UNKNOWN in mapped:
             raise self.unknown(dict(zip(values.tolist(), counts.tolist(), strict=True)), name)
         return np.array(mapped, self.dtype)[inverse].reshape(raw.shape)
@@ -88,7 +107,7 @@ class LabelTable:
     def unknown(self, counts: Mapping[int, int], name: str) -> DataError:
         """Return what to raise for a mask with these raw values and pixel counts."""
         found = {value: count for value, count in counts.items() if count}
-        wrong = {value: count for value, count in found.items() if value not in self.mapping}
+        wrong = {value: count for value, count in found.items() if not self.knows(value)}
         return DataError(
             f"{name}: label values outside the classes: {_listing(wrong)}\n"
             f"  values found: {_ranges(sorted(found))}\n"

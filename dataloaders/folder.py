@@ -1,0 +1,146 @@
+"""Folder: anybody's own images and masks, described by the config alone.
+
+    data_dir/images/**/x.jpg  data_dir/masks/**/x.png      paired by path without ending
+    "images": "*/images/*.jpg", "masks": "*/masks/*.png"   paired by what the stars match
+    "split": "train.csv"                                   a list: `image,mask` or one name a line
+
+Masks hold label values or, with a `label_map` from colours, colours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Le, MinLen
+
+from base.base_dataset import BaseDataset
+from dataloaders.folder_files import find_pairs
+from dataloaders.layout import require_some
+from utils.colour_labels import ColourTable, parse_colour, parse_label_map
+from utils.errors import ConfigError
+from utils.labels import LabelTable
+from utils.palette import VOID_COLOUR, Colour, voc_palette
+from utils.pictures import read_picture
+from utils.raw_pixels import PixelKind, header, read_colours, read_values
+
+_RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Folder(BaseDataset):
+    """The user's own data.
+
+    Args:
+        data_dir: The folder that all other paths are relative to.
+        classes: The names of the classes; their order gives the train ids.
+        images: Sub-folder of the images, or a pattern with stars.
+        masks: Sub-folder of the masks, or a pattern with stars.
+        split: Which part: a sub-folder of both, a list file (.txt or .csv) below data_dir, or what
+            the first star of the patterns may match. Left out: everything.
+        label_map: From values ("0", "255") or colours ("#3C1098") in the masks to train ids or
+            "void". Left out: masks hold train ids, and the config's ignore_index for void.
+        label_tolerance: How far a value or colour channel may lie from a key of label_map and still
+            count as it; for masks that were JPEG-compressed.
+        mean: Mean of each channel as a fraction of the dtype's full scale; needed unless images
+            are ordinary RGB pictures. `tools/statistics.py` computes it.
+        std: Standard deviation likewise.
+        colours: Display colours of the classes as "#RRGGBB"; left out, those of label_map or of
+            the VOC rule.
+    """
+
+    data_dir: str
+    classes: Annotated[tuple[str, ...], MinLen(2)]  # pyrefly: ignore[bad-override]
+    images: str = "images"
+    masks: str = "masks"
+    split: str | tuple[str, ...] | None = None
+    label_map: Mapping[str, int | Literal["void"]] | None = None
+    label_tolerance: Annotated[int, Ge(0), Le(127)] = 0
+    mean: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
+    std: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
+    colours: tuple[str, ...] | None = None
+
+    palette: ClassVar[tuple[Colour, ...]]
+
+    def __post_init__(self) -> None:
+        """Find the pairs and learn from the first image what all of them must be."""
+        root = Path(self.data_dir)
+        pairs = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
+        layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
+        pairs = require_some(pairs, where=root, layout=layout)
+        self.kind = self._pixel_kind(header(pairs[0].image).kind)
+        self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
+        self._values, self._colours = parse_label_map(
+            self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
+        )
+        self.palette = self._palette()  # pyrefly: ignore[read-only]
+        super().__post_init__()
+        self.pairs = pairs
+        self._by_colour = ColourTable(
+            self._colours,
+            tolerance=self.label_tolerance,
+            num_classes=len(self.classes),
+            ignore_index=self.ignore_index,
+        )
+
+    def label_table(self) -> LabelTable:
+        """Return the table of `label_map`, or train ids as they are."""
+        if not self._values:
+            return LabelTable.identity(
+                len(self.classes), ignore_index=self.ignore_index, void=self.ignore_index
+            )
+        return LabelTable(
+            self._values,
+            num_classes=len(self.classes),
+            ignore_index=self.ignore_index,
+            tolerance=self.label_tolerance,
+        )
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return (height, width) of image `index` from its header."""
+        return header(self.pairs[index].image).size
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Read an image of the data set's channels and dtype."""
+        return read_picture(path, (self.kind.channels, self.kind.dtype))
+
+    def read_labels(self, path: Path) -> np.ndarray:
+        """Read a mask as train ids (H, W)."""
+        lossy = self.label_tolerance > 0
+        if self._colours:
+            return self._by_colour.apply(read_colours(path, lossy=lossy), str(path))
+        return self.table.apply(read_values(path, lossy=lossy), str(path))
+
+    def _pixel_kind(self, found: PixelKind) -> PixelKind:
+        """Settle channels and dtype from the first image and `mean`."""
+        if (self.mean is None) != (self.std is None) or (
+            self.mean is not None and self.std is not None and len(self.mean) != len(self.std)
+        ):
+            raise ConfigError(
+                'Folder: "mean" and "std" belong together, one value a channel in each\n'
+                "  fix: give both; tools/statistics.py prints them"
+            )
+        if self.mean is None:
+            if found.channels not in (1, 3, 4) or found.dtype != "uint8":
+                raise ConfigError(
+                    f"Folder: images have {found.channels} channels of {found.dtype}: "
+                    '"mean" and "std" are missing\n'
+                    "  fix: tools/statistics.py --config <this config> prints the two lines to add"
+                )
+            self.mean, self.std = _RGB_MEAN, _RGB_STD
+        return PixelKind(len(self.mean), found.dtype)
+
+    def _palette(self) -> tuple[Colour, ...]:
+        if self.colours is not None:
+            if len(self.colours) != len(self.classes):
+                raise ConfigError(
+                    f"Folder: {len(self.colours)} colours for {len(self.classes)} classes\n"
+                    '  fix: one "#RRGGBB" a class in "colours", or leave it out'
+                )
+            return tuple(parse_colour(text) for text in self.colours)
+        chosen = list(voc_palette(len(self.classes)))
+        for colour, train_id in reversed(self._colours.items()):
+            if train_id != self.ignore_index and colour != VOID_COLOUR:
+                chosen[train_id] = colour
+        return tuple(chosen)
