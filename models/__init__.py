@@ -1,6 +1,6 @@
 """The networks: one paper a file, and the table that names them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from utils.registry import build
 
 __all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
 
-MODELS: Mapping[str, type[BaseModel]] = {
+MODELS: Mapping[str, Callable[..., BaseModel]] = {
     model.__name__: model
     for model in (
         FCN8,

@@ -1,0 +1,58 @@
+"""`tools/models.py`, and the README that shows what it prints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import MODELS
+from tests.small_models import build_small
+from tools.models import FACTS, main, multiply_adds, table_in
+from utils.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def printed():
+    from tools.models import table
+
+    return table(19)
+
+
+def test_every_network_has_a_row(printed):
+    rows = printed.splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == list(MODELS) == list(FACTS)
+    assert "| ENet | [ENet, 2016](https://arxiv.org/abs/1606.02147) | - | 0.37 M |" in printed
+
+
+def test_the_readme_shows_the_table(printed):
+    assert table_in((ROOT / "README.md").read_text()) == printed
+
+
+def test_multiply_adds_are_those_of_the_convolutions():
+    with torch.device("meta"):
+        model = build_small("UNet", 2, base_channels=1)
+        model.start = nn.Conv2d(3, 1, 3, padding=1)
+        for part in (model.downs, model.ups):
+            del part[:]
+    assert multiply_adds(model, 32) == 32 * 32 * (27 + 2)
+
+
+def test_the_command_takes_classes_channels_and_size(capsys, monkeypatch):
+    monkeypatch.setattr("models.MODELS", {"UNet": MODELS["UNet"]})
+    assert main(["--classes", "2", "--channels", "1", "--size", "32"]) == 0
+    out = capsys.readouterr().out
+    assert "multiply-adds at 32x32" in out
+    assert "| UNet | [U-Net, 2015](https://arxiv.org/abs/1505.04597) | - | 31.04 M | 0.8 G |" in out
+
+
+@pytest.mark.parametrize("arguments", [["--classes", "0"], ["--channels", "0"], ["--size", "16"]])
+def test_impossible_sizes_are_refused(arguments):
+    with pytest.raises(ConfigError, match="must be at least 1, --size at least 32"):
+        main(arguments)
+
+
+def test_a_document_without_a_table_has_none():
+    assert table_in("# Nothing\n\n| other | table |\n") is None
