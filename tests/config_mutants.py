@@ -87,7 +87,7 @@ def mutants(seed: int) -> list[Mutant]:
     return [
         *_slips(rng),
         *_wrong_case(),
-        *_wrong_types(),
+        *_wrong_types(rng),
         *_out_of_range(),
         *_wrong_choices(),
         *_misplaced(),
@@ -140,11 +140,11 @@ def _wrong_case() -> Iterator[Mutant]:
         yield Mutant("wrong case", _renamed(path, key.upper()), f"{where}: ", advice)
 
 
-def _wrong_types() -> Iterator[Mutant]:
+def _wrong_types(rng: random.Random) -> Iterator[Mutant]:
     for path, right in paths(base()):
         nullable = path == "val_loader" or path.endswith(("crop_size", "base_size"))
         bare = path == "loss"  # may be an object or text
-        for wrong in WRONG_TYPES[type(right)]:
+        for wrong in rng.sample(WRONG_TYPES[type(right)], 3):
             missing = bare and wrong == {}
             if (wrong is None and nullable) or missing:
                 continue
@@ -229,16 +229,11 @@ def valid(seed: int) -> list[bytes]:
             variants.append(changed(path, value * rng.uniform(0.1, 1)).decode())
         elif type(value) is bool and path != "trainer.val":
             variants.append(changed(path, not value).decode())
-    short = base()
-    for key in (
-        "n_gpu",
-        "use_synch_bn",
-        "optimizer",
-        "loss",
-        "ignore_index",
-        "lr_scheduler",
-        "trainer",
-    ):
-        del short[key]
-        variants.append(json.dumps(short))
+    needed = {"name", "arch", "train_loader", "val_loader", "type", "data_dir", "split", "lr"}
+    for path, _ in paths(base()):
+        if path.rpartition(".")[2] not in needed | {"args", "batch_size"}:
+            config = base()
+            node, key = parent(config, path)
+            del node[key]
+            variants.append(json.dumps(config))
     return [variant.encode() for variant in variants]

@@ -45,11 +45,7 @@ CALLS = {
         ["-c", "short.json", "--set", "name"],
         "error: --set: 'name': expected key=value, such as trainer.epochs=2\n",
     ),
-    # Not in the schema, so these are answered by build(), which knows the tables themselves.
-    "unlisted data set": (
-        ["-c", "short.json", "--set", "train_loader.type=Shaeps"],
-        "error: train_loader.type: unknown name 'Shaeps'; did you mean 'Shapes'? Known: ",
-    ),
+    # Not in the schema, so it is answered by build(), which knows the table itself.
     "unlisted model": (
         ["-c", "short.json", "--set", "arch.type=Unet3", "train_loader.args.length=8"],
         "error: arch.type: unknown name 'Unet3'; did you mean 'UNet'? Known: ",
@@ -67,13 +63,14 @@ def test_the_answer_is_one_block(arguments, answer, folder):
     assert [path.name for path in folder.iterdir()] == ["short.json"]
 
 
-def test_the_schema_command_checks(tmp_path):
+def test_the_schema_command_starts_anywhere(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "schema.py"), "--check"],
+        [sys.executable, str(ROOT / "tools" / "schema.py"), "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "in step: all\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--check" in done.stdout
