@@ -1,8 +1,8 @@
 """Shapes: an embedded data set, drawn on the spot; nothing to download.
 
 Each picture holds textured, shaded shapes that hide one another before a textured background. A
-class is an outline with its texture; colours are drawn afresh for every shape and only lean
-towards the class's, so that a pixel's colour alone says little. The border of every shape is
+class is an outline with its texture in two of four hues: every hue belongs to three classes, so
+that one pixel's colour says little and its surroundings say much. The border of every shape is
 void, one pixel to each side. Picture i of a split depends on (split, content_seed, i, height,
 width) alone.
 """
@@ -21,8 +21,9 @@ from utils.labels import mask_dtype
 from utils.seeding import picture_generator
 
 _RADIUS = (10.0, 26.0)  # pixels
-# How far a shape's colour strays from its class's: so far that classes overlap nearly everywhere.
-_COLOUR_SPREAD = 40.0
+_HUES = np.array([(205, 75, 65), (75, 165, 85), (75, 100, 205), (210, 180, 70)], np.float32)
+_HUES_OF = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  # of each class but the background
+_COLOUR_SPREAD = 22.0  # standard deviation of a shape's colours about its hues
 _AREA_PER_SHAPE = 2400.0  # pixels of picture for one shape, on average
 _SUBPIXEL = 4  # bits of fraction of the corner coordinates that OpenCV draws
 
@@ -65,8 +66,8 @@ class Shapes(BaseDataset):
         (190, 100, 220),
         (70, 210, 200),
     )
-    mean: ClassVar[tuple[float, ...]] = (0.48, 0.48, 0.48)
-    std: ClassVar[tuple[float, ...]] = (0.14, 0.14, 0.14)
+    mean: ClassVar[tuple[float, ...]] = (0.49, 0.49, 0.47)
+    std: ClassVar[tuple[float, ...]] = (0.18, 0.16, 0.18)
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -145,8 +146,8 @@ def _paint(
     step = 2 * math.pi / period
     across = (math.cos(turn) * u + math.sin(turn) * v) * step
     along = (math.cos(turn) * v - math.sin(turn) * u) * step
-    near = np.array(Shapes.palette[label]) + rng.normal(0, _COLOUR_SPREAD, 3)
-    one, other = _two_colours(rng, near.clip(30, 225))
+    hues = _HUES[list(_HUES_OF[label - 1])]
+    one, other = hues + rng.normal(0, _COLOUR_SPREAD, (2, 3)).astype(np.float32)
     blend = texture(across, along, rng)[..., None]
     painted = (one * blend + other * (1 - blend)) * _shade(u, v, rng)[..., None]
     np.copyto(image[box], painted.clip(0, 255).astype(np.uint8), where=inside[..., None] > 0)
@@ -163,15 +164,9 @@ def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray
     size = (width, height)
     blend = 0.6 * cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
     blend += 0.4 * cv2.resize(fine, size, interpolation=cv2.INTER_LINEAR)
-    one, other = _two_colours(rng, rng.uniform(30, 225, 3))
+    one, other = rng.uniform(30, 225, (2, 3)).astype(np.float32)
     painted = one * blend[..., None] + other * (1 - blend[..., None])
     return painted.clip(0, 255).astype(np.uint8)
-
-
-def _two_colours(rng: np.random.Generator, one: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `one` and a colour that contrasts with it in every channel."""
-    step = rng.uniform(45, 100, 3) * np.where(one > 127, -1, 1)
-    return one.astype(np.float32), (one + step).astype(np.float32)
 
 
 def _shade(u: np.ndarray, v: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -216,7 +211,7 @@ def _dots(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> np
 
 
 def _smooth(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
-    return 0.5 + 0.5 * np.sin(across * 0.15)
+    return 0.5 + 0.5 * np.sin(across * 0.7)
 
 
 def _grid(across: np.ndarray, along: np.ndarray, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG001
