@@ -34,7 +34,7 @@ BEYOND_AN_EDITOR = {
 }
 
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 8, 33, 0.5, -0.5, 1.0, 1e9, "", "x", "train", "all"]
-VALUES += ["present", [], [0], [1, 2], [0.1, 0.9], ["x"], [[1]], [1, 2, 3], {}, {"a": 1}]
+VALUES += ["present", "true", "1", "0.5", [], [0], [1, 2], [0.1, 0.9], ["x"], [[1]], [1, 2, 3], {}, {"a": 1}]
 
 
 def test_the_files_are_in_step_with_the_code():
