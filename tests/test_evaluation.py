@@ -1,0 +1,129 @@
+"""Evaluation against naive oracles: sums, order, processes, memory."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from evaluation_cases import Pictures, answer, draw_nothing, oracle
+
+from utils import distributed
+from utils.boundary import RATIO, boundary_counts
+from utils.errors import DataError
+from utils.evaluation import SHOWN, Evaluator
+
+
+def evaluate(data, **options):
+    return Evaluator(data, answer, draw=draw_nothing, **options).run()
+
+
+def test_counts_equal_the_oracles_to_the_pixel():
+    data = Pictures(30)
+    evaluation = evaluate(data, boundary_ratio=RATIO)
+    pairs = [data.parts(index) for index in range(30)]
+    assert (evaluation.counts == oracle(pairs, 4, 255)).all()
+    assert evaluation.counts.dtype == np.int64
+    edges = sum(boundary_counts(p, m, num_classes=4, ignore_index=255) for p, m in pairs)
+    assert (evaluation.boundaries == edges).all()
+    assert evaluation.places[:, 1].sum() == evaluation.counts.sum()
+    assert evaluation.places[:, 0].sum() == evaluation.counts.sum() - evaluation.counts.trace()
+
+
+def test_images_stand_in_exact_ascending_order_those_without_labels_last():
+    data = Pictures(40)
+    images = evaluate(data).images
+    scores = []
+    for index in range(40):
+        counts = oracle([data.parts(index)], 4, 255)
+        unions = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        present = unions > 0
+        mean = float(np.mean(counts.diagonal()[present] / unions[present])) if present.any() else 2
+        scores.append((mean, index))
+    assert [image.index for image in images] == [index for _, index in sorted(scores)]
+    assert images[-1].index == 1
+    assert images[-1].mean_iou is None
+    assert images[-1].labelled_pixels == 0
+    assert images[-1].void_pixels == data.parts(1)[1].size
+
+
+def test_galleries_hold_the_ends_of_the_order():
+    evaluation = evaluate(Pictures(60))
+    scored = [image for image in evaluation.images if image.mean_iou is not None]
+    assert [shown.score for shown in evaluation.worst] == scored[:SHOWN]
+    assert [shown.score for shown in evaluation.best] == scored[: -SHOWN - 1 : -1]
+    few = evaluate(Pictures(5))
+    assert [shown.score for shown in few.worst] == [
+        image for image in few.images if image.mean_iou is not None
+    ]
+
+
+def together(monkeypatch, world, work):
+    """Run `work` as `world` processes would, each in a thread, with sums over all of them."""
+    here = threading.local()
+    barrier = threading.Barrier(world)
+    board = [None] * world
+
+    def exchange(value):
+        barrier.wait()
+        board[here.rank] = value
+        barrier.wait()
+        return list(board)
+
+    monkeypatch.setattr(distributed, "rank", lambda: here.rank)
+    monkeypatch.setattr(distributed, "world_size", lambda: world)
+    monkeypatch.setattr(distributed, "collect", exchange)
+    monkeypatch.setattr(distributed, "sum_over_processes", lambda v: sum(exchange(v.clone())))
+    results = [None] * world
+
+    def process(rank):
+        here.rank = rank
+        results[rank] = work()
+
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 33])
+def test_any_number_of_processes_gives_the_same_evaluation(monkeypatch, length):
+    alone = evaluate(Pictures(length), boundary_ratio=RATIO)
+    for world in (2, 3, 8):
+        with monkeypatch.context() as patch:
+            results = together(
+                patch, world, lambda: evaluate(Pictures(length), boundary_ratio=RATIO)
+            )
+        for result in results:
+            assert (result.counts == alone.counts).all()
+            assert (result.boundaries == alone.boundaries).all()
+            assert (result.places == alone.places).all()
+            assert result.images == alone.images
+            assert result.worst == alone.worst
+            assert result.best == alone.best
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    def peak(length):
+        data = Pictures(length, size=120)
+        tracemalloc.start()
+        evaluate(data)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(3)
+    # 200 more images of up to 340 KB as int64; a few numbers each are kept.
+    assert peak(240) < peak(40) + 200 * 1200
+
+
+def test_an_image_that_cannot_be_read_ends_the_evaluation():
+    class Damaged(Pictures):
+        def load(self, index):
+            if index == 3:
+                raise DataError("image 003.png: damaged")
+            return super().load(index)
+
+    with pytest.raises(DataError, match=r"image 003\.png: damaged"):
+        evaluate(Damaged(6))
