@@ -4,12 +4,10 @@ import logging
 
 import pytest
 import torch
+from small_models import SMALL, build_small, outputs_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from base.base_data_loader import Batch
-from tests.small_models import SMALL, build_small, outputs_of
-from tests.training import (
+from training import (
     batches_of,
     plain_config,
     record_gradients,
@@ -17,6 +15,8 @@ from tests.training import (
     trainer_of,
     weights_of,
 )
+
+from base.base_data_loader import Batch
 from utils import checkpoint
 from utils.ema import ExponentialMovingAverage
 from utils.errors import NumericError

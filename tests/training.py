@@ -15,7 +15,7 @@ def plain_config(folder, **trainer):
 
     No dropout, batch statistics frozen: a loss is then a sum over pixels.
     """
-    config = tiny_config(folder, precision="fp32", **trainer)
+    config = tiny_config(folder, **{"precision": "fp32", **trainer})
     config["arch"] = {"type": "UNet", "args": {"base_channels": 4, "freeze_bn": True}}
     for loader in ("train_loader", "val_loader"):
         config[loader]["args"] |= {"height": 32, "width": 32}

@@ -72,8 +72,8 @@ class LoaderWarning:
         if self._silent or self._readings == 1 or share < _MUCH:
             return
         self._silent = True
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        more = min(2 * self.num_workers or 2, cores or 1)
+        cores = usable_cores()
+        more = min(2 * self.num_workers or 2, cores)
         fix = (
             f"--set train_loader.args.num_workers={more} (now {self.num_workers})"
             if more > self.num_workers
@@ -85,6 +85,13 @@ class LoaderWarning:
             100 * share,
             fix,
         )
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Phases:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 _FP16_SKIPS = 10  # in a row, while the scaler looks for its factor
@@ -44,7 +44,8 @@ class Update:
     def apply(self) -> None:
         """Update the weights from the gradients, unless one of them is not finite."""
         self.scaler.unscale_(self.optimizer)
-        self.norm = get_total_norm([p.grad for p in self._weights if p.grad is not None])
+        gradients = [p.grad for p in self._weights if p.grad is not None]
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self.clip_grad_norm is not None:
             clip_grads_with_norm_(self._weights, self.clip_grad_norm, self.norm)
         broken = ~torch.isfinite(self.norm)

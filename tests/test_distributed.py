@@ -1,0 +1,193 @@
+"""Several processes compute what one does; each way to start them works."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from distributed_worker import STEPS, ten_steps
+from training import plain_config, relative_difference
+
+import train
+from utils import checkpoint, distributed
+
+ROOT = Path(__file__).parents[1]
+WORKER = Path(__file__).parent / "distributed_worker.py"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_a_process(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(ROOT)
+
+
+def ten_step_config(folder):
+    config = plain_config(folder)
+    config["train_loader"]["args"]["length"] = 4 * STEPS
+    # Whole images of one size, three batches: two for the first process, one for the second.
+    config["val_loader"]["args"] |= {"length": 10}
+    config["optimizer"] = {"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}}
+    return config
+
+
+def test_two_processes_equal_one(tmp_path):
+    config = ten_step_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = [str(tmp_path / "config.json"), str(tmp_path / "found")]
+    assert distributed.launch(str(WORKER), arguments, processes=2) == 0
+    one = ten_steps(config)
+    found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
+    for two in found:
+        assert two["processes"] == 2
+        assert two["indices"] == one["indices"]
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
+        for ours, theirs in zip(two["gradients"], one["gradients"], strict=True):
+            assert relative_difference(ours, theirs) < 1e-5
+        assert torch.equal(two["first_counts"], one["first_counts"])
+        assert two["scores"].pop("val_loss") == pytest.approx(one["scores"]["val_loss"], rel=1e-6)
+        assert two["scores"].items() <= one["scores"].items()
+    for name, value in found[0]["weights"].items():
+        assert torch.equal(value, found[1]["weights"][name])
+    assert any(len(set(row)) == 4 for row in one["indices"])
+
+
+def three_epochs(folder):
+    """A run whose rates do not depend on how many epochs are planned."""
+    folder.mkdir()
+    config = plain_config(folder, epochs=3)
+    config["lr_scheduler"] = {"type": "Step", "args": {"milestones": [0.99], "gamma": 0.5}}
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def only_run(folder):
+    (run,) = (folder / "saved" / "tiny").iterdir()
+    return run
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_with_a_run_of_one_process_and_back(tmp_path):
+    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    assert train.main(["--config", str(three_epochs(alone)), "--device", "cpu"]) == 0
+    first = ["--config", str(three_epochs(mixed)), "--set", "trainer.epochs=1"]
+    assert train.main([*first, "--device", "cpu"]) == 0
+    run = only_run(mixed)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    second = ["train.py", "--resume", str(run), "--set", "trainer.epochs=2", "--device", "cpu"]
+    done = subprocess.run([*torchrun, *second], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "batch_size: 4 in all, 2 a device" in done.stderr
+    assert done.stderr.count("arch: UNet") == 1  # the first process alone speaks
+    assert done.stdout.count("run folder:") == 1
+    third = ["--resume", str(run), "--set", "trainer.epochs=3", "--device", "cpu"]
+    assert train.main(third) == 0
+    ours, theirs = (checkpoint.load(only_run(folder) / "last.pth") for folder in (mixed, alone))
+    assert ours["epoch"] == theirs["epoch"] == 3
+    for name, value in ours["state_dict"].items():
+        assert torch.allclose(value, theirs["state_dict"][name], rtol=1e-4, atol=1e-6), name
+    assert [path.name for path in sorted(run.glob("checkpoint*"))] == [
+        f"checkpoint-epoch{epoch}.pth" for epoch in (1, 2, 3)
+    ]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["event"] == "val"] == [1, 2, 3]
+
+
+def test_the_launcher_hands_on_the_exit_code_of_the_process_that_failed(tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import os, sys, time\ntime.sleep(60) if os.environ['RANK'] == '0' else sys.exit(3)\n"
+    )
+    started = time.monotonic()
+    assert distributed.launch(str(script), [], processes=2) == 3
+    assert time.monotonic() - started < 50  # the other one is not waited for
+
+
+def test_n_gpu_starts_a_process_a_gpu(tmp_path, monkeypatch, caplog):
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        distributed, "launch", lambda *args, **options: started.append((args, options)) or 7
+    )
+    config = plain_config(tmp_path)
+    config["n_gpu"] = 4
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    arguments = ["--config", str(path)]
+    assert train.main(arguments) == 7
+    assert started == [((train.__file__, arguments), {"processes": 2})]
+    assert "n_gpu: 4 asked for, 2 there: using 2" in caplog.text
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_an_epoch(tmp_path):
+    config = plain_config(tmp_path, epochs=1)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node"]
+    agent += ["1", "--rdzv_backend", "c10d", "--rdzv_id", "test"]
+    agent += ["--rdzv_endpoint", f"127.0.0.1:{free_port()}", "train.py", "-c", str(path)]
+    agents = [
+        subprocess.Popen([*agent, "-d", "cpu"], stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in agents]
+    assert [process.returncode for process in agents] == [0, 0], errors
+    assert "batch_size: 4 in all, 2 a device" in "".join(errors)
+    content = checkpoint.load(only_run(tmp_path) / "last.pth")
+    assert (content["epoch"], content["step"]) == (1, 3)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_saves_the_run(tmp_path):
+    config = plain_config(tmp_path, epochs=500, val=False)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    call = f"distributed.launch('train.py', ['-c', {str(path)!r}, '-d', 'cpu'], processes=2)"
+    launcher = f"import sys; from utils import distributed; sys.exit({call})"
+    process = subprocess.Popen([sys.executable, "-c", launcher], stderr=subprocess.PIPE, text=True)
+    saved = tmp_path / "saved" / "tiny"
+    deadline = time.monotonic() + 100
+    while not list(saved.glob("*/last.pth")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    state = checkpoint.load(only_run(tmp_path) / "last.pth")
+    assert f"SIGTERM at iteration {state['step']}: saved" in errors
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path):
+    config = plain_config(tmp_path, epochs=500, val=False)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    command = [sys.executable, "train.py", "-c", str(path), "-d", "cpu"]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    first, second = (
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    )
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("saved/tiny/*/last.pth")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    second.kill()
+    _, errors = first.communicate(timeout=100)
+    second.communicate()
+    assert first.returncode == 6
+    assert "error: lost contact with the other processes" in errors
+    assert "Traceback" not in errors
