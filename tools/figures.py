@@ -1,0 +1,148 @@
+"""Draw the README's pictures: the schedules, and the colours of the data sets.
+
+python tools/figures.py                 writes docs/pictures/schedules.png and palettes.png
+python tools/figures.py --output DIR
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
+
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
+
+from utils.chart import Curve, line_chart  # noqa: E402
+from utils.errors import guard  # noqa: E402
+from utils.outputs import prepare_folder  # noqa: E402
+
+if TYPE_CHECKING:
+    from utils.lr_scheduler import Schedule
+
+_STEPS = 1000
+_PAPER, _INK, _EDGE = (255, 255, 255), (27, 36, 48), (150, 150, 150)
+_ROW, _COLUMN, _COLUMNS, _NAMED = 24, 170, 5, 40  # pixels, columns, classes that get a name
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    folder = ROOT / "docs" / "pictures"
+    parser.add_argument("-o", "--output", type=Path, default=folder, help=f"(default: {folder})")
+    output = parser.parse_args(arguments).output
+    prepare_folder(output)
+    for name, picture in (("schedules", schedules()), ("palettes", palettes())):
+        path = output / f"{name}.png"
+        picture.save(path, optimize=True)
+        print(path)
+    return 0
+
+
+def schedules() -> Image.Image:
+    """Two charts, one above the other: the rates of all schedules, and OneCycle's momentum."""
+    rates = line_chart(
+        [Curve(name, *rate_curve(name)) for name in _table()],
+        title="Learning rate",
+        x_label="share of the run",
+        y_label="factor of the base rate",
+        size=(860, 360),
+    )
+    momentum = line_chart(
+        [Curve("OneCycle", *momentum_curve())],
+        title="Momentum",
+        x_label="share of the run",
+        y_label="momentum, or the first beta",
+        size=(860, 260),
+    )
+    sheet = Image.new("RGB", (860, 620), _PAPER)
+    sheet.paste(rates, (0, 0))
+    sheet.paste(momentum, (0, 360))
+    return sheet
+
+
+def rate_curve(name: str) -> tuple[list[float], list[float]]:
+    """(shares of the run, rates) of a schedule of the table, by applying it to an optimiser."""
+    schedule = _schedule(name)
+    rates = []
+    for step in range(_STEPS):
+        schedule.apply(step)
+        rates.append(float(schedule.optimizer.param_groups[0]["lr"]))
+    return _shares(), rates
+
+
+def momentum_curve() -> tuple[list[float], list[float]]:
+    """(shares of the run, momentums) of OneCycle."""
+    schedule = _schedule("OneCycle")
+    momentums = []
+    for step in range(_STEPS):
+        schedule.apply(step)
+        momentums.append(float(schedule.optimizer.param_groups[0]["momentum"]))
+    return _shares(), momentums
+
+
+def _table() -> Mapping:
+    from utils.lr_scheduler import SCHEDULERS
+
+    return SCHEDULERS
+
+
+def _schedule(name: str) -> "Schedule":
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    return _table()[name](optimizer, total_steps=_STEPS)
+
+
+def _shares() -> list[float]:
+    return [step / _STEPS for step in range(_STEPS)]
+
+
+def palettes() -> Image.Image:
+    """The colours of every data set that has its own, with the names of its classes."""
+    from dataloaders import DATASETS
+
+    blocks = []
+    for name, kind in DATASETS.items():
+        classes, palette = getattr(kind, "classes", None), getattr(kind, "palette", None)
+        if isinstance(classes, tuple) and isinstance(palette, tuple):
+            blocks.append(_palette(name, classes, palette))
+    width = max(block.width for block in blocks)
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), _PAPER)
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
+
+
+def _palette(
+    name: str, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    """Swatches with names; of a data set with many classes the swatches alone, in one band."""
+    named = len(classes) <= _NAMED
+    rows = -(-len(classes) // _COLUMNS) if named else 2
+    width = _COLUMN * _COLUMNS
+    block = Image.new("RGB", (width, 40 + rows * _ROW + 8), _PAPER)
+    draw = ImageDraw.Draw(block)
+    text = f"{name}: {len(classes)} classes"
+    draw.text((12, 12), text, fill=_INK, font=ImageFont.load_default(17))
+    if not named:
+        step = (width - 24) / len(classes)
+        for place, colour in enumerate(palette):
+            left = 12 + place * step
+            draw.rectangle((left, 44, left + step, 40 + 2 * _ROW - 6), fill=colour)
+        return block
+    for place, (label, colour) in enumerate(zip(classes, palette, strict=True)):
+        left, top = 12 + place % _COLUMNS * _COLUMN, 40 + place // _COLUMNS * _ROW
+        draw.rectangle((left, top, left + 16, top + 16), fill=colour, outline=_EDGE)
+        draw.text((left + 23, top + 1), label, fill=_INK, font=ImageFont.load_default(13))
+    return block
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main, sys.argv[1:]))
