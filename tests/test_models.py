@@ -16,10 +16,10 @@ from tests.small_models import SMALL, build_small, outputs_of
 from utils.metrics import ConfusionMatrix
 from utils.signatures import offered_arguments
 
-HEAVY = "FCN8"  # 134 M parameters, whatever the encoder
+HEAVY = ("FCN8", "SegNet")  # VGG16 is what it is
 ALL = list(MODELS)
-LIGHT = [name for name in ALL if name != HEAVY]
-HEAVY_SLOW = [*LIGHT, pytest.param(HEAVY, marks=pytest.mark.slow)]
+LIGHT = [name for name in ALL if name not in HEAVY]
+HEAVY_SLOW = [*LIGHT, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 WITH_AUX = {"PSPNet", "PSPDenseNet", "UperNet"}
 SIZES = [(32, 32), (33, 33), (65, 97), (128, 128), (380, 380)]
 
@@ -72,7 +72,8 @@ def test_logits_have_the_size_of_the_image_for_any_classes_and_channels(
     name, num_classes, channels
 ):
     model = build_small(name, num_classes, in_channels=channels)
-    for size in SIZES:
+    largest = 5 if (num_classes, channels) in ((1, 1), (2, 3), (21, 5)) else 3
+    for size in SIZES[:largest]:
         check_shapes(model, num_classes, images(*size, channels=channels))
 
 
@@ -108,7 +109,7 @@ def test_a_saved_state_restores_the_network(name):
         assert torch.equal(other.eval()(images(33, 40)), model(images(33, 40)))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", HEAVY_SLOW)
 def test_channels_last_gives_the_same_logits(name):
     model = shared(name).eval()
     batch = images(65, 48)
@@ -135,7 +136,7 @@ def test_bfloat16_autocast_stays_near_float32(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("UNet", "PSPNet") else pytest.param(n, marks=pytest.mark.slow) for n in ALL]
+    "name", [n if n == "UNet" else pytest.param(n, marks=pytest.mark.slow) for n in ALL]
 )
 def test_exports_in_one_graph_for_any_size(name):
     model = shared(name).eval()
@@ -163,7 +164,7 @@ def test_overfits_two_images(name):
     masks = F.interpolate(torch.randint(0, 3, (2, 1, 4, 4)).float(), size=(64, 64)).long()[:, 0]
     batch = F.one_hot(masks, 3).permute(0, 3, 1, 2).float() + 0.3 * torch.randn(2, 3, 64, 64)
     model = build_small(name).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4 if name == HEAVY else 2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4 if name == "FCN8" else 2e-3)
     for _ in range(300):
         optimizer.zero_grad()
         torch.stack(
@@ -212,7 +213,7 @@ def test_parameter_groups_are_disjoint_and_complete(name):
     assert bool(backbone) == (name not in ("UNet", "ENet"))
 
 
-@pytest.mark.parametrize("name", [name for name in LIGHT if name not in ("UNet", "ENet")])
+@pytest.mark.parametrize("name", ["SegResNet", "GCN", "DeepLab_DUC_HDC", "UperNet", "PSPDenseNet"])
 def test_a_frozen_backbone_keeps_weights_and_statistics(name):
     model = build_small(name, freeze_backbone=True).train()
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
