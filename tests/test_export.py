@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from colour_model import CLASSES, ColourModel, picture_of, save_checkpoint
 from PIL import Image
 from torch import nn
 
 import export
 from models import MODELS
-from tests.colour_model import CLASSES, ColourModel, picture_of, save_checkpoint
 from utils import exporting
 from utils.errors import NumericError, guard
 from utils.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-import inference
-from tests.colour_model import (
+from colour_model import (
     CLASSES,
     COLOURS,
     PALETTE,
@@ -20,6 +17,9 @@ from tests.colour_model import (
     picture_of,
     save_checkpoint,
 )
+from PIL import Image
+
+import inference
 from utils.errors import guard
 from utils.predictor import Settings
 from utils.results import Extras, to_half
@@ -133,6 +133,30 @@ def test_tree_is_kept(model_file, folder, tmp_path):
     options = ("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole")
     assert run(*options, "--recursive") == 0
     assert (tmp_path / "out/a b/c.d.png").exists()
+
+
+def test_a_picture_of_too_many_pixels_is_sent_to_tiff(
+    model_file, folder, tmp_path, monkeypatch, capsys
+):
+    save(folder / "a.jpg", quarters(40, 40))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out") == 3
+    shown = capsys.readouterr().err
+    assert "a.jpg: more pixels than are decoded whole" in shown
+    assert "fix: convert it to a tiled TIFF, which is read by windows" in shown
+
+
+@pytest.mark.parametrize("flag", ["--scales", "--window"])
+def test_scales_and_windows_go_together(model_file, folder, tmp_path, flag):
+    """Sliding inside multiscale, asked for from either side."""
+    mask = quarters(100, 120)
+    save(folder / "a.png", mask)
+    options = {
+        "--scales": ("-mo", "sliding", "--scales", "1", "2"),
+        "--window": ("-mo", "multiscale", "--scales", "1", "2", "--window", "64"),
+    }[flag]
+    assert run("-m", model_file, "-i", folder / "a.png", "-o", tmp_path / "out", *options) == 0
+    assert (pixels(tmp_path / "out/a.png") == mask).mean() > 0.97
 
 
 def test_same_result_twice(model_file, folder, tmp_path):

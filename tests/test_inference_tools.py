@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from colour_model import save_checkpoint
 from PIL import Image
 
 from models import MODELS, model_from_checkpoint
-from tests.colour_model import save_checkpoint
 from tools import average, submission
 from utils.checkpoint import load
 from utils.errors import guard

@@ -35,6 +35,20 @@ def test_whole_keeps_every_pixel_in_place(number):
         assert torch.equal(whole(echo, images), images)
 
 
+def test_small_images_are_continued_by_their_mirror_image():
+    seen = []
+
+    def model(images):
+        seen.append(images)
+        return images
+
+    whole(model, coordinates(3, 40))
+    rows = seen[0][0, 0, :, 0].int().tolist()
+    assert rows == [0, 1, 2, 1] * 8
+    whole(model, coordinates(1, 2))
+    assert seen[1].shape == (1, 2, 32, 32)
+
+
 def test_sliding_keeps_every_pixel_in_place():
     generator = random.Random(1)
     for height, width in SIZES:

@@ -1,20 +1,22 @@
 """TIFF by rows: what is read, where the mask lies, and taking up work after a kill."""
 
 import itertools
+import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import tifffile
 import torch
+from colour_model import CLASSES, ColourModel, checkpoint_of
 from PIL import Image
 from rasterio.transform import from_origin
 from torch import nn
 
-from tests.colour_model import CLASSES, ColourModel, checkpoint_of
 from utils.errors import DataError, ResourceError
 from utils.outputs import Job
 from utils.predictor import Settings
@@ -23,6 +25,7 @@ from utils.results import Extras
 from utils.segmenter import Segmenter
 from utils.streaming import MaskRows
 
+ROOT = Path(__file__).resolve().parent.parent
 KINDS = list(
     itertools.product(
         ["uint8", "uint16", "float32"], [1, 3, 5], [None, "zlib", "lzw"], [False, True]
@@ -230,14 +233,28 @@ def test_rows_of_another_run_are_not_continued(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_overlay_of_what_is_streamed_is_said(tmp_path):
+def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):
     job, said = noise(tmp_path / "a.tif", 100, 100), []
-    made = segmenter(
-        ColourModel(), streamed_pixels=1, tile=64, say=said.append, extras=Extras(overlay=True)
-    )
+    extras = Extras(overlay=True, probabilities=True)
+    made = segmenter(ColourModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
     assert only(made.run([job])) is None
-    assert "a.tif: 100 x 100 pixels, 4 windows" in said
-    assert "a.tif: too large for an overlay or probabilities: mask only" in said
+    assert said == [
+        "a.tif: 100 x 100 pixels do not fit whole, 4 windows",
+        "a.tif: too large for probabilities: mask only",
+        "a.tif: too large for an overlay: mask only",
+    ]
+    assert [path.name for path in job.target.parent.iterdir()] == ["a.tif"]
+
+
+def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    model, said = Blur(), []
+    plenty = segmenter(model, tile=96, say=said.append).segment(pixels)
+    assert said == []
+    monkeypatch.setattr("utils.segmenter._free_bytes", lambda: 1e5)
+    scarce = segmenter(model, tile=96, say=said.append).segment(pixels, "a.jpg")
+    assert np.array_equal(scarce.mask, plenty.mask)
+    assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
 
 
 def test_other_channels_are_refused(tmp_path):
@@ -279,7 +296,7 @@ def test_memory_is_bounded_by_the_band(tmp_path):
     script = """
 import resource, sys, torch
 from pathlib import Path
-from tests.colour_model import ColourModel
+from colour_model import ColourModel
 from test_rasters import only, segmenter
 from utils.outputs import Job
 torch.set_num_threads(1)
@@ -293,7 +310,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         path = tmp_path / f"{height}.tif"
         tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128))
         done = subprocess.run(
-            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", script, str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         )
         peaks.append(int(done.stdout.split()[-1]))
     logits = 3072 * 2048 * 4 * 4 // 1024

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from utils.errors import ResourceError
 from utils.prediction import OVERLAP, SCALES, WINDOW, Model, mirrored, multiscale, sliding, whole
-from utils.tiles import Blend
+from utils.tiles import Blend, Grid, grid
 
 T = TypeVar("T")
 Mode = Literal["multiscale", "sliding", "whole"]
@@ -101,7 +101,7 @@ class Predictor:
 
         def work() -> Segmented:
             logits = self.logits(images)
-            mask = logits.argmax(1)[0].cpu()
+            mask = class_ids(logits)[0].cpu()
             return Segmented(mask, logits.softmax(1)[0].cpu() if probabilities else None)
 
         return self.within_memory(work, tuple(images.shape[-2:]))
@@ -129,6 +129,12 @@ class Predictor:
         if self.settings.used_scales == (1.0,):
             return whole(self.model, images)
         return multiscale(self.model, images, scales=self.settings.used_scales)
+
+    def grid(self, size: tuple[int, int]) -> Grid:
+        """The windows of a picture (height, width) that is not at hand whole."""
+        settings = self.settings
+        window = self.rung.window or settings.tile
+        return grid(size, window=window, overlap=settings.overlap, blend=settings.blend)
 
     @property
     def store(self) -> torch.device | None:
@@ -163,6 +169,14 @@ class Predictor:
         self.rung = rung
         where = ", sums kept on the host" if rung.on_host else ""
         self._say(f"out of memory: from here on windows of {rung.window} pixels{where}")
+
+
+def class_ids(logits: Tensor) -> Tensor:
+    """The likeliest class of each pixel: int64 (N, H, W) of (N, K, H, W), the first of equals.
+
+    On a CPU `argmax` over the channels takes four to nine times as long as `max`.
+    """
+    return logits.max(1).indices
 
 
 def _rungs(settings: Settings) -> Iterator[Rung]:

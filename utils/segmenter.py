@@ -1,9 +1,11 @@
 """From picture files to result files: read, predict, write, each while the others work."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +22,7 @@ from utils.prediction import Model
 from utils.predictor import Predictor, Settings
 from utils.rasters import SUFFIXES, Raster
 from utils.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
-from utils.streaming import MaskRows, fill
-from utils.tiles import grid
+from utils.streaming import MaskRows, MemoryRows, Rows, fill
 
 _STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
 
@@ -58,6 +59,7 @@ class Segmenter:
         say: Callable[[str], None],
     ) -> None:
         classes: Sequence[str] = checkpoint["classes"]
+        self._classes = len(classes)
         self._mask_dtype = mask_dtype(len(classes))
         self._write = Writer(classes, checkpoint["palette"], extras=extras)
         self.expected = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
@@ -98,35 +100,45 @@ class Segmenter:
 
     def _compute(self, job: Job, read: Read) -> Results | Streamed:
         if read.pixels is not None:
-            return self.segment(read.pixels)._replace(raster=read.raster)
+            return self.segment(read.pixels, job.picture.name)._replace(raster=read.raster)
         with Raster(job.picture) as raster:
             return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
 
     @torch.inference_mode()
-    def segment(self, pixels: np.ndarray) -> Results:
+    def segment(self, pixels: np.ndarray, name: str = "picture") -> Results:
         """Segment one decoded picture (H, W, C) of the channels and dtype that are expected."""
-        images = as_images(pixels).to(self._device)
-        found = self.predictor.segment(images, probabilities=self._extras.probabilities)
-        mask = found.mask.numpy().astype(self._mask_dtype)
-        probabilities = None
-        if found.probabilities is not None:
-            probabilities = to_half(found.probabilities.numpy(), mask)
-        return Results(pixels, mask, probabilities)
+        height, width = pixels.shape[:2]
+        if self._fits(height, width):
+            images = as_images(pixels).to(self._device)
+            found = self.predictor.segment(images, probabilities=self._extras.probabilities)
+            mask = found.mask.numpy().astype(self._mask_dtype)
+            if found.probabilities is None:
+                return Results(pixels, mask, None)
+            return Results(pixels, mask, to_half(found.probabilities.numpy(), mask))
+        return Results(pixels, self._banded(pixels, name), None)
+
+    def _fits(self, height: int, width: int) -> bool:
+        """Whether the logits of a picture fit into what is free; on a GPU trying tells."""
+        scales = self.predictor.settings.used_scales
+        factor = 1 + 2 * max(scales) ** 2  # the sum, and the largest before and after resizing
+        needed = 4 * self._classes * height * width * factor
+        return self._device.type != "cpu" or needed < _free_bytes()
+
+    def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        """The mask of a picture whose logits do not fit, by bands of windows."""
+        size = (pixels.shape[0], pixels.shape[1])
+        images = as_images(pixels)
+        self._announce(name, size)
+        rows = MemoryRows(size, self._mask_dtype)
+        self._fill(rows, size, lambda top, bottom: images[:, :, top:bottom], name)
+        return rows.mask
 
     @torch.inference_mode()
     def _stream(self, job: Job, raster: Raster) -> Streamed:
-        settings, window = self.predictor.settings, self.predictor.rung.window
-        windows = grid(
-            raster.size,
-            window=window or settings.tile,
-            overlap=settings.overlap,
-            blend=settings.blend,
-        )
-
         def read(top: int, bottom: int) -> Tensor:
             return as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
 
-        self._announce(job, raster, len(windows))
+        self._announce(job.picture.name, raster.size)
         with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             rows = MaskRows(
@@ -136,27 +148,39 @@ class Segmenter:
                 meaning=self._meaning(raster),
             )
         try:
-            fill(
-                rows,
-                lambda images: self.predictor.windows(images.to(self._device)),
-                read,
-                windows,
-                batch_size=settings.batch_size,
-                store=self.predictor.store,
-                say=lambda line: self._say(f"{job.picture.name}: {line}"),
-            )
+            self._fill(rows, raster.size, read, job.picture.name)
         except BaseException:
             rows.close()
             raise
+        if self._extras.overlay:
+            self._say(f"{job.picture.name}: too large for an overlay: mask only")
         return Streamed(rows, raster)
 
-    def _announce(self, job: Job, raster: Raster, windows: int) -> None:
-        height, width = raster.size
+    def _fill(
+        self,
+        rows: Rows,
+        size: tuple[int, int],
+        read: Callable[[int, int], Tensor],
+        name: str,
+    ) -> None:
+        predictor = self.predictor
+        fill(
+            rows,
+            lambda images: predictor.windows(images.to(self._device)),
+            read,
+            predictor.grid(size),
+            batch_size=predictor.settings.batch_size,
+            store=predictor.store,
+            say=lambda line: self._say(f"{name}: {line}"),
+        )
+
+    def _announce(self, name: str, size: tuple[int, int]) -> None:
         scales = len(self.predictor.settings.used_scales)
         at = f" at {scales} scales (--mode sliding: at one)" if scales > 1 else ""
-        self._say(f"{job.picture.name}: {width} x {height} pixels, {windows} windows{at}")
-        if self._extras != Extras():
-            self._say(f"{job.picture.name}: too large for an overlay or probabilities: mask only")
+        windows = len(self.predictor.grid(size))
+        self._say(f"{name}: {size[1]} x {size[0]} pixels do not fit whole, {windows} windows{at}")
+        if self._extras.probabilities:
+            self._say(f"{name}: too large for probabilities: mask only")
 
     def _meaning(self, raster: Raster) -> dict[str, Any]:
         """What makes two masks of one name the same mask."""
@@ -192,3 +216,13 @@ def as_images(pixels: np.ndarray) -> Tensor:
     """(H, W, C) as (1, C, H, W), channels last, without a copy where the array is our own."""
     own = np.require(pixels, requirements=["C", "W"])
     return torch.from_numpy(own).permute(2, 0, 1)[None]
+
+
+def _free_bytes() -> float:
+    """Memory that the system can give away now; without limit where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    free = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024.0 * free[0] if free else math.inf

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from utils.errors import ResourceError
 from utils.outputs import write_whole
 from utils.palette import Colour
+from utils.predictor import class_ids
 from utils.rasters import Raster, write_mask_tiff
 from utils.tiles import Axis, Grid, bands
 
@@ -31,6 +32,43 @@ except ImportError:  # Windows locks a file that is open for writing by itself
     fcntl = None
 
 _SAID_EVERY = 10.0  # seconds between two lines of progress
+
+
+class Rows(Protocol):
+    """The finished rows of a mask, from the top."""
+
+    def __len__(self) -> int: ...
+
+    def cut(self, rows: int) -> None:
+        """Keep the first `rows` only."""
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add finished rows (rows, width)."""
+
+
+class MemoryRows:
+    """The rows of a mask in memory.
+
+    Args:
+        size: (height, width).
+        dtype: Of a pixel.
+    """
+
+    def __init__(self, size: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        self.mask = np.empty(size, dtype)
+        self._done = 0
+
+    def __len__(self) -> int:
+        return self._done
+
+    def cut(self, rows: int) -> None:
+        """Keep the first `rows` only."""
+        self._done = rows
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add finished rows (rows, width)."""
+        self.mask[self._done : self._done + len(rows)] = rows
+        self._done += len(rows)
 
 
 class MaskRows:
@@ -105,7 +143,7 @@ def _read_json(path: Path) -> object:
 
 
 def fill(
-    rows: MaskRows,
+    rows: Rows,
     predict: Callable[[Tensor], Tensor],
     read: Callable[[int, int], Tensor],
     windows: Grid,
@@ -140,7 +178,7 @@ def fill(
         for top, logits in bands(
             predict, ahead, windows, batch_size=batch_size, store=store, begin=begin
         ):
-            rows.append(logits[0].argmax(0).cpu().numpy())
+            rows.append(class_ids(logits)[0].cpu().numpy())
             done = top + logits.shape[2]
             now = time.monotonic()
             if now - said > _SAID_EVERY:

@@ -1,0 +1,249 @@
+"""Prediction against the usual float32 loop (plain_inference.py), alternated in one run.
+
+    python benchmarks/inference.py                       trains two networks for a minute first
+    python benchmarks/inference.py --model best.pth      your own network in every row
+    python benchmarks/inference.py --full                more networks and pictures
+
+The last line is one JSON object. `ratio_*` above 1: ours is faster. `agreement_*`: share of pixels
+with the loop's class. `overhead_end_to_end`: a folder from files to files over the forward passes
+alone.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(
+    0, str(ROOT)
+)  # `python benchmarks/...` puts benchmarks/ on the path, not its parent
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from benchmarks import plain_inference as plain  # noqa: E402
+from dataloaders.shapes import Shapes, draw  # noqa: E402
+from models import MODELS, model_from_checkpoint  # noqa: E402
+from utils import checkpoint  # noqa: E402
+from utils.losses import CrossEntropyLoss2d  # noqa: E402
+from utils.normalize import Normalize  # noqa: E402
+from utils.outputs import find_pictures  # noqa: E402
+from utils.precision import autocast, resolve_precision  # noqa: E402
+from utils.predictor import Settings  # noqa: E402
+from utils.segmenter import Segmenter, as_images  # noqa: E402
+
+SIZE = (375, 500)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CPU = torch.device("cpu")
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    plain: float  # median seconds
+    ours: float
+    agreement: float
+    own: float | None = None  # seconds of the forward passes alone
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a checkpoint for every row")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--photos", type=int, default=100, help="in the folder; default: 100")
+    parser.add_argument("--full", action="store_true", help="more networks and pictures")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    print(f"precision auto = {resolve_precision('auto', CPU)}")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _rows(options, Path(folder))
+    _report(rows)
+
+
+def _rows(options: argparse.Namespace, folder: Path) -> list[Row]:
+    if options.model is not None:
+        content = checkpoint.load(options.model)
+        heavy = light = {**content, "name": content["arch"]}
+    else:
+        heavy = _trained("PSPNet", {"backbone": "resnet50"}, steps=12, name="PSPNet/ResNet-50")
+        light = _trained("ENet", {}, steps=200, name="ENet")
+    rows = [
+        _picture_row(heavy, "multiscale", Settings(mode="multiscale"), options.rounds),
+        _picture_row(
+            heavy, "sliding", Settings(mode="sliding", flip=True, tile=256), options.rounds
+        ),
+        _folder_row(light, folder, options),
+    ]
+    if options.full:
+        for arch in ("UNet", "DeepLab", "UperNet"):
+            content = _trained(arch, {}, steps=30, name=arch)
+            settings = Settings(mode="multiscale")
+            rows.append(_picture_row(content, f"multiscale_{arch}", settings, options.rounds))
+        rows.append(_picture_row(light, "multiscale_ENet", Settings(), options.rounds))
+    return rows
+
+
+def _trained(arch: str, args: Mapping[str, Any], *, steps: int, name: str) -> dict[str, Any]:
+    """A short run on the embedded data: enough for masks that are not ties."""
+    torch.manual_seed(0)
+    args = {**args, "pretrained": False}
+    model = MODELS[arch](num_classes=len(Shapes.classes), **args)
+    model = model.to(memory_format=torch.channels_last)
+    normalize, loss = Normalize(MEAN, STD), CrossEntropyLoss2d(ignore_index=255)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    generator = np.random.default_rng(0)
+    started = time.perf_counter()
+    for _ in range(steps):
+        drawn = [draw(64, 64, generator)[:2] for _ in range(8)]
+        images = torch.cat([as_images(image) for image, _ in drawn])
+        masks = torch.stack([torch.from_numpy(mask) for _, mask in drawn]).long()
+        with autocast(CPU, resolve_precision("auto", CPU)):
+            output = model(normalize(images).contiguous(memory_format=torch.channels_last))
+        logits = output[0] if isinstance(output, tuple) else output
+        value = loss(logits.float(), masks)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    print(
+        f"{name}: {steps} steps in {time.perf_counter() - started:.0f} s, loss {value.item():.2f}"
+    )
+    return {
+        "name": name,
+        "arch": arch,
+        "config": {"arch": {"type": arch, "args": args}},
+        "state_dict": model.state_dict(),
+        "classes": list(Shapes.classes),
+        "palette": [list(colour) for colour in Shapes.palette],
+        "mean": list(MEAN),
+        "std": list(STD),
+        "input_dtype": "uint8",
+    }
+
+
+def _segmenter(content: Mapping[str, Any], settings: Settings) -> Segmenter:
+    return Segmenter(
+        model_from_checkpoint(content),
+        content,
+        settings=settings,
+        device=CPU,
+        precision="auto",
+        say=lambda line: print(line, file=sys.stderr),
+    )
+
+
+def _plain_model(content: Mapping[str, Any]) -> nn.Module:
+    plain.MEAN = torch.tensor(content["mean"])[:, None, None]
+    plain.STD = torch.tensor(content["std"])[:, None, None]
+    return model_from_checkpoint(content)
+
+
+def _picture_row(content: Mapping[str, Any], name: str, settings: Settings, rounds: int) -> Row:
+    """One picture in memory, from pixels to mask."""
+    picture = draw(*SIZE, np.random.default_rng(1))[0]
+    model, segmenter = _plain_model(content), _segmenter(content, settings)
+    mean, std = plain.MEAN, plain.STD
+
+    @torch.no_grad()
+    def loop() -> np.ndarray:
+        pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
+        image = ((pixels / 255 - mean) / std)[None]
+        if settings.mode == "sliding":
+            logits = plain.sliding(model, image, (settings.tile, settings.tile), flip=settings.flip)
+        else:
+            logits = plain.multiscale(model, image, flip=settings.flip)
+        return logits.argmax(1)[0].byte().numpy()
+
+    times, answers = alternate(
+        {"plain": loop, "ours": lambda: segmenter.segment(picture).mask}, rounds
+    )
+    agreement = float((answers["plain"] == answers["ours"]).mean())
+    title = f"{name}: {content['name']}, {SIZE[1]}x{SIZE[0]}"
+    return Row(title, times["plain"], times["ours"], agreement)
+
+
+def _folder_row(content: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> Row:
+    """A folder of photos, from JPEG files to palette PNG files."""
+    photos = folder / "photos"
+    photos.mkdir()
+    generator = np.random.default_rng(2)
+    pictures = [draw(*SIZE, generator)[0] for _ in range(options.photos)]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(photos / f"{number:03d}.jpg", quality=92)
+    model, segmenter = _plain_model(content), _segmenter(content, Settings(mode="whole"))
+    palette = [value for colour in content["palette"] for value in colour]
+
+    def loop() -> None:
+        plain.segment_folder(model, photos, folder / "plain", palette, _whole)
+
+    def ours() -> None:
+        output = folder / "ours"
+        jobs = find_pictures(photos, extension="jpg", recursive=False, output=output)
+        assert all(error is None for _, error in segmenter.run(jobs))
+
+    def own() -> None:
+        with torch.inference_mode():
+            for picture in pictures:
+                segmenter.predictor.model(as_images(picture))
+
+    times, _ = alternate({"plain": loop, "ours": ours, "own": own}, options.rounds)
+    masks = [
+        np.asarray(Image.open(folder / kind / f"{number:03d}.png"))
+        for kind in ("plain", "ours")
+        for number in range(options.photos)
+    ]
+    agreement = float(
+        (np.stack(masks[: options.photos]) == np.stack(masks[options.photos :])).mean()
+    )
+    title = f"folder: {content['name']}, {options.photos} photos of {SIZE[1]}x{SIZE[0]}"
+    return Row(title, times["plain"], times["ours"], agreement, times["own"])
+
+
+def _whole(model: plain.Model, image: Tensor) -> Tensor:
+    return model(image)
+
+
+def alternate(
+    work: Mapping[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run all in turn, so that what disturbs one disturbs the others; medians and last answers."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    answers = {}
+    for number in range(rounds):
+        order: Sequence[str] = list(work) if number % 2 == 0 else list(work)[::-1]
+        for name in order:
+            started = time.perf_counter()
+            answers[name] = work[name]()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}, answers
+
+
+def _report(rows: Sequence[Row]) -> None:
+    figures = {}
+    print(f"\n{'':44}  {'plain':>8}  {'ours':>8}  {'ratio':>6}  {'agree':>8}")
+    for row in rows:
+        ratio = row.plain / row.ours
+        times = f"{row.plain:7.2f}s  {row.ours:7.2f}s  {ratio:5.2f}x"
+        print(f"{row.name:44}  {times}  {row.agreement:8.3%}")
+        key = row.name.split(":")[0]
+        figures[f"ratio_{key}"] = round(ratio, 3)
+        figures[f"agreement_{key}"] = round(row.agreement, 5)
+        if row.own is not None:
+            figures["overhead_end_to_end"] = round(row.ours / row.own, 3)
+            print(f"{'':44}  files to files: {row.ours / row.own:.2f}x the model's own time")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
