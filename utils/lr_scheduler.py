@@ -217,6 +217,28 @@ class OneCycle(Schedule):
         return _cosine(peak, end, (step - peak_step) / (last - peak_step))
 
 
+class Exponential(Schedule):
+    """From one rate to another by equal factors; for range tests, not in the table."""
+
+    def __init__(self, optimizer: Optimizer, *, total_steps: int, start: float, end: float) -> None:
+        """Read the base rates.
+
+        Args:
+            optimizer: Its groups are changed by `apply`.
+            total_steps: Optimiser updates in all, at least 2.
+            start: The rate of group 0 at the first update; other groups keep their proportion.
+            end: Its rate at the last.
+        """
+        super().__init__(optimizer, total_steps=total_steps)
+        self.start = start
+        self.end = end
+
+    def shape(self, step: int, total: int) -> float:
+        """The rate start (end/start)^(step/(total-1)), as a factor of group 0's base rate."""
+        growth = (self.end / self.start) ** (step / (total - 1))
+        return self.start * growth / self._base_rates[0]
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     """From `start` at share 0 to `end` at share 1 along half a cosine."""
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
