@@ -3,6 +3,7 @@
 import json
 import re
 
+import json5
 import jsonschema
 import pytest
 from bad_configs import BAD, SHORT
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 from tools import schema as tool
 from utils import component_schema
 from utils.component_schema import SCHEMA_FILE, TABLES, Components
-from utils.config import Config, parse_config
+from utils.config import Config, load_config, parse_config
 from utils.config_sections import OptimizerSection, TrainerSection
 from utils.errors import ConfigError
 from utils.signatures import SUPPLIED, offered_arguments
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 EDITOR = jsonschema.Draft202012Validator(SCHEMA)
+RECIPES = [tool.ROOT / "config.json", *sorted((tool.ROOT / "configs").glob("*.json"))]
 COMPONENTS = [key for key in SCHEMA["$defs"] if "." in key]
 
 # What an editor cannot know, since it needs more than one key or a program.
@@ -34,7 +36,21 @@ BEYOND_AN_EDITOR = {
 }
 
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 8, 33, 0.5, -0.5, 1.0, 1e9, "", "x", "train", "all"]
-VALUES += ["present", "true", "1", "0.5", [], [0], [1, 2], [0.1, 0.9], ["x"], [[1]], [1, 2, 3], {}, {"a": 1}]
+VALUES += [
+    "present",
+    "true",
+    "1",
+    "0.5",
+    [],
+    [0],
+    [1, 2],
+    [0.1, 0.9],
+    ["x"],
+    [[1]],
+    [1, 2, 3],
+    {},
+    {"a": 1},
+]
 
 
 def test_the_files_are_in_step_with_the_code():
@@ -72,6 +88,13 @@ def test_the_schema_is_one():
 @pytest.mark.parametrize("content", [*valid(seed=3)[1:2], *valid(seed=3)[4:]])
 def test_an_editor_accepts_what_is_valid(content):
     assert [error.message for error in EDITOR.iter_errors(json.loads(content))] == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_recipes_are_valid_for_both(path):
+    assert load_config(path).name
+    found = EDITOR.iter_errors(json5.loads(path.read_text(encoding="utf-8")))
+    assert [(error.json_path, error.message) for error in found] == []
 
 
 def test_an_editor_takes_a_short_config():
@@ -112,8 +135,6 @@ def test_every_key_is_in_the_reference():
 def test_the_example_of_the_reference_is_valid():
     page = tool.REFERENCE_FILE.read_text(encoding="utf-8")
     example = re.findall(r"```javascript\n(.*?)```", page, re.DOTALL)
-    import json5
-
     assert parse_config(json5.loads(example[0])).name == "first_try"
 
 
