@@ -146,6 +146,7 @@ class BaseDataLoader:
     def __post_init__(self) -> None:
         if self.train is None:
             self.train = self.shuffle or self.dataset.augments
+        self.dataset.open_cache()
         self._epoch, self._batch = 0, 0
         self._evaluation = None if self.train else self._evaluation_batches()
         self._loader = self._torch_loader()

@@ -5,19 +5,22 @@ A data set is a keyword-only dataclass: its fields are what `train_loader.args` 
 file that fills `pairs` in `__post_init__`, and one line in `dataloaders/__init__.py`.
 """
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 
 from utils import transforms
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.images import image_size, opened, orientation, read_image, read_mask
 from utils.labels import LabelTable, count_values, mask_dtype
 from utils.normalize import FULL_SCALE
-from utils.seeding import sample_generator
+from utils.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
+from utils.seeding import sample_generator, split_order
 
 
 class Pair(NamedTuple):
@@ -56,6 +59,11 @@ class BaseDataset:
         augment: Apply the five above and the random crop; without it images come as they are.
         val: Validation: with `crop_size` the short side becomes crop_size and the centre is cut,
             without it the image is whole. Wins over `augment`.
+        scale_range: The random factor of `scale`, smallest and largest.
+        jitter: Brightness, contrast and saturation each change by a factor of up to 1 -+ jitter.
+        cache: Keep decoded pixels: in memory, or on disk where they outlast the run.
+        cache_dir: The folder of the disk cache; default: segmentation/pixels in the user's cache.
+        val_split: The share of the samples that is held out and validated; in `train_loader` only.
         ignore_index: The mask value of void, padding and corners (set by the program).
         seed: Seed of the augmentation (set by the program).
     """
@@ -68,6 +76,11 @@ class BaseDataset:
     blur: bool = False
     augment: bool = False
     val: bool = False
+    scale_range: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = transforms.SCALE_RANGE
+    jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
+    cache: Literal["ram", "disk"] | None = None
+    cache_dir: str | None = None
+    val_split: Annotated[float, Gt(0), Lt(1)] | None = None
     ignore_index: int = 255
     seed: int = 0
 
@@ -76,10 +89,16 @@ class BaseDataset:
     mean: ClassVar[tuple[float, ...]]  # fractions of the dtype's full scale
     std: ClassVar[tuple[float, ...]]
     input_dtype: ClassVar[str] = "uint8"
+    reducible: ClassVar[bool] = True  # whether a JPEG may be decoded at a lower resolution
 
     def __post_init__(self) -> None:
         """Prepare what every sample needs; a subclass sets `pairs` and calls this first."""
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ConfigError(
+                f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
+            )
         self.pairs: tuple[Pair, ...] = ()
+        self._cache: PixelCache | None = None
         self.table = self.label_table()
         self.border = tuple(self._full_scale(value) for value in self.mean)
 
@@ -129,9 +148,9 @@ class BaseDataset:
             raise sizes_differ(pair, (height, width), mask.shape)
         return image, mask
 
-    def read_image(self, path: Path) -> np.ndarray:
-        """Read an image file: (H, W, C) in its dtype, upright."""
-        return read_image(path)
+    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
+        """Read an image file: (H, W, C) in its dtype, upright; see `utils.images.read_image`."""
+        return read_image(path, scale=scale)
 
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask file as train ids (H, W), every value checked."""
@@ -140,13 +159,72 @@ class BaseDataset:
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Return sample (epoch, index): a pure function of these two and the seed."""
         epoch, index = key
-        image, mask = self.load(index)
         if self.augments:
-            image, mask = self._augment(image, mask, sample_generator(self.seed, epoch, index))
+            rng = sample_generator(self.seed, epoch, index)
+            image, mask = self._warped(index, lambda *size: self._draw_geometry(size, rng))
+            if self.blur:
+                image = transforms.random_blur(image, rng)
+            if self.jitter:
+                image = transforms.random_jitter(image, rng, jitter=self.jitter, pivot=self.border)
         elif self.val and self.crop_size is not None:
-            geometry = transforms.validation_geometry(*mask.shape, crop_size=self.crop_size)
-            image, mask = self._warp(image, mask, geometry)
+            crop_size = self.crop_size
+            image, mask = self._warped(
+                index, lambda *size: transforms.validation_geometry(*size, crop_size=crop_size)
+            )
+        else:
+            image, mask = self._pixels(index)
         return Sample(image, mask, index)
+
+    def open_cache(self) -> None:
+        """Make room for decoded pixels; once, before workers start.
+
+        Raises:
+            ResourceError: They do not fit, or the folder cannot be used.
+        """
+        if self.cache is None or self._cache is not None:
+            return
+        dtype = np.dtype(self.input_dtype)
+        sizes = [self.size(index) for index in range(len(self))]
+        if self.cache == "ram" or not self.pairs:
+            self._cache = RamCache(
+                sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
+            )
+            return
+        a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
+        self._cache = DiskCache(
+            Path(self.cache_dir) if self.cache_dir else default_folder(),
+            [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
+            recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
+            total_bytes=sum(height * width for height, width in sizes) * a_pixel,
+        )
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep only these samples."""
+        self.pairs = tuple(self.pairs[index] for index in indices)
+
+    def split_off(self) -> "BaseDataset":
+        """Take the share `val_split` out of this data set.
+
+        Returns:
+            The share as a data set of whole images without augmentation. Which samples it holds
+            depends on the seed, `val_split` and the number of samples.
+
+        Raises:
+            DataError: One of the two would be empty.
+        """
+        assert self.val_split is not None
+        count = round(len(self) * self.val_split)
+        if not 0 < count < len(self):
+            raise DataError(
+                f"val_split: a share of {self.val_split} of {len(self)} images leaves nothing to "
+                f"{'train on' if count else 'validate'}\n  fix: another share, or more images"
+            )
+        order = split_order(len(self), seed=self.seed)
+        held_out = copy.copy(self)
+        held_out.select(sorted(order[:count].tolist()))
+        held_out.augment, held_out.val, held_out.crop_size = False, True, None
+        self.select(sorted(order[count:].tolist()))
+        return held_out
 
     def label_counts(self, mask: np.ndarray) -> np.ndarray:
         """Count the labelled pixels of each class in a mask of train ids; int64 (classes,)."""
@@ -155,28 +233,38 @@ class BaseDataset:
             counts[self.ignore_index] = 0
         return counts
 
-    def _augment(
-        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        geometry = transforms.training_geometry(
-            *mask.shape,
+    def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.load(index) if self._cache is None else self._cache.get(index, self.load)
+
+    def _draw_geometry(
+        self, size: tuple[int, ...], rng: np.random.Generator
+    ) -> transforms.Geometry:
+        return transforms.training_geometry(
+            *size,
             rng=rng,
             base_size=self.base_size,
             crop_size=self.crop_size,
-            scale_range=transforms.SCALE_RANGE if self.scale else None,
+            scale_range=self.scale_range if self.scale else None,
             rotate=self.rotate,
             flip=self.flip,
         )
-        image, mask = self._warp(image, mask, geometry)
-        if self.blur:
-            image = transforms.random_blur(image, rng)
-        return image, mask
 
-    def _warp(
-        self, image: np.ndarray, mask: np.ndarray, geometry: transforms.Geometry
+    def _warped(
+        self, index: int, plan: Callable[[int, int], transforms.Geometry]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Read a pair no larger than needed and warp it as `plan(height, width)` says."""
+        pair = self.pairs[index] if self.pairs and self.reducible and not self._cache else None
+        if pair is None or pair.mask is None or pair.image.suffix.lower() not in (".jpg", ".jpeg"):
+            image, mask = self._pixels(index)
+            geometry = plan(*mask.shape)
+        else:
+            geometry = plan(*self.size(index))
+            image = self.read_image(pair.image, scale=geometry.scale)
+            mask = self.read_labels(pair.mask)
+            if mask.shape != geometry.source:
+                raise sizes_differ(pair, geometry.source, mask.shape)
         return (
-            transforms.warp_image(image, geometry, self.border),
+            transforms.warp_image(image, geometry.reduced(*image.shape[:2]), self.border),
             transforms.warp_mask(mask, geometry, self.ignore_index),
         )
 

@@ -22,7 +22,7 @@ from utils.colour_labels import ColourTable, parse_colour, parse_label_map
 from utils.errors import ConfigError
 from utils.labels import LabelTable
 from utils.palette import VOID_COLOUR, Colour, voc_palette
-from utils.pictures import read_picture
+from utils.pictures import RGB, read_picture
 from utils.raw_pixels import PixelKind, header, read_colours, read_values
 
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -71,6 +71,7 @@ class Folder(BaseDataset):
         pairs = require_some(pairs, where=root, layout=layout)
         self.kind = self._pixel_kind(header(pairs[0].image).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
+        self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
         self._values, self._colours = parse_label_map(
             self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
@@ -101,8 +102,10 @@ class Folder(BaseDataset):
         """Return (height, width) of image `index` from its header."""
         return header(self.pairs[index].image).size
 
-    def read_image(self, path: Path) -> np.ndarray:
+    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
         """Read an image of the data set's channels and dtype."""
+        if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
+            return super().read_image(path, scale=scale)
         return read_picture(path, (self.kind.channels, self.kind.dtype))
 
     def read_labels(self, path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ width) alone.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -69,13 +69,22 @@ class Shapes(BaseDataset):
     mean: ClassVar[tuple[float, ...]] = (0.49, 0.49, 0.47)
     std: ClassVar[tuple[float, ...]] = (0.18, 0.16, 0.18)
 
+    def __post_init__(self) -> None:
+        """Take every picture; `select` may leave some out."""
+        super().__post_init__()
+        self._numbers: Sequence[int] = range(self.length)
+
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return self.length
+        return len(self._numbers)
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep only these pictures."""
+        self._numbers = [self._numbers[index] for index in indices]
 
     def name(self, index: int) -> str:
         """Return a picture's name."""
-        return f"shapes-{self.split}-{index:05d}"
+        return f"shapes-{self.split}-{self._numbers[index]:05d}"
 
     def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002 (all have one size)
         """Return (height, width)."""
@@ -84,7 +93,9 @@ class Shapes(BaseDataset):
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw picture `index`: uint8 (height, width, 3) and its mask (height, width)."""
         split = ("train", "val").index(self.split)
-        rng = picture_generator(split, self.content_seed, index, self.height, self.width)
+        rng = picture_generator(
+            split, self.content_seed, self._numbers[index], self.height, self.width
+        )
         image, labels, border = draw(self.height, self.width, rng)
         mask = labels.astype(mask_dtype(self.num_classes, self.ignore_index))
         mask[border > 0] = self.ignore_index

@@ -268,7 +268,7 @@ def test_the_warp_follows_a_source_decoded_smaller():
     half = ramp.reshape(32, 2, 48, 2, 2).mean(axis=(1, 3)).astype(np.float32)
     geometry = draw(5, 64, 96, base_size=40, crop_size=24, rotate=True, flip=True)
     whole = transforms.warp_image(ramp, geometry, (-9.0,) * 2)
-    reduced = transforms.warp_image(half, geometry.at_source(32, 48), (-9.0,) * 2)
+    reduced = transforms.warp_image(half, geometry.reduced(32, 48), (-9.0,) * 2)
     void = transforms.warp_mask(rows.astype(np.int16), geometry, VOID) == VOID
     kernel = np.ones((7, 7), np.uint8)
     inside = cv2.erode((~void).astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT,

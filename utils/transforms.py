@@ -45,11 +45,15 @@ class Geometry(NamedTuple):
     source: tuple[int, int]
     scale: float
 
-    def at_source(self, height: int, width: int) -> "Geometry":
-        """Return the same warp for a source decoded at another resolution."""
+    def reduced(self, height: int, width: int) -> "Geometry":
+        """Return the same warp for a source that a decoder reduced to (height, width).
+
+        A decoder reduces by 2, 4 or 8 and rounds the size up, so the factor is whole.
+        """
         if (height, width) == self.source:
             return self
-        resize = _resize(self.source, (height, width))
+        factor = round(self.source[1] / width)
+        resize = _resize((factor, factor), (1, 1))
         matrix = (resize @ np.vstack([self.matrix, (0.0, 0.0, 1.0)]))[:2]
         return self._replace(matrix=matrix, source=(height, width))
 
