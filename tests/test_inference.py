@@ -1,6 +1,8 @@
 """inference.py as a user meets it: pictures in, masks out, one clear message for each mistake."""
 
+import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,11 @@ from colour_model import (
     picture_of,
     save_checkpoint,
 )
+from conftest import tiny_config
 from PIL import Image
 
 import inference
+from models import MODELS
 from utils.errors import guard
 from utils.predictor import Settings
 from utils.results import Extras, to_half
@@ -308,3 +312,45 @@ def test_classes_of_the_checkpoint_are_used(model_file):
     from utils.checkpoint import load
 
     assert tuple(load(model_file)["classes"]) == CLASSES
+
+
+def test_the_manual_names_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        inference.main(["--help"])
+    there = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    manual = (ROOT / "docs/inference.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| .*?`(--[a-z-]+)", manual, flags=re.MULTILINE)) == there
+
+
+def test_from_an_empty_folder_with_nothing_but_the_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = save_checkpoint(tmp_path / "best_model.pth", MODELS["ENet"](num_classes=4))
+    save(tmp_path / "in/a.jpg", quarters(50, 60))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [sys.executable, ROOT / "inference.py", "--model", model, "--images", "../in"]
+    subprocess.run(command, cwd=empty, check=True, timeout=300)
+    assert [path.name for path in empty.iterdir()] == ["outputs"]
+    assert pixels(empty / "outputs/a.png").shape == (50, 60)
+
+
+def test_config_sets_the_window(model_file, folder, tmp_path, monkeypatch):
+    """A config in place of the checkpoint's own: here its crop size is the window."""
+    seen = []
+
+    class Seen(ColourModel):
+        def forward(self, images):
+            seen.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: Seen())
+    config = tiny_config(tmp_path)
+    config["train_loader"]["args"]["crop_size"] = 48
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save(folder / "a.png", quarters(90, 90))
+    options = ("-m", model_file, "-i", folder / "a.png", "-o", tmp_path / "out", "-mo", "sliding")
+    assert run(*options, "-c", tmp_path / "config.json") == 0
+    assert set(seen) == {(48, 48)}
+    seen.clear()
+    assert run(*options) == 0
+    assert set(seen) == {(64, 64)}, "the checkpoint's own crop size"
