@@ -126,7 +126,9 @@ def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None
     train, val = config.train_loader, config.val_loader
     from_train = val is None or (split is not None and split == train.args.get("split"))
     kind, section = ("train_loader", train) if from_train or val is None else ("val_loader", val)
-    args = dict(section.args) if split is None else {**section.args, "split": split}
+    args = dict(section.args)
+    if split is not None:  # all of what was asked for, not the share that training left out
+        args = {key: value for key, value in args.items() if key != "val_split"} | {"split": split}
     data = build_whole(kind, section.type, args, ignore_index=config.ignore_index, seed=config.seed)
     chosen = args.get("split")
     return data, chosen if isinstance(chosen, str) else None

@@ -73,11 +73,15 @@ def build_whole(
         ignore_index: The mask value of void.
         seed: Seed of what the data set draws.
 
+    Returns:
+        All of its images; with `val_split` the share that is held out of the training.
+
     Raises:
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
     for_data, _ = loader_arguments(kind, DATASETS, name, args, loader=BaseDataLoader)
-    shared = {field.name for field in fields(BaseDataset)}
+    shared = {field.name for field in fields(BaseDataset)} - {"val_split"}
     own = {key: value for key, value in for_data.items() if key not in shared}
-    return build(kind, DATASETS, name, own, ignore_index=ignore_index, seed=seed)
+    dataset = build(kind, DATASETS, name, own, ignore_index=ignore_index, seed=seed)
+    return dataset if dataset.val_split is None else dataset.split_off()

@@ -12,6 +12,7 @@ import torch
 from evaluation_cases import shapes_config, write_checkpoint
 
 import evaluate
+from dataloaders.building import build_whole
 from dataloaders.shapes import Shapes
 from models import model_from_checkpoint
 from utils import checkpoint
@@ -114,6 +115,17 @@ def test_several_processes_write_the_same_bytes_as_one(model, tmp_path, processe
     )
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+
+
+def test_the_share_that_training_left_out_is_what_is_scored():
+    args = {"split": "train", "length": 10, "val_split": 0.3, "batch_size": 2, "crop_size": 16}
+    data = build_whole("train_loader", "Shapes", args, ignore_index=255, seed=5)
+    training = Shapes(split="train", length=10, val_split=0.3, seed=5)
+    held_out = training.split_off()
+    names = [held_out.name(index) for index in range(len(held_out))]
+    assert [data.name(index) for index in range(len(data))] == names
+    assert len(names) == 3
+    assert data.load(0)[1].shape == (128, 128)
 
 
 def test_other_classes_are_refused(tmp_path):

@@ -8,10 +8,11 @@ from PIL import Image
 
 from utils.grid import shrink_mask, shrink_picture
 from utils.overlay import shown
-from utils.palette import VOID_COLOUR, Colour, to_colours
+from utils.palette import VOID_COLOUR, Colour
 
 _LONGEST = 320  # pixels of the long side: four side by side fill a page
 WRONG: Colour = (220, 38, 38)
+_PALETTE = 256  # colours that a PNG of one byte a pixel holds
 _GREY = 0.45  # of an image's contrast that stays behind the errors
 KINDS = ("image", "label", "prediction", "errors")
 TYPES = ("image/jpeg", "image/png", "image/png", "image/jpeg")
@@ -43,9 +44,9 @@ def draw(
     errors[label == ignore_index] = VOID_COLOUR
     return (
         _jpeg(picture),
-        _png(to_colours(label, palette, ignore_index=ignore_index)),
+        _labels(label, palette, ignore_index),
         # A class may have the number of void: what is predicted is always a class.
-        _png(np.array(palette, np.uint8)[predicted]),
+        _labels(predicted, palette, None),
         _jpeg(errors),
     )
 
@@ -66,15 +67,27 @@ def heat_colours(shares: np.ndarray) -> np.ndarray:
     return np.rint(255 + (full - 255) * strength).astype(np.uint8)
 
 
+def _labels(labels: np.ndarray, palette: Sequence[Colour], ignore_index: int | None) -> bytes:
+    """Class numbers as a PNG, of one byte a pixel where the classes allow it."""
+    void = len(palette)
+    numbers = labels if ignore_index is None else np.where(labels == ignore_index, void, labels)
+    colours = np.array([*palette, VOID_COLOUR], np.uint8)
+    if void >= _PALETTE:
+        return _png(colours[numbers])
+    picture = Image.fromarray(numbers.astype(np.uint8))
+    picture.putpalette(colours.tobytes())
+    return _encoded(picture, format="PNG", optimize=True)
+
+
 def _jpeg(pixels: np.ndarray) -> bytes:
-    return _encoded(pixels, format="JPEG", quality=85, subsampling=0)
+    return _encoded(Image.fromarray(pixels), format="JPEG", quality=85, subsampling=0)
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    return _encoded(pixels, format="PNG", optimize=True)
+    return _encoded(Image.fromarray(pixels), format="PNG", optimize=True)
 
 
-def _encoded(pixels: np.ndarray, **options: object) -> bytes:
+def _encoded(picture: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, **options)  # pyrefly: ignore
+    picture.save(buffer, **options)  # pyrefly: ignore
     return buffer.getvalue()
