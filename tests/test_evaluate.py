@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from utils.normalize import Normalize
 
 FILES = ("metrics.json", "confusion.csv", "report.html")
 ROOT = Path(__file__).resolve().parents[1]
+MANUAL = ROOT / "docs" / "evaluation.md"
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +169,13 @@ def test_a_missing_checkpoint_exits_4(tmp_path, capsys):
     missing = str(tmp_path / "none.pth")
     assert guard(evaluate.main, ["--model", missing]) == 4
     assert missing in capsys.readouterr().err
+
+
+def test_the_manual_lists_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    flag = re.compile(r"^  (?:-\w+.*?, )?(--[a-z-]+)", re.MULTILINE)
+    offered = set(flag.findall(capsys.readouterr().out))
+    rows = re.findall(r"^\| (?:`-\w+`, )?`(--[a-z-]+)`", MANUAL.read_text(), re.MULTILINE)
+    assert set(rows) == offered - {"--help"}
+    assert "--boundary" in rows
