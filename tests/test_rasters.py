@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -122,7 +123,7 @@ class Blur(nn.Module):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.conv = nn.Conv2d(3, 4, 5, padding=2)
+        self.conv = nn.Conv2d(3, 4, 5, padding=2, bias=False)
         self.conv.weight.data = torch.randn(self.conv.weight.shape, generator=generator)
 
     def forward(self, images):
@@ -319,3 +320,48 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         peaks.append(int(done.stdout.split()[-1]))
     logits = 3072 * 2048 * 4 * 4 // 1024
     assert peaks[1] - peaks[0] < logits / 4
+
+
+@pytest.mark.slow
+def test_killed_and_taken_up_the_bytes_are_the_same(tmp_path):
+    """kill -9 three times, wherever it happens to be; peak memory stays under a gigabyte."""
+    script = """
+import resource, sys, torch
+from pathlib import Path
+from test_rasters import Blur, only, segmenter
+from utils.outputs import Job
+torch.set_num_threads(1)
+job = Job(Path(sys.argv[1]), Path(sys.argv[2]))
+assert only(segmenter(Blur(), streamed_pixels=1, tile=256).run([job])) is None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    noise(tmp_path / "a.tif", 6000, 4000)
+
+    def start(target):
+        return subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "a.tif"), str(tmp_path / target)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        )
+
+    with start("one") as process:
+        peak = int(process.communicate()[0].split()[-1])
+    assert process.returncode == 0
+    assert peak < 1024**2, "kilobytes"
+    partial, seen = tmp_path / ".two.tif.partial", 0
+    for _ in range(3):
+        with start("two") as process:
+            while process.poll() is None and (
+                not partial.exists() or partial.stat().st_size <= seen + 4000 * 200
+            ):
+                time.sleep(0.02)
+            assert process.poll() is None, "it ended before it could be killed"
+            process.kill()
+        seen = partial.stat().st_size
+        assert not (tmp_path / "two.tif").exists()
+    with start("two") as process:
+        process.communicate()
+    assert process.returncode == 0
+    assert (tmp_path / "two.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+    assert not partial.exists()
