@@ -158,6 +158,12 @@ class BaseDataLoader:
         self._finalizer()
 
     @property
+    def processes(self) -> tuple[int, ...]:
+        """The process ids of the workers that run."""
+        workers = getattr(self._loader._iterator, "_workers", ())
+        return tuple(worker.pid for worker in workers)
+
+    @property
     def dropped(self) -> int:
         """How many samples an epoch leaves out because the last batch would be short."""
         if not self.train:
