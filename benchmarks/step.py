@@ -1,0 +1,198 @@
+"""A training step: the trainer against a plain loop in fp32, and against a bare one in its format.
+
+    python benchmarks/step.py                       # PSPNet/ResNet-50, UNet, ENet; a few minutes
+    python benchmarks/step.py --models ENet --rounds 40
+    python benchmarks/step.py --frozen              # also: what freeze_backbone saves on PSPNet
+
+`plain`: the same network in fp32 and torch's default layout, torch's cross-entropy, no metrics.
+`bare`: the same in the trainer's precision, layout and optimiser. `ours`: the trainer's step with
+everything that it does (uint8 images normalised on the device, confusion counts, gradient norm,
+guard against values that are not finite). The three take turns, in a new order each round; figures
+are medians of the rounds' own quotients. The last line is one JSON object: `ratio_*` above 1 = ours
+is faster than plain, `overhead_*` is ours / bare - 1.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from base.base_data_loader import Batch
+from base.base_dataset import BaseDataset
+from dataloaders import DATASETS
+from models import MODELS
+from train import assemble
+from trainer import Trainer
+from utils.config import parse_config
+from utils.palette import voc_palette
+from utils.precision import autocast, resolve_precision
+
+SIZE, BATCH, CLASSES, VOID = 256, 2, 21, 255
+WARM_UP = 2
+ARGS: Mapping[str, Mapping[str, object]] = {
+    "PSPNet": {"backbone": "resnet50", "pretrained": False},
+    "UNet": {},
+    "ENet": {},
+}
+CPU = torch.device("cpu")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Noise(BaseDataset):
+    """Random pictures with the classes of VOC; a tenth of the pixels is void."""
+
+    classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(CLASSES)))
+    palette: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(voc_palette(CLASSES))
+    mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return BATCH
+
+    def name(self, index: int) -> str:
+        """Return a picture's name."""
+        return f"noise-{index}"
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a random image and mask."""
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+        mask = rng.integers(0, CLASSES, (SIZE // 16, SIZE // 16), np.uint8)
+        mask = mask.repeat(16, 0).repeat(16, 1)
+        mask[: SIZE // 10] = VOID
+        return image, mask
+
+
+def build_trainer(name: str, folder: str, **arch: object) -> Trainer:
+    """The trainer of train.py, on a CPU, with everything at its default."""
+    config = {
+        "name": "step",
+        "arch": {"type": name, "args": {**ARGS[name], **arch}},
+        "train_loader": {"type": "Noise", "args": {"batch_size": BATCH, "num_workers": 0}},
+        "trainer": {"val": False, "save_dir": folder, "epochs": 1000},
+    }
+    trainer = assemble(parse_config(config), None, device=CPU)
+    trainer.parts.network.train()
+    return trainer
+
+
+def plain_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    masks: Tensor,
+    precision: str,
+) -> None:
+    """What everybody writes: forward, loss, backward, update."""
+    optimizer.zero_grad(set_to_none=True)
+    with autocast(CPU, precision):
+        output = model(images)
+        outputs = output if isinstance(output, tuple) else (output,)
+        loss = F.cross_entropy(outputs[0], masks, ignore_index=VOID)
+        for auxiliary in outputs[1:]:
+            loss = loss + 0.4 * F.cross_entropy(auxiliary, masks, ignore_index=VOID)
+    loss.backward()
+    optimizer.step()
+
+
+def contestants(name: str, trainer: Trainer, batch: Batch) -> dict[str, Callable[[], None]]:
+    """One step each, by name."""
+    images, masks = trainer.normalize(batch.images), batch.masks.long()
+    steps: dict[str, Callable[[], None]] = {"ours": lambda: trainer.train_iteration([batch])}
+    for contestant, precision, layout, fused in (
+        ("plain", "fp32", torch.contiguous_format, False),
+        ("bare", resolve_precision("auto", CPU), torch.channels_last, True),
+    ):
+        model = MODELS[name](CLASSES, **ARGS[name]).train().to(memory_format=layout)
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=fused
+        )
+        own = images.contiguous(memory_format=layout)
+        steps[contestant] = lambda model=model, optimizer=optimizer, own=own, precision=precision: (
+            plain_step(model, optimizer, own, masks, precision)
+        )
+    return steps
+
+
+def take_turns(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant's step in each round, after some that warm up."""
+    order, times = list(steps), {name: [] for name in steps}
+    shuffled = random.Random(0)  # noqa: S311 (an order, no secret)
+    for number in range(-WARM_UP, rounds):
+        shuffled.shuffle(order)
+        for name in order:
+            started = time.perf_counter()
+            steps[name]()
+            if number >= 0:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def quotient(times: Mapping[str, list[float]], one: str, other: str) -> float:
+    """The median over the rounds of one's time by the other's."""
+    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+
+def measure(name: str, rounds: int, folder: str) -> dict[str, float]:
+    """Print a model's line of the table; return its figures."""
+    trainer = build_trainer(name, folder)
+    (batch,) = trainer.parts.train_loader
+    times = take_turns(contestants(name, trainer, batch), rounds)
+    ratio, overhead = quotient(times, "plain", "ours"), quotient(times, "ours", "bare") - 1
+    milliseconds = [f"{1000 * statistics.median(times[key]):9.0f}" for key in times]
+    print(f"{name:<8}{''.join(milliseconds)}{ratio:9.2f}{overhead:10.1%}", flush=True)
+    return {f"ratio_{name.lower()}": ratio, f"overhead_{name.lower()}": overhead}
+
+
+def measure_frozen(rounds: int, folder: str) -> dict[str, float]:
+    """Print what freezing PSPNet's backbone saves."""
+    steps = {}
+    for frozen in (False, True):
+        trainer = build_trainer("PSPNet", folder, freeze_backbone=frozen)
+        (batch,) = trainer.parts.train_loader
+        steps[str(frozen)] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
+    ratio = quotient(take_turns(steps, rounds), "False", "True")
+    print(f"PSPNet with a frozen backbone: {ratio:.2f} x as fast as without")
+    return {"ratio_frozen_backbone": ratio}
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=list(ARGS), default=list(ARGS))
+    parser.add_argument("--rounds", type=int, default=10, help="ENet gets five times as many")
+    parser.add_argument("--frozen", action="store_true")
+    args = parser.parse_args()
+    DATASETS["Noise"] = Noise
+    precision = resolve_precision("auto", CPU)
+    print(f"{SIZE}x{SIZE}, batch {BATCH}, {torch.get_num_threads()} threads, ours in {precision}")
+    print(f"{'':<8}{'ours ms':>9}{'plain ms':>9}{'bare ms':>9}{'ratio':>9}{'overhead':>10}")
+    figures: dict[str, float | str] = {"precision": precision}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.models:
+            rounds = args.rounds * (5 if name == "ENet" else 1)
+            figures |= measure(name, rounds, folder)
+        if args.frozen:
+            figures |= measure_frozen(args.rounds, folder)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

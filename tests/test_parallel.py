@@ -1,0 +1,249 @@
+"""Who starts how many processes, and what wraps the network on several devices."""
+
+import contextlib
+import logging
+import os
+
+import pytest
+import torch
+from small_models import build_small
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from training import batches_of, plain_config, record_gradients, trainer_of
+
+from base.base_model import convert_sync_batchnorm
+from models.building import check_batch
+from utils import devices, distributed, parallel
+from utils.config import parse_config
+from utils.errors import ConfigError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture
+def clean_environment(monkeypatch):
+    for name in VARIABLES:
+        # Set first, so that what the code under test writes is taken back as well.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+# SLURM.
+
+SRUN = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NODELIST": "gpu3",
+}
+
+
+def set_all(environment, **variables):
+    for name, value in variables.items():
+        environment.setenv(name, value)
+
+
+def seen():
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def test_sruns_variables_are_those_of_torchrun(clean_environment):
+    set_all(clean_environment, **SRUN)
+    assert distributed.started_by_launcher()
+    assert distributed.environment_rank() == 5
+    assert distributed.local_rank() == 1
+    assert seen() == {
+        "WORLD_SIZE": "8",
+        "RANK": "5",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "gpu3",
+        "MASTER_PORT": "19711",
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("gpu3", "gpu3"), ("gpu3,gpu7", "gpu3"), ("gpu[03-04],cpu1", "gpu03")]
+)
+def test_the_first_host_of_a_node_list(clean_environment, tmp_path, nodes, first):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        '#!/bin/sh\n[ "$3" = "gpu[03-04],cpu1" ] && printf "gpu03\\ngpu04\\ncpu1\\n"\n'
+    )
+    scontrol.chmod(0o755)
+    set_all(clean_environment, **{**SRUN, "SLURM_STEP_NODELIST": nodes}, PATH=str(tmp_path))
+    assert distributed.started_by_launcher()
+    assert seen()["MASTER_ADDR"] == first
+
+
+def test_torchruns_variables_win_over_sruns(clean_environment):
+    set_all(clean_environment, **SRUN, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0")
+    assert distributed.environment_rank() == 0
+    assert seen()["WORLD_SIZE"] == "2"
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"SLURM_JOB_ID": "1"}, {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}]
+)
+def test_a_batch_script_and_a_single_task_are_one_process(clean_environment, variables):
+    set_all(clean_environment, **variables)
+    assert not distributed.started_by_launcher()
+    with distributed.process_group("cpu"):
+        assert (distributed.rank(), distributed.world_size()) == (0, 1)
+        assert distributed.collect("value") == ["value"]
+
+
+def test_torchrun_with_one_process_starts_no_others(clean_environment):
+    set_all(clean_environment, WORLD_SIZE="1", RANK="0", LOCAL_RANK="0")
+    assert distributed.started_by_launcher()
+    with distributed.process_group("cpu"):
+        assert distributed.world_size() == 1
+
+
+# How many processes.
+
+
+@pytest.mark.parametrize(
+    ("n_gpu", "mode", "gpus", "processes", "line"),
+    [
+        (1, "auto", 8, 1, None),
+        (4, "auto", 8, 4, None),
+        (4, "DDP", 4, 4, None),
+        (8, "DDP", 2, 2, "n_gpu: 8 asked for, 2 there: using 2"),
+        (2, "auto", 0, 1, "n_gpu: 2 asked for, 0 there: using the CPU"),
+        (4, "DataParallel", 4, 1, None),
+        (4, "DataParallel", 2, 1, "n_gpu: 4 asked for, 2 there: using 2"),
+    ],
+)
+def test_a_process_a_gpu(n_gpu, mode, gpus, processes, line, caplog):
+    assert parallel.processes_wanted(n_gpu, mode, gpus=gpus) == processes
+    assert caplog.messages == ([line] if line else [])
+
+
+@pytest.mark.parametrize(("visible", "index"), [(1, 0), (4, 3)])
+def test_each_process_takes_its_own_gpu(monkeypatch, visible, index):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert devices.pick_device(None, local_rank=3) == torch.device("cuda", index)
+    assert chosen == [index]
+
+
+# What wraps the network.
+
+
+class Wrapped(nn.Module):
+    """Stands for DataParallel, which needs GPUs to be built on them."""
+
+    def __init__(self, module, device_ids):
+        super().__init__()
+        self.module, self.device_ids = module, device_ids
+
+
+def test_data_parallel_takes_the_gpus_that_are_there(monkeypatch):
+    monkeypatch.setattr(parallel, "DataParallel", Wrapped)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    model = nn.Conv2d(1, 1, 1)
+    network = parallel.spread(model, CUDA, parallel="DataParallel", n_gpu=8)
+    assert isinstance(network, Wrapped)
+    assert network.device_ids == [0, 1, 2]
+    assert parallel.shares(network) == 3
+    assert parallel.spread(model, CUDA, parallel="auto", n_gpu=8) is model
+    assert parallel.spread(model, CPU, parallel="DataParallel", n_gpu=8) is model
+
+
+def test_a_step_through_data_parallel_is_the_step(tmp_path):
+    config = plain_config(tmp_path)
+    config["parallel"] = "DataParallel"
+    plain, wrapped = trainer_of(config), trainer_of(config)
+    object.__setattr__(wrapped.parts, "network", DataParallel(wrapped.model).train())
+    ours, theirs = record_gradients(plain), record_gradients(wrapped)
+    for trainer in (plain, wrapped):
+        trainer.train_iteration(batches_of(trainer)[:1])
+    assert torch.equal(ours[0], theirs[0])
+    assert list(wrapped.state()["state_dict"]) == list(plain.state()["state_dict"])
+
+
+def test_data_parallel_refuses_synchronised_batch_norm(tmp_path):
+    config = plain_config(tmp_path) | {"parallel": "DataParallel", "use_synch_bn": True}
+    with pytest.raises(ConfigError, match=r"use_synch_bn: .*set parallel to \"DDP\""):
+        parse_config(config)
+
+
+def test_several_processes_are_wrapped_for_their_device(monkeypatch):
+    built = []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(
+        parallel, "DistributedDataParallel", lambda _, **options: built.append(options)
+    )
+    model = nn.Conv2d(1, 1, 1)
+    for device in (CPU, CUDA):
+        parallel.spread(model, device, parallel="DataParallel", n_gpu=1)
+    assert [options["device_ids"] for options in built] == [None, [CUDA]]
+    assert parallel.shares(model) == 2
+
+
+def test_batch_norm_is_synchronised_where_it_can_be(monkeypatch, caplog):
+    def synchronised(device, processes):
+        monkeypatch.setattr(distributed, "world_size", lambda: processes)
+        return parallel.synchronises_batch_norm(device, use_synch_bn=True)
+
+    with caplog.at_level(logging.INFO, "segmentation"):
+        assert synchronised(CUDA, 2)
+        assert caplog.messages == []
+        assert not synchronised(CUDA, 1)
+        assert not synchronised(CPU, 2)
+        assert caplog.messages == ["use_synch_bn has no effect on a CPU or in a single process"] * 2
+        assert not parallel.synchronises_batch_norm(CUDA, use_synch_bn=False)
+
+
+def test_synchronised_batch_norm_keeps_names_and_what_is_frozen():
+    model = build_small("PSPNet", freeze_bn=True)
+    names = list(model.state_dict())
+    converted = convert_sync_batchnorm(model)
+    norms = [part for part in converted.modules() if isinstance(part, nn.SyncBatchNorm)]
+    assert len(norms) > 10
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in converted.modules())
+    assert list(converted.state_dict()) == names
+    converted.train()
+    assert not any(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize(("smallest", "devices_", "enough"), [(4, 2, True), (3, 2, False)])
+def test_a_device_with_too_few_images_is_refused(monkeypatch, smallest, devices_, enough, caplog):
+    monkeypatch.setattr(distributed, "world_size", lambda: devices_)
+    model = build_small("PSPNet")
+    if enough:
+        with caplog.at_level(logging.INFO, "segmentation"):
+            check_batch(model, model, batch_size=5, smallest=smallest)
+        assert caplog.messages == ["batch_size: 5 in all, 2 a device"]
+        return
+    message = r"(?s)a device would train on 1 image at a time, and PSPNet .* needs 2\n.*freeze_bn"
+    with pytest.raises(ConfigError, match=message):
+        check_batch(model, model, batch_size=5, smallest=smallest)
+
+
+class Counting(DistributedDataParallel):
+    """Stands for DDP, which needs other processes; counts who keeps its gradients back."""
+
+    def __init__(self, module):
+        nn.Module.__init__(self)
+        self.module, self.kept_back = module, 0
+
+    def forward(self, images):
+        return self.module(images)
+
+    def no_sync(self):
+        self.kept_back += 1
+        return contextlib.nullcontext()
+
+
+def test_gradients_of_micro_batches_travel_once(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path))
+    network = Counting(trainer.model)
+    object.__setattr__(trainer.parts, "network", network)
+    trainer.train_iteration(batches_of(trainer)[:3])
+    assert network.kept_back == 2
