@@ -83,6 +83,11 @@ def _check(options: argparse.Namespace) -> None:
     for flag, value, valid, expected in rules:
         if not valid:
             raise ConfigError(f"{flag}: found {value}, expected {expected}")
+    if "," in (options.device or ""):
+        raise ConfigError(
+            f"--device {options.device}: inference runs on one device\n"
+            "  fix: one index here, and a share of the pictures for each further process"
+        )
     if options.mode == "whole" and (options.scales or options.window):
         flag = "--scales" if options.scales else "--window"
         fix = "multiscale" if options.scales else "sliding"

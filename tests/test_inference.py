@@ -26,7 +26,7 @@ import inference
 from models import MODELS
 from utils.errors import guard
 from utils.predictor import Settings
-from utils.results import Extras, to_half
+from utils.results import Extras, mask_dtype, to_half
 from utils.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,6 +245,7 @@ def test_over_255_classes_are_16_bit(folder, tmp_path):
         (["--scales", "1", "-2"], r"--scales: found [1.0, -2.0], expected in (0, 8]"),
         (["-mo", "whole", "--scales", "2"], "--scales has no effect in mode whole\n  fix: --mode"),
         (["-mo", "whole", "--window", "64"], "--window has no effect in mode whole\n  fix: --mode"),
+        (["--device", "0,1"], "--device 0,1: inference runs on one device"),
         (["--device", "9x"], "--device: found '9x', expected GPU indices"),
     ],
 )
@@ -320,6 +321,11 @@ def test_the_manual_names_every_flag(capsys):
     there = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
     manual = (ROOT / "docs/inference.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| .*?`(--[a-z-]+)", manual, flags=re.MULTILINE)) == there
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(255, np.uint8), (256, np.uint16)])
+def test_the_256th_value_is_kept_for_void(classes, dtype):
+    assert mask_dtype(classes) == dtype
 
 
 def test_from_an_empty_folder_with_nothing_but_the_checkpoint(tmp_path):

@@ -17,7 +17,7 @@ from utils.palette import Colour, to_palette_image
 from utils.rasters import Raster, write_mask_tiff
 from utils.streaming import MaskRows, finish
 
-_PALETTE_CLASSES = 256
+_PALETTE_CLASSES = 255  # the 256th entry of a palette is void's
 _PNG_EFFORT = 3  # of 9: masks compress well at any; 9 costs more than a small network
 
 
@@ -33,7 +33,7 @@ class Results(NamedTuple):
     """What is known about one picture."""
 
     pixels: np.ndarray  # (H, W, C)
-    mask: np.ndarray  # (H, W) uint8, uint16 over 256 classes
+    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes
     probabilities: np.ndarray | None  # (K, H, W) float16
     raster: Raster | None = None  # where the mask lies on the ground
 
@@ -107,7 +107,7 @@ def writing(target: Path) -> Iterator[None]:
 
 
 def mask_dtype(num_classes: int) -> np.dtype[Any]:
-    """The smallest of uint8 and uint16 that holds all class ids."""
+    """What holds all class ids: uint8, or uint16 over 255 classes."""
     return np.dtype(np.uint8 if num_classes <= _PALETTE_CLASSES else np.uint16)
 
 
