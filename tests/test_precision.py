@@ -1,0 +1,186 @@
+"""Number formats and compilation: the same training, in another form."""
+
+import pytest
+import torch
+from small_models import SMALL, build_small, outputs_of
+from training import plain_config, trainer_of
+
+from models import MODELS
+from utils.losses import WithAuxiliary
+from utils.pixel_losses import CrossEntropyLoss2d
+from utils.precision import autocast, resolve_precision
+
+CPU = torch.device("cpu")
+HEAVY = {"FCN8", "SegNet"}  # VGG16, whatever the size
+
+
+def has_bf16(monkeypatch, **capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16"])
+def test_auto_is_bf16_where_a_cpu_has_it(monkeypatch, name):
+    has_bf16(monkeypatch, **{name: True})
+    assert resolve_precision("auto", CPU) == "bf16"
+    has_bf16(monkeypatch, avx2=True)
+    assert resolve_precision("auto", CPU) == "fp32"
+
+
+def test_auto_is_bf16_where_a_gpu_has_it_in_hardware(monkeypatch):
+    for supported, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation, supported=supported: supported and not including_emulation,
+        )
+        assert resolve_precision("auto", torch.device("cuda")) == expected
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_what_is_asked_for_is_used(precision):
+    assert resolve_precision(precision, CPU) == precision
+    with autocast(CPU, precision):
+        dtype = torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 1, 2, 2)).dtype
+    assert (
+        dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
+    trainer = trainer_of(plain_config(tmp_path, precision=precision, epochs=1))
+    metrics = trainer.train_epoch(1)
+    assert 0 < metrics["loss"] < 10
+    assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
+    assert trainer.scaler.is_enabled() == (precision == "fp16")
+    assert trainer.validate(1)["val_loss"] > 0
+
+
+# Compilation.
+
+
+def training_step(name, images, masks, *, compiled, precision):
+    """Loss, gradients and buffers of one step of a small model."""
+    model = build_small(name).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    network = torch.compile(model, **compiled) if compiled else model
+    loss_of = WithAuxiliary(CrossEntropyLoss2d(ignore_index=255))
+    with autocast(CPU, precision):
+        output = network(images)
+    loss = loss_of(output, masks)
+    loss.backward()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    buffers = [value.float().flatten() for value in model.buffers()]
+    return loss.detach(), gradients, torch.cat(buffers) if buffers else torch.zeros(1)
+
+
+def close(ours, theirs, tolerance):
+    return float((ours - theirs).norm()) <= tolerance * float(theirs.norm())
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 64, 64, generator=generator)
+    return images, torch.randint(0, 3, (2, 64, 64), generator=generator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_in_one_graph_a_step_is_the_eager_step(name):
+    torch.compiler.reset()
+    eager = training_step(name, *inputs(), compiled={}, precision="fp32")
+    options = {"fullgraph": True, "backend": "aot_eager"}
+    found = training_step(name, *inputs(), compiled=options, precision="fp32")
+    for ours, theirs in zip(found, eager, strict=True):
+        assert close(ours, theirs, 1e-4)
+    half = training_step(name, *inputs(), compiled=options, precision="bf16")
+    assert all(value.isfinite().all() for value in half)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["ENet", "PSPNet"])
+def test_inductors_step_is_the_eager_step(name):
+    torch.compiler.reset()
+    eager = training_step(name, *inputs(), compiled={}, precision="fp32")
+    found = training_step(name, *inputs(), compiled={"fullgraph": True}, precision="fp32")
+    for ours, theirs in zip(found, eager, strict=True):
+        assert close(ours, theirs, 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_recomputing_and_compiling_go_together():
+    from utils.recompute import recompute_blocks
+
+    torch.compiler.reset()
+    images, _ = inputs()
+    results = []
+    for compiled in (False, True):
+        model = build_small("UNetResnet").train()
+        assert recompute_blocks(model.backbone) > 0
+        network = torch.compile(model, backend="aot_eager") if compiled else model
+        sum(output.square().mean() for output in outputs_of(network, images)).backward()
+        results.append([*(p.grad for p in model.parameters()), *model.buffers()])
+    for ours, theirs in zip(*results, strict=True):
+        assert close(ours.float(), theirs.float(), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_both_formats_are_finite(name):
+    for precision in ("fp32", "bf16"):
+        found = training_step(name, *inputs(), compiled={}, precision=precision)
+        assert all(value.isfinite().all() for value in found)
+
+
+# A hundred steps.
+
+
+def losses(folder, arch, *, precision, seed, steps):
+    """The loss of each of the first iterations of a run."""
+    config = plain_config(folder, precision=precision, epochs=10)
+    config["seed"] = seed
+    config["arch"] = {"type": arch, "args": dict(SMALL[arch], **ARGS.get(arch, {}))}
+    for loader in ("train_loader", "val_loader"):
+        config[loader]["args"] |= {"height": 64, "width": 64}
+    config["train_loader"]["args"] |= {"length": 48, "base_size": 64, "crop_size": 64}
+    config["optimizer"] = {"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}}
+    trainer = trainer_of(config)
+    found, epoch = [], 0
+    while len(found) < steps:
+        epoch += 1
+        trainer.parts.train_loader.set_position(epoch)
+        for batch in trainer.parts.train_loader:
+            trainer.train_iteration([batch])
+            found.append(trainer.totals.recent_loss())
+    return found[:steps]
+
+
+ARGS = {"PSPNet": {"pretrained": False}}
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_of_enet_end_as_low_in_bf16(tmp_path):
+    final = {
+        precision: [
+            sum(losses(tmp_path, "ENet", precision=precision, seed=seed, steps=100)[-10:]) / 10
+            for seed in range(3)
+        ]
+        for precision in ("fp32", "bf16")
+    }
+    assert min(final["fp32"]) <= sum(final["bf16"]) / 3 <= max(final["fp32"]), final
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["PSPNet", "UNet"])
+def test_ten_steps_in_bf16_are_those_in_fp32(tmp_path, name):
+    exact, half = (
+        losses(tmp_path, name, precision=precision, seed=0, steps=10)
+        for precision in ("fp32", "bf16")
+    )
+    assert half == pytest.approx(exact, rel=0.02)
