@@ -1,15 +1,14 @@
 """A short config, and what can be wrong with one: the change, and the whole message."""
 
+from utils.config import Config
+
 SHORT = {
     "name": "short",
     "arch": {"type": "UNet"},
     "train_loader": {"type": "Shapes", "args": {"batch_size": 8, "shuffle": True}},
     "val_loader": {"type": "Shapes", "args": {"batch_size": 8, "split": "val", "val": True}},
 }
-TOP = (
-    "$schema, arch, aux_weight, deterministic, ignore_index, init_from, loss, lr_scheduler, n_gpu, "
-    "name, optimizer, parallel, seed, train_loader, trainer, use_synch_bn, val_loader"
-)
+TOP = ", ".join(sorted(field.alias or name for name, field in Config.model_fields.items()))
 NAME = (
     "name: expected a name for a folder: letters, digits and _ - + = . , @ ( ) or space inside, "
     "at most 100 bytes, got "

@@ -132,6 +132,21 @@ def test_what_is_no_object_is_refused(data, kind):
         parse_config(data, source="x.pth")
 
 
+def test_what_no_file_can_say_is_refused_too():
+    message = (
+        r"^config with --set: arch\.args\.a: text with .* half a surrogate pair cannot be used$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        parse_config(SHORT, overrides=["arch.type=X", "arch.args.a=\udcff"])
+    with pytest.raises(ConfigError, match=r"^config with --set: name: text with "):
+        parse_config(SHORT, overrides=["name=\udcff"])  # what the shell makes of a stray byte
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(ConfigError, match=r"^x\.pth: nested too deep$"):
+        parse_config(SHORT | {"arch": {"type": "X", "args": {"a": deep}}}, source="x.pth")
+
+
 def test_an_unlisted_name_is_left_to_build():
     config = parse_config(
         over_short({"arch": {"type": "MyNet", "args": {"what": [1, {"a": None}]}}})

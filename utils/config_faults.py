@@ -1,5 +1,6 @@
 """All faults of a config at once: each with its path, what was expected, and what was meant."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
     faults: list[str] = []
     config = None
     try:
-        config = model.model_validate(data)
+        # JSON mode, because strict checks of Python values refuse a list where a tuple is asked.
+        config = model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         faults += _model_faults(model, data, error.errors(include_url=False), places)
     for path, (args, listed) in components.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.errors import ConfigError
 from utils.faults import numbered
-from utils.json_text import parse_json5, text_faults
+from utils.json_text import parse_json5
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -50,8 +50,6 @@ def _value(key: str, text: str) -> Any:
         # Whoever types a bracket or a quote means JSON. NaN is JSON5, but no value for a config.
         if text[:1] in ("{", "[", '"', "'") or text.lstrip("+-") in ("NaN", "Infinity"):
             raise
-        if faults := list(text_faults(text, key)):
-            raise ConfigError(faults[0]) from None
         return text
 
 
