@@ -210,6 +210,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         config.loss.args,
         num_classes=len(train_loader.dataset.classes),
         ignore_index=config.ignore_index,
+        class_weights=_class_weights(config, train_loader),
         aux_weight=config.aux_weight,
     )
     model = build_model(
@@ -257,6 +258,14 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         train_loader=train_loader,
         val_loader=val_loader,
     )
+
+
+def _class_weights(config: "Config", loader: "BaseDataLoader") -> "tuple[float, ...] | None":
+    if config.class_weights is None:
+        return None
+    from dataloaders.label_counts import loss_weights
+
+    return loss_weights(config.class_weights, loader.dataset)
 
 
 def _loader(config: "Config", kind: str, device: "torch.device") -> "BaseDataLoader":

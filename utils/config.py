@@ -20,6 +20,7 @@ from pydantic import (
     field_validator,
 )
 
+from utils.class_weights import Scheme
 from utils.config_faults import raise_faults
 from utils.config_sections import (
     Component,
@@ -29,7 +30,8 @@ from utils.config_sections import (
     contradiction,
 )
 from utils.errors import ConfigError
-from utils.json_text import read_json5
+from utils.faults import numbered
+from utils.json_text import read_json5, text_faults
 from utils.overrides import apply_overrides
 
 __all__ = ["Component", "Config", "load_config", "parse_config"]
@@ -107,6 +109,10 @@ class Config(Section):
     loss: Annotated[Component, BeforeValidator(_bare_type)] = Component(type="CrossEntropyLoss2d")
     """The loss: its name, or an object with `type` and `args`."""
 
+    class_weights: Scheme | Annotated[list[Annotated[float, Ge(0)]], MinLen(1)] | None = None
+    """How much a pixel of each class counts in the loss: a list of one number a class, or a formula
+    over how often each is labelled: "median_freq", "enet" or "inverse"."""
+
     aux_weight: Annotated[float, Ge(0)] = 0.4
     """Weight of the losses at a model's auxiliary outputs, beside 1 for the main output."""
 
@@ -181,5 +187,11 @@ def parse_config(
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: expected an object in {{ }}, got {type(data).__name__}")
-    plain = apply_overrides(data, overrides)
-    return raise_faults(Config, plain, f"{source} with --set" if overrides else source)
+    source = f"{source} with --set" if overrides else source
+    try:
+        plain = apply_overrides(data, overrides)
+        if faults := list(text_faults(plain, "")):
+            raise ConfigError(numbered(faults, source))
+        return raise_faults(Config, plain, source)
+    except RecursionError:  # not from a file, where the depth has been checked
+        raise ConfigError(f"{source}: nested too deep") from None
