@@ -73,7 +73,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 class FCNHead(nn.Module):
-    """The auxiliary head of PSPNet (Sec. 3.3) and UPerNet: 3x3 convolution, dropout, classifier."""
+    """The auxiliary head of PSPNet (Sec. 4) and UPerNet: 3x3 convolution, dropout, classifier."""
 
     def __init__(
         self, in_channels: int, num_classes: int, *, channels: int, dropout: float = 0.1

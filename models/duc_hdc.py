@@ -34,7 +34,7 @@ ASPP_RATES = (6, 12, 18, 24)
 
 
 def hybrid_dilations(stage: int, blocks: int) -> tuple[int, ...]:
-    """Return the dilation of each block of a dilated ResNet stage ("Dilation-RF", Sec. 4.2).
+    """Return the dilation of each block of a dilated ResNet stage ("Dilation-RF", Sec. 4.1).
 
     Args:
         stage: 4 or 5, as the paper counts (res4b, res5b).

@@ -10,7 +10,7 @@ small decoder only upsamples, guided by the places where the encoder's maxima we
 Differences from the paper:
 - An odd size is rounded up when it is halved and cut back when it is doubled, so that any image
   works; at multiples of 8 nothing changes.
-- The decoder's convolutions are followed by PReLU throughout, as Sec. 4 has it for the network.
+- The decoder's convolutions are followed by PReLU, as Sec. 3 has it for the whole network.
 
 Parameters at 19 classes: 0.37 M in the paper (Table 3), 0.365 M here.
 """
@@ -36,7 +36,7 @@ def _conv(
 ) -> nn.Conv2d:
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = (dilation * (height // 2), dilation * (width // 2))
-    # "We did not use bias terms in any of the projections" (Sec. 3).
+    # Without bias, as all of the paper's projections (Sec. 3): normalisation has one.
     return nn.Conv2d(
         in_channels, out_channels, (height, width), stride, padding, dilation, bias=False
     )
@@ -67,7 +67,7 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         inner = channels // 4
-        if asymmetric:  # 5x1 and 1x5, Sec. 4
+        if asymmetric:  # 5x1 and 1x5, Sec. 3
             middle = nn.Sequential(_conv(inner, inner, (5, 1)), _conv(inner, inner, (1, 5)))
         else:
             middle = nn.Sequential(_conv(inner, inner, 3, dilation=dilation))
@@ -169,7 +169,7 @@ class ENet(BaseModel):
         pretrained: Accepted and noted: no weights exist.
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Accepted and noted: there is no backbone.
-        dropout: Spatial dropout before and from stage 2 on (Sec. 4).
+        dropout: Spatial dropout before and from stage 2 on (Sec. 3).
     """
 
     def __init__(

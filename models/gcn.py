@@ -12,8 +12,9 @@ Differences from the paper:
 - The encoder is any of timm's; the paper's are ResNet-50 to 152.
 - Upsampling is bilinear unless `use_deconv` asks for the paper's transposed convolutions, as in the
   ancestor of this project.
-- With `use_resnet_gcn` the last two stages of the encoder are the paper's GCN blocks, which start
-  from random weights: the authors' ImageNet weights for them are not available.
+- With `use_resnet_gcn` the last two stages of the encoder are GCN blocks with k = 5 and 7 and inner
+  widths 85 and 128, as in the ancestor. They start from random weights: the authors' ImageNet
+  weights for them are not available.
 
 Parameters at 19 classes: the paper gives none; the ancestor has 25.21 M with ResNet-50, 25.20 M
 here.
@@ -123,7 +124,7 @@ class GCN(BaseModel):
         in_channels: Channels of the images.
         backbone: A timm name.
         pretrained: True, False, or the path of the encoder's weight file.
-        use_resnet_gcn: Whether the encoder's last two stages are GCN blocks (Sec. 3.3), new ones.
+        use_resnet_gcn: Whether the encoder's last two stages are GCN blocks (Sec. 4.1), new ones.
         use_deconv: Whether to upsample by transposed convolutions.
         num_filters: The size k of the global kernels, odd (the ancestor's name for it).
         freeze_bn: Keep the statistics of batch normalisation.

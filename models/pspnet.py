@@ -50,7 +50,7 @@ class PSPNet(BaseModel):
         in_channels: Channels of the images.
         backbone: A timm name.
         pretrained: True, False, or the path of the encoder's weight file.
-        use_aux: Whether to return auxiliary logits in training (Sec. 3.3).
+        use_aux: Whether to return auxiliary logits in training (Sec. 4).
         output_stride: Stride of the deepest features (paper: 8).
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.

@@ -12,7 +12,7 @@ Differences from the paper (SegNet):
 - An odd size is rounded up when it is pooled and cut back when it is unpooled.
 - The last convolution has neither normalisation nor ReLU, as logits must be free to be negative.
 
-Parameters at 11 classes: SegNet 29.5 M in the paper (ENet's Table 3 quotes it), 29.46 M here.
+Parameters at 11 classes: SegNet 29.5 M in the paper (as ENet's Table 3 quotes it), 29.45 M here.
 SegResNet has no paper; the ancestor's has 53.56 M at 19 classes with ResNet-50, ours 55.30 M (3.2 %
 more): the shortcut of each doubling block is a 2x2 transposed convolution.
 """

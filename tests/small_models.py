@@ -35,3 +35,9 @@ def outputs_of(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Return all outputs as a tuple."""
     output = model(images)
     return output if isinstance(output, tuple) else (output,)
+
+
+def images(*size: int, count: int = 2, channels: int = 3) -> Tensor:
+    """Return the same random images each time: ``(count, channels, *size)``."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, channels, *size, generator=generator)
