@@ -20,6 +20,9 @@ from utils.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
+# Pillow refuses from twice this limit on; what lies between is a large picture, not a fault.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (
@@ -42,10 +45,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture; every failure inside the block becomes a DataError naming the file."""
     require_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                yield picture
+        with Image.open(path, formats=FORMATS) as picture:
+            yield picture
     except _DAMAGE as error:
         raise unreadable(path, error) from error
 
@@ -75,7 +76,8 @@ def require_file(path: Path) -> None:
 
 def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none."""
-    if "exif" not in picture.info and picture.format not in ("TIFF", "PNG", "WEBP"):
+    # Asking Pillow costs a tenth of decoding a mask; its answer comes from one of these.
+    if picture.format != "TIFF" and _EXIF_KEYS.isdisjoint(picture.info):
         return 1
     return picture.getexif().get(ExifTags.Base.Orientation, 1)
 
@@ -160,3 +162,22 @@ def read_mask(path: Path) -> np.ndarray:
             )
         raw = np.asarray(upright(picture))
         return raw.astype(np.uint8) if raw.dtype == bool else raw
+
+
+def sizes_differ(
+    image_path: Path, mask_path: Path, image: tuple[int, ...], mask: tuple[int, ...]
+) -> DataError:
+    """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
+    with opened(image_path) as picture:
+        turn = orientation(picture)
+    turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
+    hint = (
+        "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
+        "save the image upright, or turn the mask"
+        if turn != 1 and tuple(reversed(mask)) == tuple(image)
+        else "check that the two belong together; a mask must have its image's size"
+    )
+    return DataError(
+        f"{mask_path}: found a mask of {mask[1]}x{mask[0]} pixels, expected {image[1]}x{image[0]} "
+        f"as its image {image_path} has{turned}\n  hint: {hint}"
+    )
