@@ -15,8 +15,9 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from utils import transforms
+from utils.colour_labels import ColourTable
 from utils.errors import ConfigError, DataError
-from utils.images import image_size, opened, orientation, read_image, read_mask
+from utils.images import image_size, read_image, read_mask, sizes_differ
 from utils.labels import LabelTable, count_values, mask_dtype
 from utils.normalize import FULL_SCALE
 from utils.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
@@ -112,6 +113,11 @@ class BaseDataset:
         return len(self.classes)
 
     @property
+    def colour_table(self) -> ColourTable | None:
+        """How colours become train ids, where masks are coded by colour."""
+        return None
+
+    @property
     def augments(self) -> bool:
         """Whether samples are augmented."""
         return self.augment and not self.val
@@ -144,9 +150,14 @@ class BaseDataset:
             dtype = mask_dtype(self.num_classes, self.ignore_index)
             return image, np.full((height, width), self.ignore_index, dtype)
         mask = self.read_labels(pair.mask)
-        if mask.shape != (height, width):
-            raise sizes_differ(pair, (height, width), mask.shape)
+        self.check_size(pair, (height, width), mask.shape)
         return image, mask
+
+    def check_size(self, pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+        """Raise DataError unless image and mask have one size (height, width)."""
+        if image != mask:
+            assert pair.mask is not None
+            raise sizes_differ(pair.image, pair.mask, image, mask)
 
     def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
         """Read an image file: (H, W, C) in its dtype, upright; see `utils.images.read_image`."""
@@ -261,8 +272,7 @@ class BaseDataset:
             geometry = plan(*self.size(index))
             image = self.read_image(pair.image, scale=geometry.scale)
             mask = self.read_labels(pair.mask)
-            if mask.shape != geometry.source:
-                raise sizes_differ(pair, geometry.source, mask.shape)
+            self.check_size(pair, geometry.source, mask.shape)
         return (
             transforms.warp_image(image, geometry.reduced(*image.shape[:2]), self.border),
             transforms.warp_mask(mask, geometry, self.ignore_index),
@@ -271,20 +281,3 @@ class BaseDataset:
     def _full_scale(self, fraction: float) -> float:
         value = fraction * FULL_SCALE[self.input_dtype]
         return value if self.input_dtype == "float32" else float(round(value))
-
-
-def sizes_differ(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> DataError:
-    """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
-    with opened(pair.image) as picture:
-        turn = orientation(picture)
-    turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
-    hint = (
-        "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
-        "save the image upright, or turn the mask"
-        if turn != 1 and tuple(reversed(mask)) == tuple(image)
-        else "check that the two belong together; a mask must have its image's size"
-    )
-    return DataError(
-        f"{pair.mask}: found a mask of {mask[1]}x{mask[0]} pixels, expected {image[1]}x{image[0]} "
-        f"as its image {pair.image} has{turned}\n  hint: {hint}"
-    )

@@ -98,6 +98,11 @@ class Folder(BaseDataset):
             tolerance=self.label_tolerance,
         )
 
+    @property
+    def colour_table(self) -> ColourTable | None:
+        """How colours become train ids; None when masks hold values."""
+        return self._by_colour if self._colours else None
+
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` from its header."""
         return header(self.pairs[index].image).size

@@ -101,6 +101,11 @@ class ColourTable:
             shifted = self._met[codes]
         return (shifted.astype(np.int32) - _OFFSET).astype(self.dtype)
 
+    def mapping(self) -> dict[int, int]:
+        """Return the table by colour code 0xRRGGBB."""
+        return {red << 16 | green << 8 | blue: target
+                for (red, green, blue), target in self.colours.items()}  # fmt: skip
+
     def lookup(self, codes: np.ndarray) -> np.ndarray:
         """Return the train ids of colour codes, far below zero where unknown; int64."""
         nearest, distance = self._nearest(codes)
