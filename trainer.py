@@ -5,9 +5,8 @@ log lines nothing is read back from the device: loss and confusion counts accumu
 update whose loss or gradient is not finite is withheld there.
 """
 
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,7 +20,6 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
 from utils import distributed
 from utils.ema import ExponentialMovingAverage
-from utils.errors import NumericError
 from utils.grid import comparison_grid
 from utils.losses import WithAuxiliary
 from utils.lr_scheduler import Schedule
@@ -30,12 +28,12 @@ from utils.normalize import Normalize
 from utils.parallel import shares
 from utils.precision import autocast
 from utils.prediction import whole
-from utils.prefetch import on_device
+from utils.prefetch import grouped, on_device
 from utils.progress import Progress, describe
 from utils.seeding import iteration_seed
 from utils.stopwatch import LoaderWarning, Phases, Stopwatch
 from utils.totals import Totals, ValidationTotals
-from utils.update import Update
+from utils.update import Update, diverged
 
 log = logging.getLogger("segmentation")
 
@@ -122,7 +120,7 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        for micro_batches in _groups(batches, size):
+        for micro_batches in grouped(batches, size):
             with self._memory_advice():
                 self.train_iteration(micro_batches)
             bar.advance()
@@ -143,8 +141,8 @@ class Trainer(BaseTrainer):
             The seconds of each phase of `train_iteration` over all iterations, and the number of
             images in them, all processes together.
         """
-        batches = on_device(_endless(self.parts.train_loader), self.device)
-        groups = _groups(batches, self.step.accumulate)
+        batches = on_device(self.parts.train_loader.endless(), self.device)
+        groups = grouped(batches, self.step.accumulate)
         self.parts.network.train()
         images = 0
         for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
@@ -251,15 +249,12 @@ class Trainer(BaseTrainer):
         loss, gradient = self.totals.are_finite(), not distributed.agree(self.update.failed())
         if loss and gradient:
             return
-        what = "the gradient" if loss else "the loss"
-        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
-        raise NumericError(
-            f"{what} stopped being finite before iteration {self.progress.step} (epoch "
-            f"{self.progress.epoch + 1}, learning rate {rates}, last gradient norm "
-            f"{float(self.update.norm):.3g})\n"
-            "  nothing of it was saved: the checkpoints hold the state before\n"
-            "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
-            'trainer.precision to "fp32"'
+        raise diverged(
+            "the gradient" if loss else "the loss",
+            step=self.progress.step,
+            epoch=self.progress.epoch + 1,
+            rates=[group["lr"] for group in self.optimizer.param_groups],
+            norm=float(self.update.norm),
         )
 
     def running_state(self) -> dict:
@@ -294,7 +289,7 @@ class Trainer(BaseTrainer):
             masks = batch.masks.long()
             with autocast(self.device, self.step.precision):
                 logits = whole(network, self.normalize(batch.images))
-            predictions = logits.argmax(1)
+            predictions = logits.max(1).indices
             total = self.parts.loss.total(batch.label_counts)
             totals.add(self.parts.loss(logits, masks), total, predictions, masks)
             if len(pictures) < _PICTURES:
@@ -318,23 +313,6 @@ class Trainer(BaseTrainer):
                 comparison_grid(pictures, self.data),
             )
         return metrics
-
-
-def _endless(loader: BaseDataLoader) -> Iterator[Batch]:
-    for epoch in itertools.count(1):
-        loader.set_position(epoch)
-        yield from loader
-
-
-def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    group: list[Batch] = []
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _headline(metrics: Mapping[str, object]) -> dict[str, object]:

@@ -5,6 +5,7 @@ middle of an epoch without reading what it has seen. Workers receive (epoch, ind
 persist over epochs.
 """
 
+import itertools
 import signal
 import weakref
 from collections.abc import Callable, Iterator
@@ -202,6 +203,12 @@ class BaseDataLoader:
                 yield batch
         except RuntimeError as error:
             raise_worker_death(error)
+
+    def endless(self) -> Iterator[Batch]:
+        """Yield the batches of one epoch after the other."""
+        for epoch in itertools.count(1):
+            self.set_position(epoch)
+            yield from self
 
     def _global_batches(self) -> int:
         full, rest = divmod(len(self.dataset), self.batch_size)

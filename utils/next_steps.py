@@ -55,4 +55,5 @@ def commands(folder: Path, *, example: Path, log_dir: str | None, on_cpu: bool) 
         inference += ["--extension", extension]
     if on_cpu:
         inference += ["--mode", "whole"]
-    return [*lines, shlex.join(inference)]
+    evaluation = ["python", "evaluate.py", "--model", str(model)]
+    return [*lines, shlex.join(inference), shlex.join(evaluation)]

@@ -1,5 +1,6 @@
 """Batches on their way to the device: asynchronous, and on CUDA one ahead of the computation."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -38,6 +39,13 @@ def on_device(batches: Iterable[B], device: torch.device) -> Iterator[B]:
         ahead = arriving
     if ahead is not None:
         yield ahead
+
+
+def grouped(batches: Iterable[B], size: int) -> Iterator[list[B]]:
+    """Yield lists of `size` batches; the last one may be shorter."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
 
 
 def _moved(batch: B, device: torch.device) -> B:
