@@ -10,7 +10,6 @@ Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 not fini
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -290,25 +289,17 @@ def _plan(config: "Config") -> "Plan":
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
     from utils import run_folder
-    from utils.checkpoint import write_durably
     from utils.distributed import rank
-    from utils.runlog import RunLog
+    from utils.runlog import RunLog, open_run
 
     if rank() != 0:
         return RunLog(None)
-    resumed = state is not None and folder is not None
+    resumed = None if folder is None else state
     if folder is None:
         folder = run_folder.create(Path(config.trainer.save_dir), config.name)
-    run_folder.remove_leftovers(folder)
-    text = json.dumps(config.resolved(), indent=2, ensure_ascii=False) + "\n"
-    write_durably(folder / "config.json", text.encode())
-    tensorboard = Path(config.trainer.log_dir) / config.name / folder.name
-    return RunLog(
-        folder,
-        tensorboard=tensorboard if config.trainer.tensorboard else None,
-        resume_bytes=state["log_bytes"] if resumed else None,
-        resume_step=state["step"] if resumed else None,
-    )
+    log_dir = Path(config.trainer.log_dir) / config.name / folder.name
+    tensorboard = log_dir if config.trainer.tensorboard else None
+    return open_run(folder, config.resolved(), tensorboard=tensorboard, resumed=resumed)
 
 
 def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:

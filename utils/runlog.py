@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from tqdm import tqdm
 
+from utils import run_folder
+from utils.checkpoint import write_durably
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -112,6 +115,28 @@ class RunLog:
         self._words.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def open_run(
+    folder: Path, config: Mapping[str, object], *, tensorboard: Path | None, resumed: Mapping | None
+) -> RunLog:
+    """Write down a run's config and open its files.
+
+    Args:
+        folder: The run folder.
+        config: The whole config, as plain values.
+        tensorboard: Where TensorBoard's events go, or None.
+        resumed: The checkpoint that the run goes on from, if its rows are in this folder.
+    """
+    run_folder.remove_leftovers(folder)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_durably(folder / "config.json", text.encode())
+    return RunLog(
+        folder,
+        tensorboard=tensorboard,
+        resume_bytes=None if resumed is None else resumed["log_bytes"],
+        resume_step=None if resumed is None else resumed["step"],
+    )
 
 
 def _open_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
