@@ -5,7 +5,9 @@ normalise, as most segmentation projects do it with OpenCV. Time it beside the p
 in ONE run, alternating, on one thread:
 
     from plain_pipeline import plain_sample
-    image, mask = plain_sample(image_path, mask_path, base_size=400, crop_size=380, rng=random.Random(0))
+    image, mask = plain_sample(
+        image_path, mask_path, base_size=400, crop_size=380, rng=random.Random(0)
+    )
 """
 
 import random
@@ -29,7 +31,7 @@ def plain_sample(
     label_map: dict[int, int] | None = None,
     ignore_index: int = 255,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (3, crop, crop) float32 normalised and (crop, crop) int64, with every augmentation on."""
+    """Return (3, crop, crop) float32 normalised and (crop, crop) int64, everything switched on."""
     image = np.asarray(Image.open(image_path).convert("RGB"), dtype=np.float32)
     mask = np.array(Image.open(mask_path), dtype=np.int32)
     for raw, train_id in (label_map or {}).items():

@@ -7,7 +7,8 @@
 Masks hold label values or, with a `label_map` from colours, colours.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -19,12 +20,13 @@ from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
 from utils.colour_labels import ColourTable, parse_colour, parse_label_map
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 from utils.labels import LabelTable
 from utils.palette import VOID_COLOUR, Colour, voc_palette
 from utils.pictures import RGB, read_picture
-from utils.raw_pixels import PixelKind, header, read_colours, read_values
+from utils.raw_pixels import Header, PixelKind, header, read_colours, read_values
 
+_TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -69,7 +71,7 @@ class Folder(BaseDataset):
         pairs = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
-        self.kind = self._pixel_kind(header(pairs[0].image).kind)
+        self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs]).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
         self._values, self._colours = parse_label_map(
@@ -152,3 +154,11 @@ class Folder(BaseDataset):
             if train_id != self.ignore_index and colour != VOID_COLOUR:
                 chosen[train_id] = colour
         return tuple(chosen)
+
+
+def _first_header(paths: Sequence[Path]) -> Header:
+    """Return the first header that can be read: one broken file is told by whoever reads it."""
+    for path in paths[:_TRIED]:
+        with contextlib.suppress(DataError):
+            return header(path)
+    return header(paths[0])

@@ -1,0 +1,266 @@
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.doctor import SAMPLE, check, examine, overlap
+from dataloaders.folder import Folder
+from dataloaders.shapes import Shapes
+from utils.errors import DataError
+
+CLASSES = ("field", "house", "water")
+SIDE = 48
+
+
+def regions(number, count):
+    """Labels 0..count-1 in stripes that differ from mask to mask."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    return ((rows + columns * (1 + number % 3)) // 16 % count).astype(np.uint8)
+
+
+def make(root, paint, *, count=6, suffix=".png", classes=3, **options):
+    """Write pairs whose masks are `paint(labels)`; each image is unlike the others."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"{number:04d}.png")
+        painted = paint(regions(number, classes))
+        Image.fromarray(painted).save(root / "masks" / f"{number:04d}{suffix}", **options)
+
+
+def folder(root, **options):
+    return Folder(**({"data_dir": str(root), "classes": CLASSES} | options))
+
+
+def report(root, *, full=True, **options):
+    return check({"train_loader": folder(root, **options)}, full=full)
+
+
+def cure(text):
+    """The keys of the config line that a report prints."""
+    line = re.search(r"  fix: in [^:]*(?:: \"Folder\"\))?: (.*)", text)
+    return json.loads("{" + line[1] + "}")
+
+
+def mended(root, options, text):
+    lines = cure(text)
+    data = folder(root, **(options | lines))
+    for index in range(len(data)):
+        data[(0, index)]
+    again, usable = check({"train_loader": data}, full=True)
+    assert usable, again
+    return data
+
+
+def test_healthy_data_are_called_healthy(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    text, usable = report(tmp_path)
+    assert usable
+    assert "train_loader: Folder, 6 images, 6 masks looked at" in text
+    assert "no problem found" in text
+    assert "labelled pixels: field 3" in text
+
+
+@pytest.mark.parametrize("ignore_index", [255, 254])
+def test_binary_masks(tmp_path, ignore_index):
+    make(tmp_path, lambda labels: labels * 255, classes=2)
+    options = {"classes": ("ground", "house"), "ignore_index": ignore_index}
+    text, usable = report(tmp_path, **options)
+    assert not usable
+    assert "cause: binary masks of 0 and 255" in text
+    assert cure(text) == {"label_map": {"0": 0, "255": 1}}
+    data = mended(tmp_path, options, text)
+    assert (data.load(1)[1] == regions(1, 2)).all()
+
+
+COLOURS = np.array([(60, 16, 152), (132, 41, 246), (110, 193, 228)], np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colour_masks(tmp_path, mode):
+    make(tmp_path, lambda labels: np.asarray(Image.fromarray(COLOURS[labels]).convert(mode)))
+    text, usable = report(tmp_path)
+    assert not usable
+    assert "cause: colour masks (colours are taken for the classes by area" in text
+    assert set(cure(text)["label_map"]) == {"#3C1098", "#8429F6", "#6EC1E4"}
+    data = mended(tmp_path, {}, text)
+    assert set(np.unique(data.load(0)[1])) == {0, 1, 2}
+
+
+def test_grey_masks_saved_as_rgb(tmp_path):
+    make(tmp_path, lambda labels: np.repeat(np.where(labels == 2, 255, labels)[..., None]
+                                            .astype(np.uint8), 3, axis=2))  # fmt: skip
+    text, _ = report(tmp_path)
+    assert "cause: label values saved as RGB" in text
+    assert cure(text) == {"label_map": {"#000000": 0, "#010101": 1, "#FFFFFF": "void"}}
+    mended(tmp_path, {}, text)
+
+
+@pytest.mark.parametrize(("first", "void"), [(1, {}), (0, {"0": "void"})])
+def test_labels_off_by_one(tmp_path, first, void):
+    make(tmp_path, lambda labels: labels + first, classes=3 if first else 4)
+    text, usable = report(tmp_path)
+    assert not usable
+    assert "off by one" in text
+    assert cure(text) == {"label_map": void | {"1": 0, "2": 1, "3": 2}}
+    mended(tmp_path, {}, text)
+
+
+def test_jpeg_masks(tmp_path):
+    make(tmp_path, lambda labels: labels * 255, classes=2, suffix=".jpg", quality=70)
+    options = {"classes": ("ground", "house")}
+    text, usable = report(tmp_path, **options)
+    assert not usable
+    assert "cause: JPEG-compressed masks" in text
+    assert cure(text)["label_map"] == {"0": 0, "255": 1}
+    data = mended(tmp_path, options, text)
+    assert (data.load(0)[1] == regions(0, 2)).mean() > 0.97
+
+
+def test_jpeg_colour_masks(tmp_path):
+    colours = np.array([(250, 10, 10), (10, 10, 250)], np.uint8)
+    make(tmp_path, lambda labels: colours[labels], classes=2, suffix=".jpg", quality=90,
+         subsampling=0)  # fmt: skip
+    options = {"classes": ("ground", "house")}
+    text, _ = report(tmp_path, **options)
+    assert "cause: JPEG-compressed masks" in text
+    data = mended(tmp_path, options, text)
+    assert len(np.unique(data.load(0)[1])) == 2
+
+
+def test_jpeg_masks_of_train_ids_cannot_be_mended(tmp_path):
+    make(tmp_path, lambda labels: labels, suffix=".jpg", quality=70)
+    text, _ = report(tmp_path)
+    assert "cause: JPEG-compressed masks" in text
+    assert "fix: export the masks anew as PNG" in text
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 3, 254])
+def test_void_that_is_not_ignore_index(tmp_path, ignore_index):
+    make(tmp_path, lambda labels: np.where(labels == 3, 255, labels).astype(np.uint8), classes=4)
+    options = {"ignore_index": ignore_index}
+    text, usable = report(tmp_path, **options)
+    assert not usable
+    assert f"cause: void is 255 in the masks, but ignore_index is {ignore_index}" in text
+    assert "fix: in the config itself: " in text
+    assert cure(text) == {"ignore_index": 255}
+    mended(tmp_path, options, text)
+
+
+def test_other_values_are_taken_in_order(tmp_path):
+    make(tmp_path, lambda labels: np.array([10, 70, 200], np.uint8)[labels])
+    text, _ = report(tmp_path)
+    assert cure(text) == {"label_map": {"10": 0, "70": 1, "200": 2}}
+    mended(tmp_path, {}, text)
+
+
+@pytest.mark.parametrize("shift", [2, 120])
+def test_colours_that_label_map_lacks(tmp_path, shift):
+    make(tmp_path, lambda labels: COLOURS[labels])
+    label_map = {"#3C1098": 0, "#8429F6": 1, f"#6EC1{0xE4 - shift:02X}": 2}
+    text, usable = report(tmp_path, label_map=label_map)
+    assert not usable
+    expected = {"label_tolerance": 2} if shift == 2 else {"label_map": label_map
+                                                          | {"#6EC1E4": "void"}}  # fmt: skip
+    assert cure(text) == expected
+    mended(tmp_path, {"label_map": label_map}, text)
+
+
+def test_masks_that_are_pictures_are_said_to_be(tmp_path):
+    make(tmp_path, lambda labels: np.random.default_rng(0).integers(0, 256, labels.shape)
+         .astype(np.uint8))  # fmt: skip
+    text, usable = report(tmp_path)
+    assert not usable
+    assert "256 different values for 3 classes" in text
+
+
+def test_everything_is_in_one_report(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    (tmp_path / "images" / "0000.png").write_bytes(b"")
+    whole = (tmp_path / "images" / "0001.png").read_bytes()
+    (tmp_path / "images" / "0001.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((SIDE, SIDE + 1), np.uint8)).save(tmp_path / "masks" / "0002.png")
+    Image.fromarray(np.full((SIDE, SIDE), 77, np.uint8)).save(tmp_path / "masks" / "0003.png")
+    Image.fromarray(np.full((SIDE, SIDE), 78, np.uint8)).save(tmp_path / "masks" / "0004.png")
+    text, usable = report(tmp_path)
+    assert not usable
+    for expected in (
+        "images/0000.png: cannot be decoded",
+        "0001.png: cannot be decoded",
+        "masks/0002.png: found a mask of 49x48 pixels, expected 48x48",
+        "masks/0003.png: label values outside the classes: 77",
+        "and 1 more like it",
+        "masks/0004.png",
+    ):
+        assert expected in text
+
+
+def test_a_missing_partner_is_a_problem_of_its_loader(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    (tmp_path / "masks" / "0003.png").unlink()
+    with pytest.raises(DataError) as caught:
+        folder(tmp_path)
+    text, usable = check({"train_loader": caught.value}, full=True)
+    assert not usable
+    assert "train_loader: cannot be found\n  problem: " in text
+    assert "0003.png" in text
+
+
+def test_before_a_training_all_headers_and_some_masks_are_looked_at(tmp_path):
+    make(tmp_path, lambda labels: labels, count=SAMPLE + 6)
+    data = folder(tmp_path)
+    result = examine("train_loader", data, full=False)
+    assert result.title == f"Folder, {SAMPLE + 6} images, {SAMPLE} masks looked at"
+    assert result.problems == []
+    for number in range(SAMPLE + 6):
+        (tmp_path / "images" / f"{number:04d}.png").write_bytes(b"no picture")
+    broken = "\n".join(examine("train_loader", data, full=False).problems)
+    assert f"and {SAMPLE + 5} more like it" in broken
+
+
+def test_shared_images_are_found_by_content_and_by_name(tmp_path):
+    make(tmp_path / "a", lambda labels: labels)
+    make(tmp_path / "b", lambda labels: labels, count=2)
+    train = folder(tmp_path / "a")
+    val = folder(tmp_path / "b")
+    shared = overlap(train, val)
+    assert shared.startswith("2 of 2 validation images are also trained on")
+    assert f"{tmp_path / 'b' / 'images' / '0001.png'} is " in shared
+    text, usable = check({"train_loader": train, "val_loader": val}, full=True)
+    assert not usable
+    assert "the score would be too good" in text
+    allowed, usable = check({"train_loader": train, "val_loader": train}, full=False)
+    assert usable
+    assert "note: 6 of 6 validation images" in allowed
+
+
+def test_files_of_one_size_are_not_taken_for_one_another(tmp_path):
+    for name, value in (("a", 0), ("b", 255)):
+        make(tmp_path / name, lambda labels: labels, count=1)
+        flat = np.full((SIDE, SIDE, 3), value, np.uint8)
+        Image.fromarray(flat).save(tmp_path / name / "images" / "0000.bmp")
+        (tmp_path / name / "images" / "0000.png").unlink()
+    assert overlap(folder(tmp_path / "a"), folder(tmp_path / "b")) is None
+
+
+def test_classes_that_never_occur_are_noted(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    text, usable = report(tmp_path, classes=(*CLASSES, "boat"))
+    assert usable
+    assert "note: classes that occur in no mask: boat" in text
+
+
+def test_generated_pictures_need_no_doctor():
+    text, usable = check({"train_loader": Shapes(length=3)}, full=True)
+    assert usable
+    assert "Shapes, 3 generated pictures" in text
+
+
+def test_several_processes_find_the_same(tmp_path, monkeypatch):
+    make(tmp_path, lambda labels: labels + 1)
+    alone = report(tmp_path)
+    monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
+    assert report(tmp_path) == alone
