@@ -2,6 +2,7 @@
 
 python tools/figures.py                 writes docs/pictures/schedules.png and palettes.png
 python tools/figures.py --output DIR
+python tools/figures.py --model best_model.pth   shapes.png too: what a default run has learned
 """
 
 import argparse
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _STEPS = 1000
 _PAPER, _INK, _EDGE = (255, 255, 255), (27, 36, 48), (150, 150, 150)
+_SHOWN = 7  # pictures in a row
 _ROW, _COLUMN, _COLUMNS, _NAMED = 24, 170, 5, 40  # pixels, columns, classes that get a name
 
 
@@ -34,9 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     folder = ROOT / "docs" / "pictures"
     parser.add_argument("-o", "--output", type=Path, default=folder, help=f"(default: {folder})")
-    output = parser.parse_args(arguments).output
+    parser.add_argument("-m", "--model", type=Path, help="a checkpoint of the default run")
+    options = parser.parse_args(arguments)
+    output = options.output
     prepare_folder(output)
-    for name, picture in (("schedules", schedules()), ("palettes", palettes())):
+    pictures = {"schedules": schedules(), "palettes": palettes()}
+    if options.model is not None:
+        pictures["shapes"] = shapes(options.model)
+    for name, picture in pictures.items():
         path = output / f"{name}.png"
         picture.save(path, optimize=True)
         print(path)
@@ -118,6 +125,35 @@ def palettes() -> Image.Image:
         sheet.paste(block, (0, top))
         top += block.height
     return sheet
+
+
+def shapes(model: Path) -> Image.Image:
+    """Held-out pictures of the embedded data set, their labels, and a model's predictions."""
+    import numpy as np
+    import torch
+
+    from dataloaders.shapes import Shapes
+    from models import model_from_checkpoint
+    from utils.checkpoint import load
+    from utils.normalize import Normalize
+    from utils.palette import to_colours
+
+    network = model_from_checkpoint(load(model))
+    data = Shapes(split="val", length=_SHOWN)
+    normalize = Normalize(data.mean, data.std)
+    columns = []
+    for index in range(_SHOWN):
+        image, mask = data.load(index)
+        with torch.inference_mode():
+            logits = network(normalize(torch.from_numpy(image).permute(2, 0, 1)[None]))
+        masks = (mask, logits.argmax(1)[0].numpy())
+        colours = [to_colours(m, data.palette, ignore_index=data.ignore_index) for m in masks]
+        framed = [
+            np.pad(part, ((3, 3), (3, 3), (0, 0)), constant_values=255)
+            for part in (image, *colours)
+        ]
+        columns.append(np.concatenate(framed))
+    return Image.fromarray(np.concatenate(columns, axis=1))
 
 
 def _palette(
