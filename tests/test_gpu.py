@@ -1,0 +1,90 @@
+"""What only a GPU can show: `pytest -m gpu`, on a machine that has one."""
+
+import pytest
+import torch
+from training import batches_of, plain_config, record_gradients, relative_difference, trainer_of
+
+from base.base_data_loader import BaseDataLoader
+from utils.errors import ResourceError
+from utils.prefetch import on_device
+
+pytestmark = pytest.mark.gpu
+
+
+def first_step(config, device):
+    trainer = trainer_of(config, device)
+    gradients = record_gradients(trainer)
+    batches = list(on_device(batches_of(trainer)[:1], trainer.device))
+    trainer.train_iteration(batches)
+    return trainer, gradients[0].cpu()
+
+
+def test_a_step_is_that_of_the_cpu(tmp_path):
+    config = plain_config(tmp_path)
+    on_cpu, theirs = first_step(config, "cpu")
+    on_gpu, ours = first_step(config, "cuda")
+    assert relative_difference(ours, theirs) < 1e-3  # TF32 is off, sums are in another order
+    assert on_gpu.totals.recent_loss() == pytest.approx(on_cpu.totals.recent_loss(), rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss2d", "CE_DiceLoss", "LovaszSoftmax"])
+def test_ten_steps_never_wait_for_the_device(tmp_path, precision, loss):
+    config = plain_config(tmp_path, precision=precision, accumulate=2, ema=0.9, clip_grad_norm=1.0)
+    config["loss"] = loss
+    trainer = trainer_of(config, "cuda")
+    batches = list(on_device(batches_of(trainer)[:2], trainer.device))
+    trainer.train_iteration(batches)  # cuDNN and allocator settle
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            trainer.train_iteration(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.log_iteration(1)["loss"] > 0
+
+
+def test_batches_arrive_whole_and_in_order(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path))
+    loader: BaseDataLoader = trainer.parts.train_loader
+    expected = batches_of(trainer)
+    loader.set_position(1)
+    for ours, theirs in zip(on_device(loader, torch.device("cuda")), expected, strict=True):
+        assert ours.images.device.type == "cuda"
+        assert torch.equal(ours.images.cpu(), theirs.images)
+        assert torch.equal(ours.masks.cpu(), theirs.masks)
+
+
+def test_deterministic_runs_are_bit_for_bit_equal(tmp_path):
+    config = plain_config(tmp_path) | {"deterministic": True}
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        (_, first), (_, second) = first_step(config, "cuda"), first_step(config, "cuda")
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
+    assert torch.equal(first, second)
+
+
+def test_running_out_of_memory_names_smaller_batches(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path), "cuda")
+    trainer.normalize.forward = lambda images: torch.empty(2**50, device=images.device)
+    with pytest.raises(ResourceError, match=r"batch_size=2 trainer\.accumulate=2"):
+        trainer.measure(1)
+
+
+def test_phases_add_up_to_the_time_that_passed(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path), "cuda")
+    seconds, images = trainer.measure(20)
+    assert images == 80
+    assert min(seconds["forward"], seconds["backward"], seconds["optimiser"]) > 0
+
+
+@pytest.mark.parametrize("name", ["ENet", "UNet"])
+def test_a_compiled_step_is_the_eager_step(tmp_path, name):
+    config = plain_config(tmp_path)
+    config["arch"]["type"] = name
+    config["arch"]["args"] = {"freeze_bn": True}
+    _, eager = first_step(config, "cuda")
+    config["trainer"]["compile"] = True
+    _, compiled = first_step(config, "cuda")
+    assert relative_difference(compiled, eager) < 1e-2
