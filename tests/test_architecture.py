@@ -1,6 +1,7 @@
 """The house rules that a machine can check: imports point down, files stay readable."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,8 +96,11 @@ def test_nothing_runs_what_a_stranger_wrote():
     assert offenders(dangerous) == {}
 
 
-def test_torch_load_is_called_in_one_place():
-    assert set(offenders(lambda _, text: "torch.load(" in text)) == {"utils/checkpoint.py"}
+def test_checkpoints_are_read_in_two_places_and_never_unsafely():
+    """Ours by utils/checkpoint.py; the predecessor's, of another form, by the tool for them."""
+    calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))
+    assert set(calls) == {"utils/checkpoint.py", "tools/import_checkpoint.py"}
+    assert all("weights_only=True" in call for found in calls.values() for call in found)
 
 
 def test_only_commands_print_exit_or_read_the_command_line():
