@@ -10,12 +10,12 @@ import numpy as np
 
 from utils.evaluation import Evaluation, Shown
 from utils.palette import VOID_COLOUR, Colour
-from utils.report_pictures import KINDS, TYPES, WRONG, heat_colours, heat_map
-from utils.summary import percent, short_names
+from utils.report_pictures import KINDS, RIGHT, TYPES, WRONG, heat_map, strength_of
+from utils.summary import overall, percent, short_names
 
 _STYLE = Path(__file__).with_name("report.css")
 _TABLE_CLASSES = 32  # a confusion matrix of more is a picture: its numbers could not be read
-_DARK = 140  # cells darker than this have white figures
+_STRONG = 0.6  # cells of a stronger colour have white figures
 # The browser is told to fetch nothing: the page is the same offline and in ten years.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SECTIONS = (
@@ -93,15 +93,10 @@ def _fact(value: object) -> str:
 
 
 def _cards(summary: Mapping[str, Any]) -> str:
-    scores = {
-        key: value
-        for key, value in summary.items()
-        if key[0].isupper() and (value is None or isinstance(value, float))
-    }
     cards = "".join(
         f'<div class="card"><div class="value">{percent(value)}</div>'
         f'<div class="label">{key.replace("_", " ")}</div></div>'
-        for key, value in scores.items()
+        for key, value in overall(summary).items()
     )
     return f'<div class="cards">{cards}</div>'
 
@@ -157,15 +152,15 @@ def _confusion(counts: np.ndarray, summary: Mapping[str, Any]) -> str:
         note += " Rows and columns are in the order of the table above."
         return _section("confusion", note, picture)
     names = [row["name"] for row in summary["classes"]]
-    colours = heat_colours(shares)
+    strengths = strength_of(shares)
     head = "".join(f"<th><span>{escape(name)}</span></th>" for name in names)
     rows = []
     for label, name in enumerate(names):
-        cells = "".join(
-            _cell(shares[label, other], colours[label, other], f"{name} → {names[other]}")
-            for other in range(len(names))
+        cells = (
+            _cell(share, strength, f"{name} → {other}", right=name == other)
+            for share, strength, other in zip(shares[label], strengths[label], names, strict=True)
         )
-        rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
     table = (
         f'<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
@@ -173,12 +168,14 @@ def _confusion(counts: np.ndarray, summary: Mapping[str, Any]) -> str:
     return _section("confusion", note, table)
 
 
-def _cell(share: float, colour: np.ndarray, pair: str) -> str:
-    dark = ' class="dark"' if colour.mean() < _DARK else ""
+def _cell(share: float, strength: float, pair: str, *, right: bool) -> str:
+    """A cell of the matrix; its colour lets the page through, be that light or dark."""
+    white = ' class="dark"' if strength > _STRONG else ""
+    red, green, blue = RIGHT if right else WRONG
+    colour = f"rgb({red} {green} {blue} / {100 * strength:.0f}%)"
     text = f"{100 * share:.0f}" if share >= 0.005 else ""
-    rgb = ",".join(map(str, colour.tolist()))
     title = escape(f"{pair}: {percent(share)}")
-    return f'<td{dark} style="background:rgb({rgb})" title="{title}">{text}</td>'
+    return f'<td{white} style="background:{colour}" title="{title}">{text}</td>'
 
 
 def _mistakes(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from utils.overlay import shown
 from utils.palette import VOID_COLOUR, Colour
 
 _LONGEST = 320  # pixels of the long side: four side by side fill a page
+RIGHT: Colour = (29, 92, 160)
 WRONG: Colour = (220, 38, 38)
 _PALETTE = 256  # colours that a PNG of one byte a pixel holds
 _GREY = 0.45  # of an image's contrast that stays behind the errors
@@ -57,14 +58,16 @@ def heat_map(shares: np.ndarray) -> bytes:
 
 
 def heat_colours(shares: np.ndarray) -> np.ndarray:
-    """(C, C) shares in [0, 1] -> (C, C, 3) uint8, white at 0.
-
-    The square root of the share sets the strength: small confusions are what one looks for.
-    """
-    strength = np.sqrt(np.clip(shares, 0, 1))[..., None]
+    """(C, C) shares in [0, 1] -> (C, C, 3) uint8, white at 0."""
+    strength = strength_of(shares)[..., None]
     right = np.eye(len(shares), dtype=bool)[..., None]
-    full = np.where(right, np.array((29, 92, 160)), np.array(WRONG))
+    full = np.where(right, np.array(RIGHT), np.array(WRONG))
     return np.rint(255 + (full - 255) * strength).astype(np.uint8)
+
+
+def strength_of(shares: np.ndarray) -> np.ndarray:
+    """How strong a colour shows a share: its root, for small confusions are what one looks for."""
+    return np.sqrt(np.clip(shares, 0, 1))
 
 
 def _labels(labels: np.ndarray, palette: Sequence[Colour], ignore_index: int | None) -> bytes:

@@ -36,11 +36,11 @@ def summarise(
     """
     counts, boundaries = evaluation.counts, evaluation.boundaries
     names = short_names([image.name for image in evaluation.images])
-    overall: dict[str, float | None] = dict(mean_scores(counts))
+    means = mean_scores(counts)
     boundary_ious: list[float | None] = [None] * len(classes)
     if boundaries is not None:
         boundary_ious = [ratio(int(both), int(union)) for both, union in boundaries.T]
-        overall["Mean_Boundary_IoU"] = mean_present(boundary_ious)
+        means["Mean_Boundary_IoU"] = mean_present(boundary_ious)
     rows = [
         {
             "name": name,
@@ -61,7 +61,7 @@ def summarise(
         "images": len(evaluation.images),
         "labelled_pixels": int(counts.sum()),
         "void_pixels": sum(image.void_pixels for image in evaluation.images),
-        **overall,
+        **means,
         "Class_IoU": {row["name"]: row["IoU"] for row in rows},
         "absent_classes": [row["name"] for row in rows if row["IoU"] is None],
         "classes": rows,
@@ -138,9 +138,9 @@ def table(summary: Mapping[str, Any]) -> str:
         "  ".join([row["name"].ljust(width), *(f"{percent(row[key]):>12}" for key in columns)])
         for row in rows
     ]
-    overall = [key for key, value in summary.items() if key[0].isupper() and _is_score(value)]
-    longest = max(map(len, overall))
-    lines += ["", *(f"{key.ljust(longest)}  {percent(summary[key]):>8}" for key in overall)]
+    scores = overall(summary)
+    longest = max(map(len, scores))
+    lines += ["", *(f"{key.ljust(longest)}  {percent(scores[key]):>8}" for key in scores)]
     return "\n".join(lines)
 
 
@@ -149,5 +149,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def _is_score(value: object) -> bool:
-    return value is None or isinstance(value, float)
+def overall(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores of the whole data set, of what `summarise` returned."""
+    return {
+        key: value
+        for key, value in summary.items()
+        if key[0].isupper() and (value is None or isinstance(value, float))
+    }
