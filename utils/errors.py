@@ -66,7 +66,10 @@ def guard(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int
     try:
         return main(arguments)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        word = "stopped" if isinstance(error, RunInterruptedError) else "error"
+        process = os.environ.get("RANK", "0")  # of several, all may say the same
+        origin = "" if process == "0" else f"[process {process}] "
+        sys.stderr.write(f"{origin}{word}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

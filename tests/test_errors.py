@@ -1,0 +1,53 @@
+"""What a command says and returns for each kind of ending."""
+
+import pytest
+
+from utils import errors
+
+
+def ending(error):
+    def main(arguments):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.ConfigError, 2),
+        (errors.DataError, 3),
+        (errors.CheckpointError, 4),
+        (errors.NumericError, 5),
+        (errors.ResourceError, 6),
+    ],
+)
+def test_a_users_mistake_is_one_block_and_its_code(kind, code, capsys):
+    assert errors.guard(ending(kind("what\n  fix: how")), []) == code
+    assert capsys.readouterr().err == "error: what\n  fix: how\n"
+
+
+def test_an_interrupted_run_is_no_error(capsys):
+    stopped = errors.RunInterruptedError("SIGTERM at iteration 4: saved", signal_number=15)
+    assert errors.guard(ending(stopped), []) == 143
+    assert capsys.readouterr().err == "stopped: SIGTERM at iteration 4: saved\n"
+
+
+def test_ctrl_c_before_training_has_its_code(capsys):
+    assert errors.guard(ending(KeyboardInterrupt()), []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        errors.guard(ending(ZeroDivisionError()), [])
+
+
+def test_of_several_processes_each_says_who_it_is(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert errors.guard(ending(errors.DataError("what")), []) == 3
+    assert capsys.readouterr().err == "[process 3] error: what\n"
+
+
+def test_the_command_line_reaches_the_command():
+    assert errors.guard(lambda arguments: len(arguments), ["a", "b"]) == 2
