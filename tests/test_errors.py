@@ -50,4 +50,4 @@ def test_of_several_processes_each_says_who_it_is(capsys, monkeypatch):
 
 
 def test_the_command_line_reaches_the_command():
-    assert errors.guard(lambda arguments: len(arguments), ["a", "b"]) == 2
+    assert errors.guard(len, ["a", "b"]) == 2
