@@ -116,6 +116,11 @@ def check_batch(model: BaseModel, network: nn.Module, *, batch_size: int, smalle
     """
     devices = shares(network)
     own = smallest // devices
+    if own == 0:
+        raise ConfigError(
+            f"train_loader.args.batch_size: {smallest} images for {devices} devices, at least one "
+            "each is needed; set a larger batch_size or a smaller n_gpu"
+        )
     if own < model.min_train_batch:
         raise ConfigError(
             f"train_loader.args.batch_size: a device would train on {own} image at a time, and "

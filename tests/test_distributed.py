@@ -98,14 +98,17 @@ def test_torchrun_goes_on_with_a_run_of_one_process_and_back(tmp_path):
     assert [row["epoch"] for row in rows if row["event"] == "val"] == [1, 2, 3]
 
 
-def test_the_launcher_hands_on_the_exit_code_of_the_process_that_failed(tmp_path):
+def test_the_launcher_hands_on_the_exit_code_of_the_process_that_failed(tmp_path, capfd):
     script = tmp_path / "fails.py"
     script.write_text(
-        "import os, sys, time\ntime.sleep(60) if os.environ['RANK'] == '0' else sys.exit(3)\n"
+        "import os, sys, time\n"
+        "if os.environ['RANK'] == '0':\n    time.sleep(60)\n"
+        "sys.stderr.write('why\\n')\nsys.exit(3)\n"
     )
     started = time.monotonic()
     assert distributed.launch(str(script), [], processes=2) == 3
     assert time.monotonic() - started < 50  # the other one is not waited for
+    assert capfd.readouterr().err == "why\n"
 
 
 def test_n_gpu_starts_a_process_a_gpu(tmp_path, monkeypatch, caplog):

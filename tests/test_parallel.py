@@ -226,6 +226,13 @@ def test_a_device_with_too_few_images_is_refused(monkeypatch, smallest, devices_
         check_batch(model, model, batch_size=5, smallest=smallest)
 
 
+def test_a_device_without_an_image_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+    model = build_small("ENet")
+    with pytest.raises(ConfigError, match=r"batch_size: 3 images for 4 devices, .* smaller n_gpu"):
+        check_batch(model, model, batch_size=3, smallest=3)
+
+
 class Counting(DistributedDataParallel):
     """Stands for DDP, which needs other processes; counts who keeps its gradients back."""
 

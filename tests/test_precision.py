@@ -1,11 +1,14 @@
 """Number formats and compilation: the same training, in another form."""
 
+import os
+
 import pytest
 import torch
 from small_models import SMALL, build_small, outputs_of
 from training import plain_config, trainer_of
 
 from models import MODELS
+from utils.devices import set_determinism
 from utils.losses import WithAuxiliary
 from utils.pixel_losses import CrossEntropyLoss2d
 from utils.precision import autocast, resolve_precision
@@ -57,7 +60,35 @@ def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
     assert trainer.validate(1)["val_loss"] > 0
 
 
+def test_channels_last_is_the_layout_of_weights_and_can_be_refused(tmp_path):
+    for channels_last in (True, False):
+        trainer = trainer_of(plain_config(tmp_path, channels_last=channels_last))
+        weights = max(trainer.model.parameters(), key=lambda p: p.numel())
+        assert weights.is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert weights.is_contiguous() != channels_last
+
+
+def test_deterministic_forbids_what_is_not(monkeypatch):
+    chosen = []
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *, mode: chosen.append(mode))
+    set_determinism(deterministic=False)
+    assert (torch.backends.cudnn.benchmark, chosen) == (True, [])
+    set_determinism(deterministic=True)
+    assert (torch.backends.cudnn.benchmark, chosen) == (False, [True])
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 # Compilation.
+
+
+def test_compile_compiles_what_is_trained_but_not_the_average(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path, compile=True, ema=0.9))
+    assert trainer.model._compiled_call_impl is not None
+    assert trainer.ema.model._compiled_call_impl is None
+    assert trainer_of(plain_config(tmp_path)).model._compiled_call_impl is None
 
 
 def training_step(name, images, masks, *, compiled, precision):

@@ -4,6 +4,7 @@ Everything works in one process, where each function is the identity. Several ar
 `torchrun`, by SLURM's `srun`, or by `launch` below; the environment says so.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -128,10 +129,13 @@ def launch(script: str, arguments: Sequence[str], *, processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # The process that failed says why; torch's own lines would only bury it.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id="local",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
