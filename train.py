@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from utils.errors import guard
+from utils.errors import DataError, guard
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
     from base.base_trainer import Plan
     from trainer import Parts, Trainer
-    from utils.config import Component, Config
+    from utils.config import Config
     from utils.runlog import RunLog
 
 log = logging.getLogger("segmentation")
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         if args.config is not None:
             log.info("--config is not read: a resumed run has its own; change it with --set")
         config, state, folder = resumed_run(Path(args.resume), args.set)
+    if args.check_data:
+        return _check_data(config)
     device = "cpu" if config.n_gpu == 0 else args.device
     processes = _processes(config, device)
     if processes > 1:
@@ -82,6 +84,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=[],
         metavar="KEY=VALUE",
         help="change keys of the config, such as trainer.epochs=5",
+    )
+    parser.add_argument(
+        "--check-data",
+        action="store_true",
+        help="look at every image and mask, report every problem with its fix; writes nothing",
     )
     parser.add_argument(
         "--benchmark",
@@ -191,6 +198,7 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
 def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "Parts":
     import torch
 
+    from dataloaders.building import build_loaders
     from models.building import build_model, check_batch, place
     from trainer import Parts
     from utils.distributed import world_size
@@ -201,8 +209,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from utils.resume import check_classes
 
     torch.manual_seed(config.seed)
-    train_loader = _loader(config, "train_loader", device)
-    val_loader = _loader(config, "val_loader", device) if config.trainer.val else None
+    train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
     check_classes(train_loader.dataset.classes, state)
     loss = build_loss(
         config.loss.type,
@@ -267,18 +274,23 @@ def _class_weights(config: "Config", loader: "BaseDataLoader") -> "tuple[float, 
     return loss_weights(config.class_weights, loader.dataset)
 
 
-def _loader(config: "Config", kind: str, device: "torch.device") -> "BaseDataLoader":
-    from dataloaders.building import build_loader
+def _sections(config: "Config") -> dict[str, Any]:
+    """What the config says about its data, as dataloaders/building.py takes it."""
+    train, val = config.train_loader, config.val_loader
+    return {
+        "train": (train.type, train.args),
+        "val": (val.type, val.args) if val is not None and config.trainer.val else None,
+        "ignore_index": config.ignore_index,
+        "seed": config.seed,
+    }
 
-    component: Component = getattr(config, kind)
-    return build_loader(
-        kind,
-        component.type,
-        component.args,
-        ignore_index=config.ignore_index,
-        seed=config.seed,
-        pin_memory=device.type == "cuda",
-    )
+
+def _check_data(config: "Config") -> int:
+    from dataloaders.building import check_data
+
+    report, usable = check_data(**_sections(config))
+    print(report)
+    return 0 if usable else DataError.exit_code
 
 
 def _plan(config: "Config") -> "Plan":

@@ -7,42 +7,127 @@ from dataclasses import fields
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
+from dataloaders.doctor import check
 from utils import distributed
+from utils.errors import ConfigError, DataError
 from utils.registry import build, loader_arguments
 
 log = logging.getLogger("segmentation")
 
+Section = tuple[str, Mapping[str, object]]  # a loader's `type` and `args`
 
-def build_loader(
-    kind: str,
-    name: str,
-    args: Mapping[str, object],
+
+def build_loaders(
+    train: Section,
+    val: Section | None,
     *,
     ignore_index: int,
     seed: int,
     pin_memory: bool = False,
-) -> BaseDataLoader:
-    """Build the loader of this process.
+) -> tuple[BaseDataLoader, BaseDataLoader | None]:
+    """Build both loaders of this process, after a first look at their data.
+
+    With `val_split` in the training loader's args, the validation loader gets the share that is
+    held out: whole images, not augmented.
 
     Args:
-        kind: Its place in the config: "train_loader" or "val_loader".
-        name: A data set of the table.
-        args: Arguments of the data set and of `BaseDataLoader` together.
+        train: `type` and `args` of the training loader.
+        val: Those of the validation loader, or None.
         ignore_index: The mask value of void.
-        seed: Seed of order and augmentation.
+        seed: Seed of order, augmentation and held-out share.
         pin_memory: Page-locked batches, for a CUDA device.
 
     Raises:
-        ConfigError: Unknown name or arguments.
-        DataError: The data are not where `args` say.
+        ConfigError: Unknown names or arguments.
+        DataError: The data are not where `args` say, or what was looked at cannot be used.
     """
+    common = {"ignore_index": ignore_index, "seed": seed}
+    datasets, batches = _datasets(train, val, **common)
+    report, usable = check(datasets, full=False)
+    if not usable:
+        raise DataError(
+            f"the data cannot be used\n{report}\n"
+            "  all of it is looked at by: python train.py --check-data, with the same config"
+        )
+    for line in report.splitlines():
+        log.info("%s", line)
+    if train[1].get("val_split") is not None:
+        datasets["val_loader"] = datasets["train_loader"].split_off()
+        shared = batches["train_loader"]
+        batches["val_loader"] = {
+            key: shared[key] for key in ("batch_size", "num_workers") if key in shared
+        }
+    loaders = {
+        kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
+        for kind, dataset in datasets.items()
+    }
+    return loaders["train_loader"], loaders.get("val_loader")
+
+
+def check_data(
+    train: Section, val: Section | None, *, ignore_index: int, seed: int
+) -> tuple[str, bool]:
+    """Look at every file of both loaders.
+
+    Returns:
+        The report of the data doctor, and whether the data can be used.
+
+    Raises:
+        ConfigError: Unknown names or arguments.
+    """
+    datasets: dict[str, BaseDataset | DataError] = {}
+    for kind, section in (("train_loader", train), ("val_loader", val)):
+        if section is not None:
+            try:
+                datasets[kind] = _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
+            except DataError as error:
+                datasets[kind] = error
+    return check(datasets, full=True)
+
+
+def _datasets(
+    train: Section, val: Section | None, *, ignore_index: int, seed: int
+) -> tuple[dict[str, BaseDataset], dict[str, dict[str, object]]]:
+    datasets: dict[str, BaseDataset] = {}
+    batches: dict[str, dict[str, object]] = {}
+    for kind, section in (("train_loader", train), ("val_loader", val)):
+        if section is not None:
+            datasets[kind], batches[kind] = _dataset(
+                kind, section, ignore_index=ignore_index, seed=seed
+            )
+    return datasets, batches
+
+
+def _dataset(
+    kind: str, section: Section, *, ignore_index: int, seed: int
+) -> tuple[BaseDataset, dict[str, object]]:
+    """Build a loader's data set; also returns the arguments of its batches."""
+    name, args = section
     for_data, for_batches = loader_arguments(kind, DATASETS, name, args, loader=BaseDataLoader)
+    if kind == "val_loader" and for_data.get("val_split") is not None:
+        raise ConfigError(
+            "val_loader.args.val_split: a share is held out of the training data\n"
+            '  fix: set "val_split" in train_loader.args and leave val_loader out'
+        )
     dataset = build(kind, DATASETS, name, for_data, ignore_index=ignore_index, seed=seed)
+    log.info("%s: %s, %d images", kind, name, len(dataset))
+    return dataset, for_batches
+
+
+def _loader(
+    kind: str,
+    dataset: BaseDataset,
+    args: Mapping[str, object],
+    *,
+    seed: int,
+    pin_memory: bool,
+) -> BaseDataLoader:
+    name = type(dataset).__name__
     loader = build(
         kind,
         {name: BaseDataLoader},
         name,
-        for_batches,
+        args,
         dataset=dataset,
         seed=seed,
         rank=distributed.rank(),
@@ -50,7 +135,6 @@ def build_loader(
         pin_memory=pin_memory,
         train=kind == "train_loader",
     )
-    log.info("%s: %s, %d images", kind, name, len(dataset))
     if loader.dropped:
         log.info(
             "%s: each epoch leaves out %d images, whose batch would be short; "
@@ -69,7 +153,7 @@ def build_whole(
     Args:
         kind: Its place in the config: "train_loader" or "val_loader".
         name: A data set of the table.
-        args: As for `build_loader`; cropping, scaling and augmentation are left out.
+        args: Cropping, scaling and augmentation are left out; with `val_split`, what it holds out.
         ignore_index: The mask value of void.
         seed: Seed of what the data set draws.
 

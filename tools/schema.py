@@ -81,15 +81,17 @@ def config_schema() -> dict[str, Any]:
     properties["trainer"].pop("$ref", None)
     for table, entries in tables.items():
         definitions |= {f"{table}.{name}": entries[name] for name in sorted(entries)}
-    without_validation = {
+    no_validation = {
         "properties": {"trainer": {"properties": {"val": {"const": False}}, "required": ["val"]}},
         "required": ["trainer"],
     }
+    held_out = {"properties": {"args": {"required": ["val_split"]}}, "required": ["args"]}
+    own_share = {"properties": {"train_loader": held_out}, "required": ["train_loader"]}
     return {
         "$schema": DIALECT,
         "title": "Config of a training run",
         **raw,
-        "if": without_validation,
+        "if": {"anyOf": [no_validation, own_share]},
         "else": {"required": ["val_loader"]},
         "$defs": definitions,
     }

@@ -139,7 +139,16 @@ class Config(Section):
     @field_validator("trainer", mode="after")
     @classmethod
     def _validation_data(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
-        if trainer.val and "val_loader" in info.data and info.data["val_loader"] is None:
+        held_out = "train_loader" in info.data and info.data["train_loader"].args.get("val_split")
+        if held_out and (info.data.get("val_loader") is not None or not trainer.val):
+            other = "val_loader" if trainer.val else "trainer.val"
+            raise contradiction(
+                other,
+                "train_loader.args.val_split holds a share of the training data out for "
+                f"validation; delete val_split, or {'val_loader' if trainer.val else 'validate'}",
+            )
+        missing = "val_loader" in info.data and info.data["val_loader"] is None
+        if trainer.val and missing and not held_out:
             raise contradiction(
                 "val_loader",
                 'missing; add "val_loader": {"type": ..., "args": {...}}, or set '
