@@ -203,3 +203,21 @@ def test_a_sum_comes_from_plain_json():
     expected = 2 * float(CrossEntropyLoss2d()(logits, target))
     assert float(loss(logits, target)) == pytest.approx(expected)
     assert float(loss((logits, logits), target)) == pytest.approx(1.5 * expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("CrossEntropyLoss2d", {}, False),
+        ("FocalLoss", {}, False),
+        ("DiceLoss", {}, True),
+        ("CrossEntropyLoss2d", {"ohem_threshold": 0.7}, True),
+        ("CE_DiceLoss", {}, True),
+        ("Sum", {"parts": [{"type": "FocalLoss"}, {"type": "CrossEntropyLoss2d"}]}, False),
+        ("Sum", {"parts": [{"type": "FocalLoss"}, {"type": "LovaszSoftmax"}]}, True),
+    ],
+)
+def test_the_log_says_which_losses_are_of_a_micro_batch(name, args, said, caplog):
+    with caplog.at_level("INFO", logger="segmentation"):
+        build_loss(name, args, num_classes=3, ignore_index=255)
+    assert (f"loss: {name} compares regions" in caplog.text) == said

@@ -1,5 +1,6 @@
 """The table of losses, their sums, and the wrapper for deep supervision."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -13,6 +14,8 @@ from utils.lovasz import LovaszSoftmax
 from utils.pixel_losses import CrossEntropyLoss2d, FocalLoss
 from utils.region_losses import Classes, DiceLoss, Tversky
 from utils.registry import build
+
+log = logging.getLogger("segmentation")
 
 __all__ = ["LOSSES", "CE_DiceLoss", "Part", "Sum", "WithAuxiliary", "build_loss"]
 
@@ -201,4 +204,17 @@ def build_loss(
             "each class of the data set in its order"
         )
     loss = build("loss", LOSSES, name, args, ignore_index=ignore_index, class_weights=class_weights)
+    if _is_regional(loss):
+        log.info(
+            "loss: %s compares regions (or keeps the hardest pixels) of each process's micro-batch "
+            "by itself; the values are averaged",
+            name,
+        )
     return WithAuxiliary(loss, aux_weight)
+
+
+def _is_regional(loss: nn.Module) -> bool:
+    """Whether a loss, or a part of it, cannot be divided by the effective batch's total."""
+    return any(
+        isinstance(part, SegmentationLoss) and not part.divides_by_total for part in loss.modules()
+    )
