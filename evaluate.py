@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     device = pick_device(options.device, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
         data, split = _data(config, options.split)
-        _check_classes(data, checkpoint)
+        _check_data(data, checkpoint)
         if distributed.rank() == 0:
             prepare_folder(options.output)
         evaluation = _evaluate(options, checkpoint, config, data, device)
@@ -134,12 +134,23 @@ def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None
     return data, chosen if isinstance(chosen, str) else None
 
 
-def _check_classes(data: "BaseDataset", checkpoint: Mapping[str, Any]) -> None:
+def _check_data(data: "BaseDataset", checkpoint: Mapping[str, Any]) -> None:
     known, found = list(checkpoint["classes"]), list(data.classes)
     if known != found:
         raise CheckpointError(
             f"the model knows {len(known)} classes ({_some(known)}), the data have {len(found)} "
             f"({_some(found)})\n  fix: --config with the data that the model was trained for"
+        )
+    read = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
+    if read != (len(data.mean), data.input_dtype):
+        raise CheckpointError(
+            f"the model reads {read[0]} channels of {read[1]}, the data have {len(data.mean)} of "
+            f"{data.input_dtype}\n  fix: --config with the data that the model was trained for"
+        )
+    if data.pairs and all(pair.mask is None for pair in data.pairs):
+        raise DataError(
+            f"{data.name(0)} and the {len(data) - 1} other images have no masks\n"
+            "  fix: --split with a part whose labels are published"
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from evaluation_cases import shapes_config, write_checkpoint
 
 import evaluate
+from base.base_dataset import Pair
 from dataloaders.building import build_whole
 from dataloaders.shapes import Shapes
 from models import model_from_checkpoint
@@ -143,6 +144,24 @@ def test_data_without_labels_are_refused(model, tmp_path, monkeypatch):
     load = Shapes.load
     monkeypatch.setattr(Shapes, "load", lambda self, index: (load(self, index)[0], blank))
     with pytest.raises(DataError, match="the 4 other images have no labelled pixel"):
+        run(model, tmp_path)
+
+
+def test_images_without_masks_are_refused_before_they_are_read(model, tmp_path, monkeypatch):
+    def blank(self):
+        self._numbers = range(self.length)
+        self.pairs = tuple(Pair(Path(f"{number}.png"), None) for number in self._numbers)
+
+    monkeypatch.setattr(Shapes, "__post_init__", blank)
+    monkeypatch.setattr(Shapes, "load", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(DataError, match="the 4 other images have no masks\n  fix: --split"):
+        run(model, tmp_path)
+
+
+def test_data_of_another_kind_are_refused(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shapes, "mean", (0.5,) * 5)
+    message = "the model reads 3 channels of uint8, the data have 5 of uint8"
+    with pytest.raises(CheckpointError, match=message):
         run(model, tmp_path)
 
 
