@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from utils.exporting import Comparison, Deployed
 
-_SIZES = ((64, 96), (224, 160), (375, 500))
+_SIZES = ((64, 96), (224, 160), (288, 352))
 _PICTURES = 4
 
 

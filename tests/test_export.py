@@ -147,6 +147,25 @@ def test_bounds(agreement, difference, equal):
             require_equal([fine, one], Path("model.onnx"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "by", "equal"),
+    [
+        (5, 1.0, True),
+        (20, 1.0, False),
+        (10_000, 5e-4, True),
+        (10_000, 2e-3, False),
+        (1, np.nan, False),
+    ],
+)
+def test_a_few_logits_may_differ(changed, by, equal):
+    """10,000 logits of at most 1, of which so many differ by so much; the classes stay."""
+    expected = np.zeros((1, 1, 100, 100), np.float32)
+    expected[0, 0, 0, 0] = 1
+    found = expected.copy()
+    found.ravel()[-changed:] += by
+    assert compare(lambda _: expected, lambda _: found, expected).equal is equal
+
+
 def test_another_shape_is_a_disagreement():
     images = np.zeros((1, 3, 40, 40), np.float32)
     with pytest.raises(NumericError, match=r"answers \(1, 3, 39, 40\), expected \(1, 3, 40, 40\)"):

@@ -150,6 +150,7 @@ def test_nothing_is_half_written(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_whole(target, fails)
     assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
     write_whole(target, lambda path: path.write_bytes(b"new"))
     assert target.read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]

@@ -209,6 +209,8 @@ def test_work_is_taken_up_where_it_ended(tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
         list(stopped.run([job]))
     assert not job.result(".tif").exists()
+    with (job.target.parent / ".a.tif.partial").open("ab") as unfinished:
+        unfinished.write(bytes(1000))  # as after a kill in the middle of a write
     said.clear()
     again = make(model)
     assert only(again.run([job])) is None

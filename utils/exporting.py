@@ -15,7 +15,10 @@ from utils.normalize import Normalize
 
 MINIMUM_SIDE = 33  # at 32 the deepest maps are 1 x 1, and the exporter takes that for a constant
 AGREEMENT = 0.999  # least share of pixels with the same class
-LOGITS_BOUND = 1e-3  # largest difference of logits, as a share of the largest logit
+LOGITS_BOUND = 1e-3  # of the largest logit; so near are all logits but the share below
+# Where two values are equal but for rounding, max pooling may take either, and a network that
+# unpools then moves a few of its logits by a pixel.
+_LOGITS_APART = 1e-3
 _FREE_AXES = {0: "batch", 2: "height", 3: "width"}
 _EXTRA = "  fix: pip install -r requirements-export.txt"
 
@@ -168,7 +171,7 @@ class Comparison(NamedTuple):
 
     shape: tuple[int, ...]  # (N, C, H, W)
     agreement: float  # share of pixels with the same class
-    difference: float | None  # largest, as a share of the largest logit; None for class ids
+    difference: float | None  # of 99.9 % of logits, as a share of the largest; None for class ids
     seconds: tuple[float, float]  # of the first and the second
 
     @property
@@ -191,11 +194,19 @@ def compare(reference: Runner, exported: Runner, images: np.ndarray) -> Comparis
         raise NumericError(f"the exported file answers {found.shape}, expected {expected.shape}")
     difference = None
     if expected.dtype == np.float32:
-        largest = max(float(np.abs(expected).max()), 1e-12)
-        difference = float(np.abs(expected - found).max()) / largest
+        difference = _difference(expected, found)
         expected, found = expected.argmax(1), found.argmax(1)
     agreement = float((expected == found).mean())
     return Comparison(images.shape, agreement, difference, (seconds[0], seconds[1]))
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+    apart = np.abs(expected - found).ravel()
+    if not np.isfinite(apart).all():
+        return float("inf")
+    kept = int(len(apart) * (1 - _LOGITS_APART))
+    within = np.partition(apart, kept)[kept]
+    return float(within) / max(float(np.abs(expected).max()), 1e-12)
 
 
 def require_equal(comparisons: Sequence[Comparison], path: Path) -> None:
