@@ -3,6 +3,7 @@
     python benchmarks/step.py                       # PSPNet/ResNet-50, UNet, ENet; a few minutes
     python benchmarks/step.py --models ENet --rounds 40
     python benchmarks/step.py --frozen              # also: what freeze_backbone saves on PSPNet
+    OMP_NUM_THREADS=1 python benchmarks/step.py --cpu-time      # on a machine that others use too
 
 `plain`: the same network in fp32 and torch's default layout, torch's cross-entropy, no metrics.
 `bare`: the same in the trainer's precision, layout and optimiser. `ours`: the trainer's step with
@@ -49,6 +50,7 @@ ARGS: Mapping[str, Mapping[str, object]] = {
     "ENet": {},
 }
 CPU = torch.device("cpu")
+Clock = Callable[[], float]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -129,17 +131,19 @@ def contestants(name: str, trainer: Trainer, batch: Batch) -> dict[str, Callable
     return steps
 
 
-def take_turns(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def take_turns(
+    steps: Mapping[str, Callable[[], None]], rounds: int, clock: Clock
+) -> dict[str, list[float]]:
     """Seconds of each contestant's step in each round, after some that warm up."""
     order, times = list(steps), {name: [] for name in steps}
     shuffled = random.Random(0)  # noqa: S311 (an order, no secret)
     for number in range(-WARM_UP, rounds):
         shuffled.shuffle(order)
         for name in order:
-            started = time.perf_counter()
+            started = clock()
             steps[name]()
             if number >= 0:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return times
 
 
@@ -148,25 +152,25 @@ def quotient(times: Mapping[str, list[float]], one: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
 
 
-def measure(name: str, rounds: int, folder: str) -> dict[str, float]:
+def measure(name: str, rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print a model's line of the table; return its figures."""
     trainer = build_trainer(name, folder)
     (batch,) = trainer.parts.train_loader
-    times = take_turns(contestants(name, trainer, batch), rounds)
+    times = take_turns(contestants(name, trainer, batch), rounds, clock)
     ratio, overhead = quotient(times, "plain", "ours"), quotient(times, "ours", "bare") - 1
     milliseconds = [f"{1000 * statistics.median(times[key]):9.0f}" for key in times]
     print(f"{name:<8}{''.join(milliseconds)}{ratio:9.2f}{overhead:10.1%}", flush=True)
     return {f"ratio_{name.lower()}": ratio, f"overhead_{name.lower()}": overhead}
 
 
-def measure_frozen(rounds: int, folder: str) -> dict[str, float]:
+def measure_frozen(rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print what freezing PSPNet's backbone saves."""
     steps = {}
     for frozen in (False, True):
         trainer = build_trainer("PSPNet", folder, freeze_backbone=frozen)
         (batch,) = trainer.parts.train_loader
         steps[str(frozen)] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
-    ratio = quotient(take_turns(steps, rounds), "False", "True")
+    ratio = quotient(take_turns(steps, rounds, clock), "False", "True")
     print(f"PSPNet with a frozen backbone: {ratio:.2f} x as fast as without")
     return {"ratio_frozen_backbone": ratio}
 
@@ -179,7 +183,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(ARGS), default=list(ARGS))
     parser.add_argument("--rounds", type=int, default=10, help="ENet gets five times as many")
     parser.add_argument("--frozen", action="store_true")
+    parser.add_argument("--cpu-time", action="store_true", help="of this process, not the wall's")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
     DATASETS["Noise"] = Noise
     precision = resolve_precision("auto", CPU)
     print(f"{SIZE}x{SIZE}, batch {BATCH}, {torch.get_num_threads()} threads, ours in {precision}")
@@ -188,9 +194,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
             rounds = args.rounds * (5 if name == "ENet" else 1)
-            figures |= measure(name, rounds, folder)
+            figures |= measure(name, rounds, folder, clock)
         if args.frozen:
-            figures |= measure_frozen(args.rounds, folder)
+            figures |= measure_frozen(args.rounds, folder, clock)
     print(json.dumps(figures))
 
 

@@ -42,8 +42,23 @@ def _conv(
     )
 
 
+class PReLU(nn.PReLU):
+    """torch's PReLU, written for training as max(0, x) + slope * (x - max(0, x)).
+
+    On a CPU torch's own gradient is not vectorised: a third of the time of an ENet step in bf16,
+    half of which this form saves.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape ``(N, C, H, W)``."""
+        if not self.training:
+            return super().forward(x)
+        positive = F.relu(x)
+        return positive + self.weight.to(x.dtype).view(-1, 1, 1) * (x - positive)
+
+
 def _norm_prelu(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels))
+    return nn.Sequential(nn.BatchNorm2d(channels), PReLU(channels))
 
 
 class Initial(nn.Module):
@@ -80,7 +95,7 @@ class Bottleneck(nn.Module):
             nn.BatchNorm2d(channels),
             nn.Dropout2d(dropout),
         )
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape ``(N, C, H, W)``."""
@@ -105,7 +120,7 @@ class DownBottleneck(nn.Module):
             nn.BatchNorm2d(out_channels),
             nn.Dropout2d(dropout),
         )
-        self.activation = nn.PReLU(out_channels)
+        self.activation = PReLU(out_channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Halve ``(N, C, H, W)``; also return where the maxima were, for the decoder."""
@@ -132,7 +147,7 @@ class UpBottleneck(nn.Module):
             nn.BatchNorm2d(out_channels),
             nn.Dropout2d(dropout),
         )
-        self.activation = nn.PReLU(out_channels)
+        self.activation = PReLU(out_channels)
 
     def forward(self, x: Tensor, winners: Tensor) -> Tensor:
         """Double ``(N, C, h, w)`` to the size of ``winners``."""

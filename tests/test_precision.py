@@ -5,9 +5,11 @@ import os
 import pytest
 import torch
 from small_models import SMALL, build_small, outputs_of
+from torch import nn
 from training import plain_config, trainer_of
 
 from models import MODELS
+from models.enet import PReLU
 from utils.devices import set_determinism
 from utils.losses import WithAuxiliary
 from utils.pixel_losses import CrossEntropyLoss2d
@@ -58,6 +60,26 @@ def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
     assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
     assert trainer.scaler.is_enabled() == (precision == "fp16")
     assert trainer.validate(1)["val_loss"] > 0
+
+
+def test_enets_activation_is_torchs_own():
+    torch.manual_seed(0)
+    ours, theirs = PReLU(4).double(), nn.PReLU(4).double()
+    with torch.no_grad():
+        theirs.weight.copy_(ours.weight.uniform_(-1, 1))
+    inputs = [torch.randn(2, 4, 5, 5, dtype=torch.float64).requires_grad_()]
+    with torch.no_grad():
+        inputs[0][0, 0, 0] = 0  # the corner
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    outputs = [act(x) for act, x in zip((ours, theirs), inputs, strict=True)]
+    for output in outputs:
+        (output * output.detach().cos()).sum().backward()
+    assert torch.equal(*outputs)
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-12)
+    assert torch.allclose(ours.weight.grad, theirs.weight.grad, rtol=1e-12)
+    assert torch.equal(ours.eval()(inputs[0]), outputs[1])
+    with autocast(CPU, "bf16"):
+        assert ours.float().train()(inputs[0].bfloat16()).dtype == torch.bfloat16
 
 
 def test_channels_last_is_the_layout_of_weights_and_can_be_refused(tmp_path):
