@@ -145,6 +145,16 @@ def _loader(
     return loader
 
 
+def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) -> BaseDataset:
+    """Build the data set that a loader reads, augmentation and all.
+
+    Raises:
+        ConfigError: Unknown name or arguments.
+        DataError: The data are not where `args` say.
+    """
+    return _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
+
+
 def build_whole(
     kind: str, name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:

@@ -1,0 +1,78 @@
+"""Mean and standard deviation of the channels of a data set's images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from base.base_data_loader import BaseDataLoader
+from base.base_dataset import BaseDataset
+from dataloaders import DATASETS
+from dataloaders.folder import Folder
+from dataloaders.folder_files import find_pairs
+from utils.errors import DataError
+from utils.normalize import FULL_SCALE
+from utils.raw_pixels import header
+from utils.registry import build, loader_arguments
+from utils.seeding import check_order
+
+_SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes
+
+
+def unnormalised(
+    name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
+) -> BaseDataset:
+    """Build a training data set whose `mean` and `std` may still be missing.
+
+    A `Folder` of other than RGB pictures cannot be built without them, so it gets placeholders.
+
+    Raises:
+        ConfigError: Unknown name or arguments.
+        DataError: The data are not where `args` say.
+    """
+    for_data, _ = loader_arguments("train_loader", DATASETS, name, args, loader=BaseDataLoader)
+    if DATASETS[name] is Folder and "mean" not in for_data:
+        given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
+        chosen = {"images": "images", "masks": "masks", "split": None} | given
+        pairs = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
+        channels = header(pairs[0].image).kind.channels if pairs else 3
+        channels = 3 if channels == 4 else channels
+        for_data = for_data | {"mean": (0.5,) * channels, "std": (0.5,) * channels}
+    return build("train_loader", DATASETS, name, for_data, ignore_index=ignore_index, seed=seed)
+
+
+def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each channel over all pixels, as fractions.
+
+    Args:
+        dataset: Its images are read whole, without augmentation.
+        count: How many images, chosen by the data set's seed.
+
+    Returns:
+        Two float64 arrays (channels,).
+
+    Raises:
+        DataError: An image cannot be read, or a channel is the same everywhere.
+    """
+    channels = len(dataset.mean)
+    total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
+    for index in check_order(len(dataset), seed=dataset.seed)[:count]:
+        image = dataset.load(int(index))[0].reshape(-1, channels)
+        values = image.astype(np.float64) / FULL_SCALE[dataset.input_dtype]
+        total += values.sum(axis=0)
+        squares += np.square(values).sum(axis=0)
+        pixels += len(values)
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    still = std < _SMALLEST_STD
+    if still.any():
+        flat = ", ".join(str(channel) for channel in np.flatnonzero(still))
+        raise DataError(
+            f"{dataset.name(0)}: channel {flat} has the same value everywhere\n"
+            "  fix: leave that channel out of the images"
+        )
+    return mean, std
+
+
+def _root(args: Mapping[str, object]) -> Path:
+    return Path(str(args.get("data_dir", ".")))

@@ -1,0 +1,184 @@
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.shapes import Shapes
+from dataloaders.voc import VOC
+from tools import preview, sbd, statistics
+from utils.errors import ConfigError, DataError
+from utils.palette import voc_palette
+
+
+def config(folder, data, **extra):
+    """Write a config whose training data are `data`."""
+    path = folder / "config.json"
+    text = {
+        "name": "tools",
+        "arch": {"type": "UNet", "args": {}},
+        "train_loader": {"type": data.pop("type"), "args": {"batch_size": 2, **data}},
+        "trainer": {"val": False},
+    }
+    path.write_text(json.dumps(text | extra))
+    return str(path)
+
+
+@pytest.fixture
+def bands(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    stack = []
+    for name in "abc":
+        pixels = rng.integers(0, 65536, (10, 12, 5)).astype(np.uint16) // np.arange(1, 6)
+        stack.append(pixels)
+        np.save(tmp_path / "images" / f"{name}.npy", pixels.astype(np.uint16))
+        Image.fromarray(np.zeros((10, 12), np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    return tmp_path, np.stack(stack) / 65535
+
+
+def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
+    root, pixels = bands
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    title, line = capsys.readouterr().out.splitlines()
+    assert title == "3 of 3 images, 5 channels of uint16"
+    found = json.loads("{" + line + "}")
+    assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
+    assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_statistics_of_a_sample_and_of_generated_pictures(tmp_path, capsys):
+    path = config(tmp_path, {"type": "Shapes", "length": 20, "height": 32, "width": 32})
+    assert statistics.main(["-c", path, "--images", "5", "--set", "seed=1"]) == 0
+    assert "5 of 20 images, 3 channels of uint8" in capsys.readouterr().out
+
+
+def test_statistics_refuse_what_makes_no_sense(bands):
+    root, _ = bands
+    with pytest.raises(ConfigError, match="--images: found 0, expected at least 1"):
+        statistics.main(["--images", "0"])
+    for name in "abc":
+        np.save(root / "images" / f"{name}.npy", np.full((10, 12, 5), 7, np.uint16))
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    with pytest.raises(DataError, match="channel 0, 1, 2, 3, 4 has the same value everywhere"):
+        statistics.main(["--config", config(root, data)])
+
+
+def test_a_contact_sheet_shows_samples_masks_and_classes(tmp_path, capsys):
+    path = config(tmp_path, {"type": "Shapes", "length": 20, "height": 48, "width": 64,
+                             "augment": True, "crop_size": 40, "flip": True})  # fmt: skip
+    out = tmp_path / "sheet.png"
+    assert preview.main(["-c", path, "-o", str(out), "-n", "6"]) == 0
+    assert str(out) in capsys.readouterr().out
+    sheet = np.asarray(Image.open(out))
+    data = Shapes(length=20, height=48, width=64, augment=True, crop_size=40, flip=True)
+    samples = [data[(0, index)] for index in range(20)]
+    found = sum(any((tile == sample.image).all() for sample in samples) for tile in tiles(sheet))
+    assert found == 6
+    for colour in Shapes.palette:  # bars of the histogram
+        assert (sheet == colour).all(axis=2).sum() >= 8
+
+
+def tiles(sheet):
+    for top in range(sheet.shape[0] - 40):
+        for left in range(sheet.shape[1] - 40):
+            corner = sheet[top, left]
+            if (corner != preview.PAPER).any():
+                yield sheet[top : top + 40, left : left + 40]
+
+
+def test_a_contact_sheet_of_five_bands(bands, capsys):
+    root, _ = bands
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"],
+            "mean": [0.5] * 5, "std": [0.2] * 5}  # fmt: skip
+    out = root / "new" / "sheet.png"
+    assert preview.main(["-c", config(root, data), "--output", str(out)]) == 0
+    assert np.asarray(Image.open(out)).shape[2] == 3
+    assert "3 samples" in capsys.readouterr().out
+
+
+def test_a_contact_sheet_needs_a_sample(tmp_path):
+    with pytest.raises(ConfigError, match="--number: found 0, expected at least 1"):
+        preview.main(["-n", "0"])
+
+
+def element(kind, data):
+    return struct.pack("<II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
+
+
+def matrix(name, kind, dimensions, content):
+    body = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", *dimensions))
+    return element(14, body + element(1, name) + content)
+
+
+def write_sbd(path, mask):
+    """Write a structure GTcls with the fields Boundaries (cells) and Segmentation (uint8)."""
+    names = b"".join(name.ljust(16, b"\0") for name in (b"Boundaries", b"Segmentation"))
+    cells = matrix(b"", 1, (1, 0), b"")
+    numbers = matrix(b"", 9, mask.shape, element(2, mask.T.tobytes()))
+    length = struct.pack("<I", 4 << 16 | 5) + struct.pack("<i", 16)
+    squeezed = zlib.compress(
+        matrix(b"GTcls", 2, (1, 1), length + element(1, names) + cells + numbers)
+    )
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    path.write_bytes(header + struct.pack("<II", 15, len(squeezed)) + squeezed)
+
+
+@pytest.fixture
+def release(tmp_path):
+    """VOC with train `a` and val `b`; SBD with `b`, `c` and `d`."""
+    home = tmp_path / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (home / folder).mkdir(parents=True)
+    for name in "abcd":
+        Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(home / f"JPEGImages/{name}.jpg")
+    for split, name in (("train", "a"), ("val", "b")):
+        (home / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
+        own = Image.fromarray(np.full((6, 9), 255 if name == "a" else 7, np.uint8))
+        own.putpalette(bytes(768))
+        own.save(home / f"SegmentationClass/{name}.png")
+    cls = tmp_path / "sbd" / "dataset" / "cls"
+    cls.mkdir(parents=True)
+    for number, name in enumerate("bcd"):
+        write_sbd(
+            cls / f"{name}.mat", np.arange(54, dtype=np.uint8).reshape(6, 9) % 21 // (number + 1)
+        )
+    return tmp_path
+
+
+def test_sbd_makes_masks_and_lists_that_voc_reads(release, capsys):
+    assert sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)]) == 0
+    out = capsys.readouterr().out
+    assert "4 masks in " in out
+    assert "lists: train_aug 3, val_aug 1, trainval_aug 4" in out
+    data = VOC(data_dir=str(release), split="train_aug")
+    names = [data.name(index)[-5:] for index in range(len(data))]
+    assert names == ["a.jpg", "c.jpg", "d.jpg"]  # nothing of val
+    assert (data.load(0)[1] == 255).all()
+    assert (data.load(1)[1] == np.arange(54).reshape(6, 9) % 21 // 2).all()
+    # VOC's own mask wins over SBD's, and the colours are VOC's.
+    mask = Image.open(release / "VOCdevkit/VOC2012/SegmentationClassAug/b.png")
+    assert (np.asarray(mask) == 7).all()
+    assert tuple(np.asarray(mask.convert("RGB"))[0, 0]) == voc_palette(8)[7]
+    assert len(VOC(data_dir=str(release), split="trainval_aug")) == 4
+    assert len(VOC(data_dir=str(release), split="val_aug")) == 1
+
+
+def test_sbd_says_what_it_looked_for(release):
+    arguments = ["--sbd", str(release / "nowhere"), "--data-dir", str(release)]
+    with pytest.raises(DataError, match=r"dataset/cls: no such folder\n.*benchmark_RELEASE"):
+        sbd.main(arguments)
+    (release / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").unlink()
+    with pytest.raises(DataError, match=r"val\.txt: no such list"):
+        sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)])
+
+
+def test_an_empty_release_is_said(release):
+    for path in (release / "sbd/dataset/cls").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"cls: no \*\.mat file, expected the class masks of SBD"):
+        sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)])

@@ -1,0 +1,119 @@
+"""A contact sheet of what the network will see: samples, masks over them, and class shares.
+
+    python tools/preview.py --config config.json                    # writes preview.png
+    python tools/preview.py --config config.json -n 24 -o sheet.png --epoch 3
+
+Each sample stands twice, alone and under its mask; void has its own colour. Below: how much of the
+labelled area of these samples each class takes.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.errors import ConfigError, guard
+
+if TYPE_CHECKING:
+    from base.base_dataset import BaseDataset, Sample
+
+PAPER = (255, 255, 255)
+_INK = (20, 20, 20)
+_GAP, _LINE = 4, 14  # pixels
+_LARGEST = 384  # pixels of a tile's long side
+_COLUMNS = 4
+_BAR = 240  # pixels of the longest bar
+_OPACITY = 0.55
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; see the module's text."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-c", "--config", default="config.json", help="the JSON file")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="change keys of the config",
+    )  # fmt: skip
+    parser.add_argument("-n", "--number", type=int, default=12, help="samples shown")
+    parser.add_argument("-o", "--output", default="preview.png", help="the picture to write")
+    parser.add_argument("--epoch", type=int, default=0, help="whose augmentation is shown")
+    args = parser.parse_args(arguments)
+    if args.number < 1:
+        raise ConfigError(f"--number: found {args.number}, expected at least 1")
+    from utils.config import load_config
+
+    config = load_config(args.config, args.set)
+    from dataloaders.building import build_dataset
+    from utils.seeding import epoch_order
+
+    dataset = build_dataset(
+        "train_loader",
+        (config.train_loader.type, config.train_loader.args),
+        ignore_index=config.ignore_index,
+        seed=config.seed,
+    )
+    order = epoch_order(len(dataset), seed=config.seed, epoch=args.epoch)[: args.number]
+    samples = [dataset[(args.epoch, int(index))] for index in order]
+    sheet = draw_sheet(samples, dataset)
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(output)
+    print(f"{output}: {len(samples)} samples of {len(dataset)}, {sheet.width}x{sheet.height}")
+    return 0
+
+
+def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
+    """Draw samples, overlays and the histogram; a sample keeps its pixels up to a size."""
+    tiles = [_tile(sample, dataset) for sample in samples]
+    width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    grid = (columns * (width + _GAP) + _GAP, rows * (height + _LINE + _GAP) + _GAP)
+    bars = _histogram(samples, dataset)
+    sheet = Image.new("RGB", (max(grid[0], bars.width), grid[1] + bars.height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (tile, sample) in enumerate(zip(tiles, samples, strict=True)):
+        left = _GAP + place % columns * (width + _GAP)
+        top = _GAP + place // columns * (height + _LINE + _GAP)
+        sheet.paste(tile, (left, top))
+        pen.text((left, top + height), Path(dataset.name(sample.index)).name, fill=_INK)
+    sheet.paste(bars, (0, grid[1]))
+    return sheet
+
+
+def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:
+    """Return a sample beside the same under its mask."""
+    from utils.overlay import shown
+    from utils.palette import to_colours
+
+    pixels = shown(sample.image).astype(np.uint8)
+    colours = to_colours(sample.mask, dataset.palette, ignore_index=dataset.ignore_index)
+    covered = (1 - _OPACITY) * pixels + _OPACITY * colours
+    both = Image.fromarray(np.concatenate([pixels, covered.astype(np.uint8)], axis=1))
+    both.thumbnail((2 * _LARGEST, _LARGEST))
+    return both
+
+
+def _histogram(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
+    counts = np.sum([dataset.label_counts(sample.mask) for sample in samples], axis=0)
+    shares = counts / max(int(counts.sum()), 1)
+    shown = [int(label) for label in np.argsort(-shares)][:40]
+    picture = Image.new("RGB", (_BAR + 260, len(shown) * _LINE + 2 * _GAP), PAPER)
+    pen = ImageDraw.Draw(picture)
+    for row, label in enumerate(shown):
+        top = _GAP + row * _LINE
+        length = max(2, round(_BAR * shares[label] / max(shares.max(), 1e-9)))
+        pen.rectangle((_GAP, top, _GAP + length, top + _LINE - 4), fill=dataset.palette[label])
+        text = f"{dataset.classes[label]} {shares[label]:.1%}"
+        pen.text((_GAP + length + 6, top - 1), text, fill=_INK)
+    return picture
+
+
+if __name__ == "__main__":
+    raise SystemExit(guard(main, sys.argv[1:]))

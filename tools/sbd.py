@@ -1,0 +1,94 @@
+"""Make VOC's augmented masks and lists from the original SBD release.
+
+    python tools/sbd.py --sbd benchmark_RELEASE --data-dir VOCtrainval_11-May-2012
+
+`--sbd` holds `dataset/cls/*.mat` (Hariharan et al., "Semantic Contours from Inverse Detectors",
+ICCV 2011), `--data-dir` VOCdevkit/VOC2012. Written are SegmentationClassAug/*.png and the lists
+train_aug, val_aug and trainval_aug. VOC's own masks win where both exist, and nothing of VOC's val
+split is trained on: train_aug is all of SBD and VOC train without VOC val, 10,582 images.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dataloaders.layout import first_folder, read_lines, require_folder
+from utils.errors import DataError, guard
+from utils.images import opened
+from utils.matlab import read_nested
+from utils.palette import to_palette_image, voc_palette
+
+_LISTS = "data_dir/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt of VOC 2012"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; see the module's text."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sbd", required=True, help="the extracted SBD release")
+    parser.add_argument("--data-dir", required=True, help="the folder of VOCdevkit")
+    args = parser.parse_args(arguments)
+    sbd = Path(args.sbd)
+    places = [sbd / "dataset" / "cls", sbd / "benchmark_RELEASE" / "dataset" / "cls", sbd / "cls"]
+    masks = first_folder(places, layout="benchmark_RELEASE/dataset/cls/*.mat of the SBD release")
+    data_dir = Path(args.data_dir)
+    voc = first_folder(
+        [data_dir / "VOCdevkit" / "VOC2012", data_dir / "VOC2012", data_dir], layout=_LISTS
+    )
+    train, val = (
+        read_lines(voc / "ImageSets" / "Segmentation" / f"{split}.txt", layout=_LISTS)
+        for split in ("train", "val")
+    )
+    written = _write_masks(voc, masks, own={*train, *val})
+    extra = sorted(path.stem for path in masks.glob("*.mat"))
+    if not extra:
+        raise DataError(f"{masks}: no *.mat file, expected the class masks of SBD")
+    lists = {
+        "train_aug": sorted({*extra, *train} - set(val)),
+        "val_aug": sorted(val),
+        "trainval_aug": sorted({*extra, *train, *val}),
+    }
+    for split, names in lists.items():
+        _write(
+            voc / "ImageSets" / "Segmentation" / f"{split}.txt",
+            "".join(f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png\n" for name in names),
+        )
+    print(
+        f"{written} masks in {voc / 'SegmentationClassAug'}; lists: "
+        + ", ".join(f"{split} {len(names)}" for split, names in lists.items())
+    )
+    return 0
+
+
+def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
+    target = voc / "SegmentationClassAug"
+    target.mkdir(exist_ok=True)
+    source = require_folder(voc / "SegmentationClass", layout="VOC2012/SegmentationClass/*.png")
+    palette = voc_palette(256)
+    names = sorted({path.stem for path in masks.glob("*.mat")} | own)
+    for name in names:
+        path = target / f"{name}.png"
+        if name in own:
+            with opened(source / f"{name}.png") as picture:
+                ids = np.array(picture)
+        else:
+            ids = read_nested(masks / f"{name}.mat", ("GTcls", "Segmentation"))
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        to_palette_image(ids, palette[:21]).save(unfinished, format="PNG")
+        unfinished.replace(path)
+    return len(names)
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(guard(main, sys.argv[1:]))
