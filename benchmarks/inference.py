@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py                       trains two networks for a minute first
     python benchmarks/inference.py --model best.pth      your own network in every row
-    python benchmarks/inference.py --full                more networks and pictures
+    python benchmarks/inference.py --full                more networks
 
 The last line is one JSON object. `ratio_*` above 1: ours is faster. `agreement_*`: share of pixels
 with the loop's class. `overhead_end_to_end`: a folder from files to files over the forward passes
@@ -43,6 +43,7 @@ from utils.segmenter import Segmenter, as_images  # noqa: E402
 SIZE = (375, 500)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CPU = torch.device("cpu")
+ROWS = ("multiscale", "sliding", "folder")
 
 
 class Row(NamedTuple):
@@ -61,9 +62,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", type=Path, help="a checkpoint for every row")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--rounds", type=int, default=1, help="default: 1; 3 for steadier figures")
+    parser.add_argument("--only", choices=ROWS, nargs="+", default=ROWS, help="these rows alone")
     parser.add_argument("--photos", type=int, default=100, help="in the folder; default: 100")
-    parser.add_argument("--full", action="store_true", help="more networks and pictures")
+    parser.add_argument("--full", action="store_true", help="more networks")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
     print(f"precision auto = {resolve_precision('auto', CPU)}")
@@ -73,33 +75,31 @@ def main() -> None:
 
 
 def _rows(options: argparse.Namespace, folder: Path) -> list[Row]:
-    if options.model is not None:
-        content = checkpoint.load(options.model)
-        heavy = light = {**content, "name": content["arch"]}
-    else:
-        heavy = _trained("PSPNet", {"backbone": "resnet50"}, steps=12, name="PSPNet/ResNet-50")
-        light = _trained("ENet", {}, steps=200, name="ENet")
-    rows = [
-        _picture_row(heavy, "multiscale", Settings(mode="multiscale"), options.rounds),
-        _picture_row(
-            heavy, "sliding", Settings(mode="sliding", flip=True, tile=256), options.rounds
-        ),
-        _folder_row(light, folder, options),
-    ]
-    if options.full:
-        for arch in ("UNet", "DeepLab", "UperNet"):
-            content = _trained(arch, {}, steps=30, name=arch)
-            settings = Settings(mode="multiscale")
-            rows.append(_picture_row(content, f"multiscale_{arch}", settings, options.rounds))
-        rows.append(_picture_row(light, "multiscale_ENet", Settings(), options.rounds))
+    rounds, only = options.rounds, options.only
+    content = None if options.model is None else checkpoint.load(options.model)
+    own = None if content is None else {**content, "name": content["arch"]}
+    rows = []
+    if "multiscale" in only or "sliding" in only:
+        heavy = own or _trained("PSPNet", {"backbone": "resnet50"}, steps=12)
+        windows = Settings(mode="sliding", flip=True, tile=256)
+        if "multiscale" in only:
+            rows.append(_picture_row(heavy, "multiscale", Settings(), rounds))
+        if "sliding" in only:
+            rows.append(_picture_row(heavy, "sliding", windows, 2 * rounds))
+    if "folder" in only:
+        light = own or _trained("ENet", {}, steps=100)
+        rows.append(_folder_row(light, folder, options.photos, 2 * rounds))
+    for arch in ("ENet", "UNet", "DeepLab", "UperNet") if options.full else ():
+        other = _trained(arch, {}, steps=30)
+        rows.append(_picture_row(other, f"multiscale_{arch}", Settings(), rounds))
     return rows
 
 
-def _trained(arch: str, args: Mapping[str, Any], *, steps: int, name: str) -> dict[str, Any]:
+def _trained(arch: str, args: Mapping[str, str], *, steps: int) -> dict[str, Any]:
     """A short run on the embedded data: enough for masks that are not ties."""
+    name = " ".join([arch, *args.values()])
     torch.manual_seed(0)
-    args = {**args, "pretrained": False}
-    model = MODELS[arch](num_classes=len(Shapes.classes), **args)
+    model = MODELS[arch](num_classes=len(Shapes.classes), **args, pretrained=False)
     model = model.to(memory_format=torch.channels_last)
     normalize, loss = Normalize(MEAN, STD), CrossEntropyLoss2d(ignore_index=255)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -122,7 +122,7 @@ def _trained(arch: str, args: Mapping[str, Any], *, steps: int, name: str) -> di
     return {
         "name": name,
         "arch": arch,
-        "config": {"arch": {"type": arch, "args": args}},
+        "config": {"arch": {"type": arch, "args": {**args, "pretrained": False}}},
         "state_dict": model.state_dict(),
         "classes": list(Shapes.classes),
         "palette": [list(colour) for colour in Shapes.palette],
@@ -173,12 +173,12 @@ def _picture_row(content: Mapping[str, Any], name: str, settings: Settings, roun
     return Row(title, times["plain"], times["ours"], agreement)
 
 
-def _folder_row(content: Mapping[str, Any], folder: Path, options: argparse.Namespace) -> Row:
+def _folder_row(content: Mapping[str, Any], folder: Path, count: int, rounds: int) -> Row:
     """A folder of photos, from JPEG files to palette PNG files."""
     photos = folder / "photos"
     photos.mkdir()
     generator = np.random.default_rng(2)
-    pictures = [draw(*SIZE, generator)[0] for _ in range(options.photos)]
+    pictures = [draw(*SIZE, generator)[0] for _ in range(count)]
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(photos / f"{number:03d}.jpg", quality=92)
     model, segmenter = _plain_model(content), _segmenter(content, Settings(mode="whole"))
@@ -197,16 +197,14 @@ def _folder_row(content: Mapping[str, Any], folder: Path, options: argparse.Name
             for picture in pictures:
                 segmenter.predictor.model(as_images(picture))
 
-    times, _ = alternate({"plain": loop, "ours": ours, "own": own}, options.rounds)
+    times, _ = alternate({"plain": loop, "ours": ours, "own": own}, rounds)
     masks = [
         np.asarray(Image.open(folder / kind / f"{number:03d}.png"))
         for kind in ("plain", "ours")
-        for number in range(options.photos)
+        for number in range(count)
     ]
-    agreement = float(
-        (np.stack(masks[: options.photos]) == np.stack(masks[options.photos :])).mean()
-    )
-    title = f"folder: {content['name']}, {options.photos} photos of {SIZE[1]}x{SIZE[0]}"
+    agreement = float((np.stack(masks[:count]) == np.stack(masks[count:])).mean())
+    title = f"folder: {content['name']}, {count} photos of {SIZE[1]}x{SIZE[0]}"
     return Row(title, times["plain"], times["ours"], agreement, times["own"])
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 import inference
 from models import MODELS
 from utils.errors import guard
+from utils.overlay import overlay
 from utils.predictor import Settings
 from utils.results import Extras, mask_dtype, to_half
 from utils.segmenter import Segmenter
@@ -208,7 +209,17 @@ def test_overlay_shows_picture_and_legend(model_file, folder, tmp_path):
     legend = drawn[300:].reshape(-1, 3)
     for colour in PALETTE:
         assert (np.abs(legend - np.array(colour)).max(axis=1) < 12).sum() > 20
-    assert (legend.max(axis=1) < 90).sum() > 100, "no text"
+
+
+def test_the_legend_names_the_classes_that_occur():
+    mask = quarters(100, 200) % 2
+
+    def dark(names):
+        sheet = overlay(np.full((100, 200, 3), 255, np.uint8), mask, PALETTE, names)
+        return (np.asarray(sheet)[100:].max(axis=2) < 90).sum()
+
+    assert dark(["mmmm", "i", "i", "i"]) > dark(["i", "i", "i", "i"]) + 30
+    assert dark(["i", "i", "mmmm", "i"]) == dark(["i", "i", "i", "i"]), "it does not occur"
 
 
 def test_over_255_classes_are_16_bit(folder, tmp_path):

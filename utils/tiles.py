@@ -143,9 +143,10 @@ def bands(
         if top >= begin:
             yield top, sums[:, :, :done]
         if not last:
-            rest = sums[:, :, done:].clone()  # the two ranges may overlap
-            sums[:, :, rows.window - done :] = 0
-            sums[:, :, : rows.window - done] = rest
+            for plane in sums.flatten(0, 1):  # one at a time: a copy of all is a third of a band
+                rest = plane[done:].clone()
+                plane[rows.window - done :] = 0
+                plane[: rows.window - done] = rest
 
 
 def _row(
