@@ -1,0 +1,111 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataloaders.building import build_loaders, build_whole, check_data
+from train import main
+from utils.config import parse_config
+from utils.errors import ConfigError, DataError
+
+COMMON = {"ignore_index": 255, "seed": 0}
+
+
+def folder(root, values=(0, 1)):
+    """Eight pairs; masks hold two values."""
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"{number}.png")
+        mask = np.array(values, np.uint8)[np.indices((32, 32))[number % 2] // 8 % 2]
+        Image.fromarray(mask).save(root / "masks" / f"{number}.png")
+    return {"data_dir": str(root), "classes": ["ground", "house"], "batch_size": 2,
+            "num_workers": 0}  # fmt: skip
+
+
+def test_the_held_out_share_is_validated_whole_and_plain(tmp_path):
+    args = folder(tmp_path) | {"val_split": 0.25, "augment": True, "crop_size": 16, "shuffle": True}
+    train, val = build_loaders(("Folder", args), None, **COMMON)
+    assert (len(train.dataset), len(val.dataset)) == (6, 2)
+    assert next(iter(train)).images.shape == (2, 3, 16, 16)
+    batch = next(iter(val))
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert (batch.images[0].permute(1, 2, 0).numpy() == val.dataset.load(0)[0]).all()
+    names = {part.dataset.name(i) for part in (train, val) for i in range(len(part.dataset))}
+    assert len(names) == 8
+    whole = build_whole("train_loader", "Folder", args, **COMMON)
+    assert [whole.name(i) for i in range(2)] == [val.dataset.name(i) for i in range(2)]
+
+
+def test_val_split_belongs_to_the_training_loader(tmp_path):
+    args = folder(tmp_path)
+    with pytest.raises(ConfigError, match=r"val_loader\.args\.val_split: a share is held out of"):
+        build_loaders(("Folder", args), ("Folder", args | {"val_split": 0.5}), **COMMON)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"val_loader": {"type": "Shapes", "args": {"batch_size": 1}}},
+            "delete val_split, or val",
+        ),
+        ({"trainer": {"val": False}}, "delete val_split, or validate"),
+    ],
+)
+def test_val_split_beside_other_validation_is_refused(change, message):
+    config = {
+        "name": "x",
+        "arch": {"type": "UNet"},
+        "train_loader": {"type": "Shapes", "args": {"batch_size": 1, "val_split": 0.5}},
+    }
+    assert parse_config(config).val_loader is None
+    with pytest.raises(ConfigError, match=message):
+        parse_config(config | change)
+
+
+def test_data_are_looked_at_before_a_training(tmp_path):
+    args = folder(tmp_path, values=(0, 255))
+    with pytest.raises(DataError) as caught:
+        build_loaders(("Folder", args), None, **COMMON)
+    message = str(caught.value)
+    assert message.startswith("the data cannot be used\ntrain_loader: Folder, 8 images, 8 masks")
+    assert '"label_map": {"0": 0, "255": 1}' in message
+    assert "python train.py --check-data" in message
+
+
+def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="segmentation")
+    build_loaders(("Folder", folder(tmp_path) | {"batch_size": 3, "shuffle": True}), None, **COMMON)
+    assert "train_loader: each epoch leaves out 2 images, whose batch would be short" in caplog.text
+    assert "no problem found" in caplog.text
+
+
+def test_a_data_set_that_cannot_be_built_does_not_hide_the_other(tmp_path):
+    good = folder(tmp_path, values=(1, 2))
+    missing = good | {"data_dir": str(tmp_path / "nowhere")}
+    report, usable = check_data(("Folder", missing), ("Folder", good), **COMMON)
+    assert not usable
+    assert "nowhere/images: no such folder" in report
+    assert "val_loader: Folder, 8 images, 8 masks looked at\n  problem" in report
+    assert "off by one" in report
+
+
+@pytest.mark.parametrize(("values", "code"), [((0, 1), 0), ((0, 255), 3)])
+def test_check_data_from_the_command_line(tmp_path, values, code, capsys):
+    (tmp_path / "data").mkdir()
+    config = {
+        "name": "x",
+        "arch": {"type": "UNet"},
+        "train_loader": {"type": "Folder", "args": folder(tmp_path / "data", values)},
+        "trainer": {"val": False, "save_dir": str(tmp_path / "saved")},
+    }
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert main(["--config", str(tmp_path / "c.json"), "--check-data"]) == code
+    out = capsys.readouterr().out
+    assert ("no problem found" in out) == (code == 0)
+    assert ("binary masks of 0 and 255" in out) == (code == 3)
+    assert not (tmp_path / "saved").exists()
