@@ -159,7 +159,7 @@ class Trainer(BaseTrainer):
             self.parts.train_loader.batch_size,
             self.step.accumulate,
             shares=shares(self.parts.network),
-            smallest=self.model.min_train_batch,
+            smallest=self.parts.model.min_train_batch,
         )
 
     # One iteration: an update from one or more micro-batches.
@@ -199,8 +199,9 @@ class Trainer(BaseTrainer):
         Gradients are averaged over processes and micro-batches; with the mean divisor for each,
         that average is the gradient of the undivided batch however unevenly void is spread.
         """
-        totals = [self.parts.loss.total(batch.label_counts) for batch in micro_batches]
-        if totals[0] is None:
+        known = [self.parts.loss.total(batch.label_counts) for batch in micro_batches]
+        totals = [total for total in known if total is not None]
+        if not totals:
             return None
         effective = distributed.sum_over_processes(torch.stack(totals).sum(0))
         return effective / (len(micro_batches) * distributed.world_size())
@@ -224,14 +225,15 @@ class Trainer(BaseTrainer):
         """
         self._require_finite()
         step, speed, waited = self.progress.step, *self.stopwatch.read()
-        metrics = {**self.totals.compute(), "loss": self.totals.recent_loss()}
+        recent = self.totals.recent_loss()
+        metrics = {**self.totals.compute(), "loss": recent}
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.loader_warning.look(waited)
         self.run.row("log", epoch, step, {**_headline(metrics), "learning_rates": rates})
         self.run.scalars(
             step,
             {
-                "train/loss": metrics["loss"],
+                "train/loss": recent,
                 "train/Gradient_norm": float(self.update.norm),
                 "train/Momentum": _momentum(self.optimizer),
                 "train/images_per_second": speed,
@@ -310,7 +312,7 @@ class Trainer(BaseTrainer):
             self.run.picture(
                 self.progress.step,
                 "val/inputs_targets_predictions",
-                comparison_grid(pictures, self.data),
+                comparison_grid(pictures, self.data),  # pyrefly: ignore[bad-argument-type]
             )
         return metrics
 

@@ -91,8 +91,8 @@ def place(
     """
     if synchronises_batch_norm(device, use_synch_bn=use_synch_bn):
         convert_sync_batchnorm(model)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model.to(device, memory_format=layout)
+    model.to(device)
+    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if recompute:
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"

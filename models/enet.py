@@ -49,12 +49,12 @@ class PReLU(nn.PReLU):
     half of which this form saves.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
         """Keep the shape ``(N, C, H, W)``."""
         if not self.training:
-            return super().forward(x)
-        positive = F.relu(x)
-        return positive + self.weight.to(x.dtype).view(-1, 1, 1) * (x - positive)
+            return super().forward(input)
+        positive = F.relu(input)
+        return positive + self.weight.to(input.dtype).view(-1, 1, 1) * (input - positive)
 
 
 def _norm_prelu(channels: int) -> nn.Sequential:

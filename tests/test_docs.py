@@ -42,9 +42,9 @@ def test_the_readme_names_everything_that_a_config_can(table):
 
 
 def test_the_readme_config_is_accepted():
-    block = re.search(
-        r"^    \{\n      \"name\".*?^    \}", README, flags=re.MULTILINE | re.DOTALL
-    )[0]
+    block = re.search(r"^    \{\n      \"name\".*?^    \}", README, flags=re.MULTILINE | re.DOTALL)[
+        0
+    ]
     parse_config(parse_json5(block, source="README.md"))
 
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 import torch
+from conftest import tiny_config
 
 import train
-from conftest import tiny_config
 from utils import checkpoint
 from utils.errors import CheckpointError, ConfigError, RunInterruptedError
 

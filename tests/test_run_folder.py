@@ -3,8 +3,8 @@
 import re
 
 import pytest
-
 from test_checkpoint import CONTENT
+
 from utils import checkpoint, run_folder
 from utils.errors import CheckpointError, ResourceError
 

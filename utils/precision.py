@@ -1,7 +1,5 @@
 """Number formats: one choice of precision, one autocast, for every device."""
 
-from contextlib import AbstractContextManager
-
 import torch
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,7 +20,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if _has_bf16(device) else "fp32"
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a forward pass runs; without effect for "fp32"."""
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 

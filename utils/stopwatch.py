@@ -137,6 +137,7 @@ def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) 
     if isinstance(before, float) and isinstance(after, float):
         return after - before
     assert isinstance(before, torch.cuda.Event)
+    assert isinstance(after, torch.cuda.Event)
     return before.elapsed_time(after) / 1000
 
 

@@ -69,8 +69,7 @@ class Update:
     def _step_unless(self, broken: Tensor) -> None:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             # The protocol of torch's fused optimisers: they look at the flag on the device.
-            self.optimizer.grad_scale = None
-            self.optimizer.found_inf = broken.float()
+            vars(self.optimizer).update(grad_scale=None, found_inf=broken.float())
             self.optimizer.step()
         elif not bool(broken):  # the others cost one read an iteration
             self.optimizer.step()
