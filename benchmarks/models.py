@@ -127,7 +127,7 @@ def compare(network: str, run: Run) -> dict[str, float]:
             contestant.measure()
     memory = {side: peak_memory(f"{side}:{network}", run) for side in sides}
     for side, contestant in sides.items():
-        print(row(f"{side} {network}", contestant, memory[side]))
+        print(row(f"{side} {network}", contestant, memory[side]), flush=True)
     ours, theirs = sides["ours"], sides["smp"]
     adds = theirs.multiply_adds / ours.multiply_adds  # seconds per multiply-add, theirs by ours
     key = network.lower()

@@ -6,10 +6,10 @@ import urllib.error
 import pytest
 import timm
 import torch
+from small_models import build_small
 
 from models import pretrained as weights
 from models.backbones import ALIASES, build_backbone
-from tests.small_models import build_small
 from utils.errors import CheckpointError, ConfigError
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"]

@@ -4,12 +4,12 @@ import inspect
 
 import pytest
 import torch
+from small_models import SMALL, build_small, images, outputs_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from base.base_model import convert_sync_batchnorm
 from models import MODELS
-from tests.small_models import SMALL, build_small, images, outputs_of
 from utils.signatures import offered_arguments
 
 ALL = list(MODELS)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import SMALL, build_small
 
 from models import load_matching, model_from_checkpoint
-from tests.small_models import SMALL, build_small
 from utils.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_models import build_small
 from torch import nn
 
 from models import MODELS
@@ -12,7 +13,6 @@ from models.enet import ENet
 from models.fcn import bilinear_upsampling
 from models.gcn import BoundaryRefinement, GlobalConvolution
 from models.segnet import SegNet
-from tests.small_models import build_small
 from utils.errors import ConfigError
 
 # (network, classes, arguments, millions of parameters, where they are from)

@@ -6,11 +6,11 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import build_small, images, outputs_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import MODELS
-from tests.small_models import build_small, images, outputs_of
 from utils.metrics import ConfusionMatrix
 
 HEAVY = ("FCN8", "SegNet")  # VGG16 is what it is

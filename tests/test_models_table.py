@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import build_small
 from torch import nn
 
 from models import MODELS
-from tests.small_models import build_small
 from tools.models import FACTS, main, multiply_adds, table, table_in
 from utils.errors import ConfigError
 
