@@ -148,6 +148,9 @@ class BaseDataLoader:
         if self.train is None:
             self.train = self.shuffle or self.dataset.augments
         self.dataset.open_cache()
+        if self.num_workers:
+            # OpenCV's threads would not live on in forked workers, which would then wait for them.
+            cv2.setNumThreads(0)
         self._epoch, self._batch = 0, 0
         self._evaluation = None if self.train else self._evaluation_batches()
         self._loader = self._torch_loader()

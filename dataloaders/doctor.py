@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from base.base_dataset import BaseDataset
 from utils.errors import DataError
 from utils.mask_causes import Cause, find_cause
@@ -131,8 +133,14 @@ def _run(task: "partial", indices: Iterable[int]) -> list:
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
         return [task(index) for index in indices]
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
-        return pool.map(task, indices, chunksize=16)
+    # OpenCV's threads would not live on in forked processes, which would then wait for them.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        with multiprocessing.get_context("fork").Pool(processes) as pool:
+            return pool.map(task, indices, chunksize=16)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
