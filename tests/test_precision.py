@@ -140,6 +140,7 @@ def inputs():
     return images, torch.randint(0, 3, (2, 64, 64), generator=generator)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", MODELS)
@@ -154,6 +155,7 @@ def test_compiled_in_one_graph_a_step_is_the_eager_step(name):
     assert all(value.isfinite().all() for value in half)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["ENet", "PSPNet"])
@@ -165,6 +167,7 @@ def test_inductors_step_is_the_eager_step(name):
         assert close(ours, theirs, 1e-3)
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_recomputing_and_compiling_go_together():
