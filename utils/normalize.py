@@ -36,9 +36,11 @@ class Normalize(nn.Module):
             memory_format=torch.channels_last
         ):
             return torch.addcmul(self.shift, images.float(), self.scale)
-        # Rows of one long dimension: a CPU's inner loop would else be three channels long.
+        # Rows of one long dimension: a CPU's inner loop would else be three channels long. In
+        # place: the page faults of a second buffer cost ten times the arithmetic.
         count, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels).float()
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+        rows = rows.to(torch.float32, copy=True)
         scale, shift = (part.flatten().repeat(width) for part in (self.scale, self.shift))
-        normal = torch.addcmul(shift, rows, scale)
-        return normal.view(count, height, width, channels).permute(0, 3, 1, 2)
+        rows.mul_(scale).add_(shift)
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
