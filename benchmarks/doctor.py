@@ -47,11 +47,11 @@ def make(root: Path) -> None:
     for _ in range(DIFFERENT):
         files = []
         for pixels, kind in (
-            (picture(375, 500, rng), {"format": "JPEG", "quality": 90}),
-            (labels(375, 500, CLASSES, rng), {"format": "PNG"}),
+            (picture(375, 500, rng), "JPEG"),
+            (labels(375, 500, CLASSES, rng), "PNG"),
         ):
             buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, **kind)
+            Image.fromarray(pixels).save(buffer, format=kind, quality=90)
             files.append(buffer.getvalue())
         encoded.append(files)
     for folder, suffix, part in (("images", "jpg", 0), ("masks", "png", 1)):
