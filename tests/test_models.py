@@ -150,6 +150,7 @@ def test_exports_in_one_graph_for_any_size(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # FCN8's 134 M parameters on one thread
 @pytest.mark.parametrize("name", ALL)
 def test_overfits_two_images(name):
     torch.manual_seed(3)
