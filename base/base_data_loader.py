@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from base.base_dataset import BaseDataset, Sample
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.seeding import epoch_order
+from utils.workers import START_METHOD
 
 
 class Batch(NamedTuple):
@@ -130,6 +131,10 @@ class BaseDataLoader:
         pin_memory: Page-locked batches, for copies to a CUDA device (set by the program).
         train: Whether this is the training loader (set by the program); None: when it shuffles or
             augments.
+
+    Raises:
+        ConfigError: A cache in memory that the workers could not share.
+        ResourceError: A cache that does not fit.
     """
 
     dataset: BaseDataset
@@ -147,6 +152,11 @@ class BaseDataLoader:
     def __post_init__(self) -> None:
         if self.train is None:
             self.train = self.shuffle or self.dataset.augments
+        if self.num_workers and self.dataset.cache == "ram" and START_METHOD != "fork":
+            raise ConfigError(
+                '"cache": "ram" is shared with forked workers only, which this system does not have'
+                '\n  fix: "cache": "disk", or "num_workers": 0'
+            )
         self.dataset.open_cache()
         if self.num_workers:
             # OpenCV's threads would not live on in forked workers, which would then wait for them.
@@ -258,6 +268,7 @@ class BaseDataLoader:
             persistent_workers=self.num_workers > 0,
             collate_fn=_unchanged,  # pyrefly: ignore[bad-argument-type] (no list: see batch_size)
             worker_init_fn=_start_worker,
+            multiprocessing_context=START_METHOD if self.num_workers else None,
             pin_memory=self.pin_memory,
             generator=torch.Generator().manual_seed(self.seed),  # never the global one
         )

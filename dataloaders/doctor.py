@@ -21,6 +21,7 @@ from utils.errors import DataError
 from utils.mask_causes import Cause, find_cause
 from utils.mask_facts import MaskFacts, look_at_mask
 from utils.seeding import check_order
+from utils.workers import START_METHOD
 
 SAMPLE = 64  # masks looked at before every training
 _EXAMPLES = 5
@@ -137,7 +138,7 @@ def _run(task: "partial", indices: Iterable[int]) -> list:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
-        with multiprocessing.get_context("fork").Pool(processes) as pool:
+        with multiprocessing.get_context(START_METHOD).Pool(processes) as pool:
             return pool.map(task, indices, chunksize=16)
     finally:
         cv2.setNumThreads(threads)

@@ -227,3 +227,18 @@ def test_a_share_is_held_out(root, make):
 def test_a_share_of_nothing_is_refused(share, what):
     with pytest.raises(DataError, match=f"val_split: a share of {share} of 5 images .* {what}"):
         Shapes(length=5, val_split=share).split_off()
+
+
+def test_a_cache_in_memory_needs_forked_workers(root, monkeypatch):
+    monkeypatch.setattr("base.base_data_loader.START_METHOD", None)
+    with pytest.raises(ConfigError, match=r'forked workers only.*\n  fix: "cache": "disk"'):
+        BaseDataLoader(camvid(root, cache="ram"), batch_size=2, num_workers=1)
+    assert len(BaseDataLoader(camvid(root, cache="ram"), batch_size=2, num_workers=0)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [None, "disk"])
+def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
+    plain = epochs(camvid(root))
+    monkeypatch.setattr("base.base_data_loader.START_METHOD", "spawn")
+    assert same(epochs(camvid(root, cache=cache), workers=2), plain)

@@ -259,8 +259,13 @@ def test_generated_pictures_need_no_doctor():
     assert "Shapes, 3 generated pictures" in text
 
 
-def test_several_processes_find_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "start",
+    ["fork", pytest.param("spawn", marks=pytest.mark.slow)],  # as on macOS and Windows
+)
+def test_several_processes_find_the_same(tmp_path, monkeypatch, start):
     make(tmp_path, lambda labels: labels + 1)
     alone = report(tmp_path)
+    monkeypatch.setattr("dataloaders.doctor.START_METHOD", start)
     monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
     assert report(tmp_path) == alone
