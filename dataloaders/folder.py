@@ -58,7 +58,7 @@ class Folder(BaseDataset):
     masks: str = "masks"
     split: str | tuple[str, ...] | None = None
     label_map: Mapping[str, int | Literal["void"]] | None = None
-    label_tolerance: Annotated[int, Ge(0), Le(127)] = 0
+    label_tolerance: Annotated[int, Ge(0), Le(255)] = 0
     mean: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
     std: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
     colours: tuple[str, ...] | None = None
