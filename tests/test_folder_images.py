@@ -49,6 +49,29 @@ def test_an_image_of_another_kind_is_named(tmp_path):
         data.load(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "mean", "found"),
+    [
+        ("b.tif", (8, 12, 3), np.float32, None, "3 channels of float32, expected 3 .* uint8"),
+        ("b.tif", (8, 12), np.float32, None, "1 channels of float32, expected 3 .* uint8"),
+        ("b.tif", (8, 12, 5), np.uint8, None, "5 channels of uint8, expected 3 .* uint8"),
+        ("b.npy", (8, 12, 3), np.uint16, None, "3 channels of uint16, expected 3 .* uint8"),
+        ("b.png", (8, 12, 3), np.uint8, (0.5,), "3 channels of uint8, expected 1 .* uint8"),
+        ("b.tif", (8, 12, 3), np.uint16, (0.5,) * 3, "3 channels of uint16, expected 3 .* uint8"),
+    ],
+)
+def test_an_image_of_another_kind_is_found_in_its_header(tmp_path, name, shape, dtype, mean, found):
+    write(tmp_path / "images" / "a.png", np.zeros((8, 12) if mean == (0.5,) else (8, 12, 3),
+                                                  np.uint8))  # fmt: skip
+    write(tmp_path / "images" / name, np.zeros(shape, dtype))
+    for stem in "ab":
+        write(tmp_path / "masks" / f"{stem}.png", np.zeros((8, 12), np.uint8))
+    data = folder(tmp_path, mean=mean, std=mean)
+    for read in (data.size, data.load):
+        with pytest.raises(DataError, match=rf"{name}: found {found}(.|\n)*fix: "):
+            read(1)
+
+
 def test_grey_pictures_stay_grey_with_one_mean(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     write(tmp_path / "images" / "a.png", grey)
