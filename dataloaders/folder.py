@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
@@ -62,7 +62,7 @@ class Folder(BaseDataset):
     label_map: Mapping[str, int | Literal["void"]] | None = None
     label_tolerance: Annotated[int, Ge(0), Le(255)] = 0
     mean: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
-    std: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
+    std: tuple[Annotated[float, Gt(0)], ...] | None = None  # pyrefly: ignore[bad-override]
     colours: tuple[str, ...] | None = None
 
     palette: ClassVar[tuple[Colour, ...]]

@@ -51,6 +51,17 @@ def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
 
 
+def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
+    root, _ = bands
+    faint = np.random.default_rng(1).integers(0, 5, (3, 10, 12, 5)).astype(np.uint16)
+    for name, pixels in zip("abc", faint, strict=True):
+        np.save(root / "images" / f"{name}.npy", pixels)
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
+    assert np.allclose(found["std"], faint.std(axis=(0, 1, 2)) / 65535, rtol=1e-3)
+
+
 def test_statistics_of_a_sample_and_of_generated_pictures(tmp_path, capsys):
     path = config(tmp_path, {"type": "Shapes", "length": 20, "height": 32, "width": 32})
     assert statistics.main(["-c", path, "--images", "5", "--set", "seed=1"]) == 0

@@ -3,6 +3,7 @@ import pytest
 from test_folder import folder, write
 
 from base.base_data_loader import BaseDataLoader
+from utils.config import load_config
 from utils.errors import ConfigError, DataError
 from utils.normalize import Normalize
 
@@ -101,3 +102,12 @@ def test_damaged_arrays_are_named(tmp_path, content, message):
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     with pytest.raises(DataError, match=rf"a\.npy: {message}"):
         folder(tmp_path, mean=(0.5,), std=(0.2,))
+
+
+def test_a_deviation_of_zero_is_refused_before_anything_is_read(write_config):
+    def change(config):
+        args = {"data_dir": "nowhere", "classes": ["a", "b"], "mean": [0.5], "std": [0.0]}
+        config["train_loader"] = {"type": "Folder", "args": args | {"batch_size": 2}}
+
+    with pytest.raises(ConfigError, match=r"train_loader\.args\.std\S* .*0"):
+        load_config(write_config(change), [])
