@@ -5,7 +5,7 @@ CocoStuff164k (the `stuffthingmaps` archive; pixel value = label - 1, 255 is voi
     data_dir/images/{train2017,val2017}/*.jpg
     data_dir/annotations/{train2017,val2017}/*.png
 
-CocoStuff10k (field S of a MATLAB file; pixel value = label, 0 is void):
+CocoStuff10k (variable S of a MATLAB file, read by scipy; pixel value = label, 0 is void):
 
     data_dir/images/*.jpg  data_dir/annotations/*.mat  data_dir/imageLists/{train,test,all}.txt
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
@@ -24,8 +24,10 @@ from utils.errors import ConfigError, DataError
 from utils.labels import LabelTable
 from utils.palette import VOID_COLOUR, Colour, voc_palette
 from utils.pictures import RGB, read_picture
+from utils.rasters import SUFFIXES
 from utils.raw_pixels import Header, PixelKind, header, read_colours, read_values
 
+_ARRAYS = (*SUFFIXES, ".npy")
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -58,9 +60,9 @@ class Folder(BaseDataset):
     masks: str = "masks"
     split: str | tuple[str, ...] | None = None
     label_map: Mapping[str, int | Literal["void"]] | None = None
-    label_tolerance: Annotated[int, Ge(0), Le(127)] = 0
+    label_tolerance: Annotated[int, Ge(0), Le(255)] = 0
     mean: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
-    std: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
+    std: tuple[Annotated[float, Gt(0)], ...] | None = None  # pyrefly: ignore[bad-override]
     colours: tuple[str, ...] | None = None
 
     palette: ClassVar[tuple[Colour, ...]]
@@ -106,13 +108,15 @@ class Folder(BaseDataset):
         return self._by_colour if self._colours else None
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return (height, width) of image `index` from its header."""
-        return header(self.pairs[index].image).size
+        """Return (height, width) of image `index` from its header, once its kind is checked."""
+        return self._header(self.pairs[index].image).size
 
     def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
         """Read an image of the data set's channels and dtype."""
         if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
             return super().read_image(path, scale=scale)
+        if not self.reducible or path.suffix.lower() in _ARRAYS:
+            self._header(path)
         return read_picture(path, (self.kind.channels, self.kind.dtype))
 
     def read_labels(self, path: Path) -> np.ndarray:
@@ -121,6 +125,22 @@ class Folder(BaseDataset):
         if self._colours:
             return self._by_colour.apply(read_colours(path, lossy=lossy), str(path))
         return self.table.apply(read_values(path, lossy=lossy), str(path))
+
+    def _header(self, path: Path) -> Header:
+        found = header(path)
+        channels, dtype = found.kind
+        if self.reducible and path.suffix.lower() != ".npy":
+            fits = found.kind == (1, "uint16") or (dtype == "uint8" and channels <= 4)
+        else:
+            like = (channels, self.kind.channels) in ((1, 3), (4, 3), (2, 1))
+            fits = dtype == self.kind.dtype and (channels == self.kind.channels or like)
+        if not fits:
+            raise DataError(
+                f"{path}: found {channels} channels of {dtype}, expected {self.kind.channels} "
+                f'channels of {self.kind.dtype} as "mean" and the first image have\n'
+                "  fix: convert it, or train on images of one kind"
+            )
+        return found
 
     def _pixel_kind(self, found: PixelKind) -> PixelKind:
         """Settle channels and dtype from the first image and `mean`."""

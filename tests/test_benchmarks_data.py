@@ -1,12 +1,12 @@
 """The four benchmark data sets, each in its native layout, traps included."""
 
 import re
-import struct
-import zlib
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from dataloaders import DATASETS
 from dataloaders.ade20k import ADE20K
@@ -15,6 +15,7 @@ from dataloaders.coco import COCO
 from dataloaders.coco_classes import UNUSED_LABELS
 from dataloaders.voc import VOC
 from utils.errors import ConfigError, DataError
+from utils.matlab import read_matrix
 from utils.palette import VOID_COLOUR, to_palette_image, voc_palette
 
 HEIGHT, WIDTH = 12, 16
@@ -272,31 +273,10 @@ def test_coco_has_171_classes_and_colours():
     assert len(UNUSED_LABELS) == 11
 
 
-def matlab_file(path, matrix, *, name=b"S", compress=True, order="<"):
+def matlab_file(path, values, *, name="S", compress=True):
     """Write a MATLAB 5 file with another variable before the named one."""
-
-    def element(kind, data):
-        return struct.pack(order + "II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
-
-    def short(kind, data):
-        return struct.pack(order + "I", len(data) << 16 | kind) + data.ljust(4, b"\0")
-
-    def variable(key, values, kind):
-        body = element(6, struct.pack(order + "II", 11, 0))
-        body += element(5, struct.pack(order + "ii", *values.shape))
-        body += short(1, key) if len(key) <= 4 else element(1, key)
-        body += element(kind, values.astype(values.dtype.newbyteorder(order)).T.tobytes())
-        packed = element(14, body)
-        if not compress:
-            return packed
-        squeezed = zlib.compress(packed)
-        return struct.pack(order + "II", 15, len(squeezed)) + squeezed
-
-    mark = b"IM" if order == "<" else b"MI"
-    header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack(order + "H", 0x0100) + mark
-    other = variable(b"captions", np.zeros((1, 3), np.float64), 9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header + other + variable(name, matrix, {"u": 4, "f": 9}[matrix.dtype.kind]))
+    savemat(path, {"captions": np.zeros((1, 3)), name: values}, do_compression=compress)
 
 
 @pytest.fixture
@@ -323,30 +303,69 @@ def test_coco_10k_reads_matlab_masks(coco10k, split, expected):
 
 
 @pytest.mark.parametrize("compress", [True, False])
-@pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float64])
-def test_matlab_files_of_every_kind(tmp_path, compress, order, dtype):
-    from utils.matlab import read_matrix
+@pytest.mark.parametrize("shape", [(3, 4), (1, 12), (12, 1)])
+def test_matlab_files_of_every_kind(tmp_path, compress, dtype, shape):
+    values = np.arange(12).reshape(shape).astype(dtype)
+    matlab_file(tmp_path / "m.mat", values, compress=compress)
+    found = read_matrix(tmp_path / "m.mat", "S")
+    assert found.dtype.kind in "iu"
+    assert found.tolist() == values.astype(int).tolist()
 
-    values = np.arange(12).reshape(3, 4).astype(dtype)
-    matlab_file(tmp_path / "m.mat", values, compress=compress, order=order)
-    assert read_matrix(tmp_path / "m.mat", "S").tolist() == values.astype(int).tolist()
+
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf, 2.0**40])
+def test_matlab_values_that_are_no_labels(tmp_path, value):
+    matlab_file(tmp_path / "m.mat", np.full((3, 4), value))
+    with pytest.raises(DataError, match=r"m\.mat: 'S' holds values that are no labels"):
+        read_matrix(tmp_path / "m.mat", "S")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["text", np.zeros((2, 3, 4)), np.array([1, "a"], object), {"Segmentation": np.zeros((2, 2))}],
+    ids=["text", "three dimensions", "cells", "structure"],
+)
+def test_matlab_variables_that_are_no_masks(tmp_path, value):
+    matlab_file(tmp_path / "m.mat", value)
+    for names in (("S",), ("T",), ("S", "field"), ("captions", "field")):
+        with pytest.raises(DataError, match=r"m\.mat: holds no matrix named '" + ".".join(names)):
+            read_matrix(tmp_path / "m.mat", *names)
+
+
+def test_a_field_of_an_empty_structure(tmp_path):
+    matlab_file(tmp_path / "m.mat", np.zeros((0, 0), [("field", object)]))
+    with pytest.raises(DataError, match=r"m\.mat: holds no matrix named 'S\.field'"):
+        read_matrix(tmp_path / "m.mat", "S", "field")
 
 
 def test_damaged_matlab_files_are_named(tmp_path):
-    from utils.matlab import read_matrix
-
     path = tmp_path / "m.mat"
-    matlab_file(path, np.zeros((3, 4), np.uint16), name=b"T")
-    with pytest.raises(DataError, match=r"m\.mat: holds no matrix named 'S'"):
-        read_matrix(path, "S")
+    matlab_file(path, np.arange(12, dtype=np.uint16).reshape(3, 4))
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) - 10])
-    with pytest.raises(DataError, match=r"m\.mat: not a MATLAB file that can be read"):
+    for length in range(0, len(whole), 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"m\.mat: (not a MATLAB file|holds no matrix)"):
+            read_matrix(path, "S")
+    for place in range(128, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"m\.mat: "):
+            read_matrix(path, "S")
+
+
+def test_a_matlab_file_of_another_version_is_refused(tmp_path):
+    # MATLAB 7.3 is HDF5 behind a text of 512 bytes, which ends in version and byte order.
+    path = tmp_path / "m.mat"
+    header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384)
+    path.write_bytes(header + b"\x89HDF\r\n\x1a\n" + bytes(200))
+    with pytest.raises(DataError, match=r"m\.mat: a MATLAB 7\.3 file(.|\n)*save it .* with -v7"):
         read_matrix(path, "S")
-    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(600))
-    with pytest.raises(DataError, match=r"m\.mat: a MATLAB 7\.3 file"):
-        read_matrix(path, "S")
+
+
+def test_without_scipy_a_matlab_mask_says_what_to_install(coco10k, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    data = COCO(data_dir=str(coco10k), split="all", partition="CocoStuff10k")
+    with pytest.raises(DataError, match=r"_1\.mat: .*scipy(.|\n)*pip install -r requirements-mat"):
+        data.load(0)
 
 
 def test_coco_refuses_a_split_of_the_other_partition(tmp_path):

@@ -1,10 +1,10 @@
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from dataloaders.shapes import Shapes
 from dataloaders.voc import VOC
@@ -49,6 +49,17 @@ def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     found = json.loads("{" + line + "}")
     assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
     assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
+    root, _ = bands
+    faint = np.random.default_rng(1).integers(0, 5, (3, 10, 12, 5)).astype(np.uint16)
+    for name, pixels in zip("abc", faint, strict=True):
+        np.save(root / "images" / f"{name}.npy", pixels)
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
+    assert np.allclose(found["std"], faint.std(axis=(0, 1, 2)) / 65535, rtol=1e-3)
 
 
 def test_statistics_of_a_sample_and_of_generated_pictures(tmp_path, capsys):
@@ -106,26 +117,13 @@ def test_a_contact_sheet_needs_a_sample(tmp_path):
         preview.main(["-n", "0"])
 
 
-def element(kind, data):
-    return struct.pack("<II", kind, len(data)) + data + b"\0" * (-len(data) % 8)
-
-
-def matrix(name, kind, dimensions, content):
-    body = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack("<ii", *dimensions))
-    return element(14, body + element(1, name) + content)
-
-
 def write_sbd(path, mask):
-    """Write a structure GTcls with the fields Boundaries (cells) and Segmentation (uint8)."""
-    names = b"".join(name.ljust(16, b"\0") for name in (b"Boundaries", b"Segmentation"))
-    cells = matrix(b"", 1, (1, 0), b"")
-    numbers = matrix(b"", 9, mask.shape, element(2, mask.T.tobytes()))
-    length = struct.pack("<I", 4 << 16 | 5) + struct.pack("<i", 16)
-    squeezed = zlib.compress(
-        matrix(b"GTcls", 2, (1, 1), length + element(1, names) + cells + numbers)
-    )
-    header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
-    path.write_bytes(header + struct.pack("<II", 15, len(squeezed)) + squeezed)
+    """Write a structure GTcls as SBD has it: outlines, labels, and which classes occur."""
+    outlines = np.empty((20, 1), object)
+    for label in range(20):
+        outlines[label, 0] = csc_matrix(mask == label + 1)
+    fields = {"Boundaries": outlines, "Segmentation": mask, "CategoriesPresent": np.unique(mask)}
+    savemat(path, {"GTcls": fields}, do_compression=True)
 
 
 @pytest.fixture
@@ -174,6 +172,14 @@ def test_sbd_says_what_it_looked_for(release):
         sbd.main(arguments)
     (release / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").unlink()
     with pytest.raises(DataError, match=r"val\.txt: no such list"):
+        sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)])
+
+
+def test_a_damaged_mask_of_sbd_is_named(release):
+    path = release / "sbd/dataset/cls/c.mat"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"c\.mat: not a MATLAB file that can be read"):
         sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)])
 
 

@@ -120,10 +120,10 @@ def test_jpeg_masks(tmp_path):
     assert (data.load(0)[1] == regions(0, 2)).mean() > 0.97
 
 
-def test_jpeg_colour_masks(tmp_path):
+@pytest.mark.parametrize("saved", [{"quality": 90, "subsampling": 0}, {"quality": 75}])
+def test_jpeg_colour_masks(tmp_path, saved):
     colours = np.array([(250, 10, 10), (10, 10, 250)], np.uint8)
-    make(tmp_path, lambda labels: colours[labels], classes=2, suffix=".jpg", quality=90,
-         subsampling=0)  # fmt: skip
+    make(tmp_path, lambda labels: colours[labels], classes=2, suffix=".jpg", **saved)
     options = {"classes": ("ground", "house")}
     text, _ = report(tmp_path, **options)
     assert "cause: JPEG-compressed masks" in text
@@ -131,11 +131,48 @@ def test_jpeg_colour_masks(tmp_path):
     assert len(np.unique(data.load(0)[1])) == 2
 
 
+def test_a_tolerance_holds_for_masks_that_were_not_looked_at(tmp_path):
+    make(tmp_path, lambda labels: labels * 255, classes=2, suffix=".jpg", quality=95)
+    options = {"classes": ("ground", "house")}
+    lines = cure(report(tmp_path, **options)[0])
+    make(tmp_path, lambda labels: labels * 255, classes=2, suffix=".jpg", quality=30)
+    data = folder(tmp_path, **(options | lines))
+    assert (data.load(0)[1] == regions(0, 2)).mean() > 0.9
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_photograph_is_no_mask_of_colours(tmp_path, suffix):
+    def photograph(labels):
+        noise = np.random.default_rng(0).integers(0, 256, (*labels.shape, 3))
+        return noise.astype(np.uint8)
+
+    make(tmp_path, photograph, suffix=suffix)
+    text, usable = report(tmp_path)
+    assert not usable
+    assert "fix: export the masks anew as PNG" in text
+
+
 def test_jpeg_masks_of_train_ids_cannot_be_mended(tmp_path):
     make(tmp_path, lambda labels: labels, suffix=".jpg", quality=70)
     text, _ = report(tmp_path)
     assert "cause: JPEG-compressed masks" in text
     assert "fix: export the masks anew as PNG" in text
+
+
+@pytest.mark.parametrize("void", [65535, 77])
+def test_void_that_no_ignore_index_can_be_or_that_is_seldom(tmp_path, void):
+    def paint(labels):
+        return np.where(labels == 3, void, labels.astype(np.int64)).astype(np.uint16)
+
+    make(tmp_path, paint, classes=4)
+    text, usable = report(tmp_path)
+    assert not usable
+    assert f"cause: void is {void} in the masks, but ignore_index is 255" in text
+    keys = cure(text)
+    expected = {"label_map": {"0": 0, "1": 1, "2": 2, "65535": "void"}}
+    assert keys == (expected if void == 65535 else {"ignore_index": void})
+    data = mended(tmp_path, {}, text)
+    assert (data.load(1)[1] == np.where(regions(1, 4) == 3, data.ignore_index, regions(1, 4))).all()
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 3, 254])
@@ -154,6 +191,13 @@ def test_other_values_are_taken_in_order(tmp_path):
     make(tmp_path, lambda labels: np.array([10, 70, 200], np.uint8)[labels])
     text, _ = report(tmp_path)
     assert cure(text) == {"label_map": {"10": 0, "70": 1, "200": 2}}
+    mended(tmp_path, {}, text)
+
+
+def test_other_values_beside_a_void_that_is_known(tmp_path):
+    make(tmp_path, lambda labels: np.array([10, 70, 200, 255], np.uint8)[labels], classes=4)
+    text, _ = report(tmp_path)
+    assert cure(text) == {"label_map": {"10": 0, "70": 1, "200": 2, "255": "void"}}
     mended(tmp_path, {}, text)
 
 

@@ -3,6 +3,7 @@ import pytest
 from test_folder import folder, write
 
 from base.base_data_loader import BaseDataLoader
+from utils.config import load_config
 from utils.errors import ConfigError, DataError
 from utils.normalize import Normalize
 
@@ -49,6 +50,29 @@ def test_an_image_of_another_kind_is_named(tmp_path):
         data.load(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "mean", "found"),
+    [
+        ("b.tif", (8, 12, 3), np.float32, None, "3 channels of float32, expected 3 .* uint8"),
+        ("b.tif", (8, 12), np.float32, None, "1 channels of float32, expected 3 .* uint8"),
+        ("b.tif", (8, 12, 5), np.uint8, None, "5 channels of uint8, expected 3 .* uint8"),
+        ("b.npy", (8, 12, 3), np.uint16, None, "3 channels of uint16, expected 3 .* uint8"),
+        ("b.png", (8, 12, 3), np.uint8, (0.5,), "3 channels of uint8, expected 1 .* uint8"),
+        ("b.tif", (8, 12, 3), np.uint16, (0.5,) * 3, "3 channels of uint16, expected 3 .* uint8"),
+    ],
+)
+def test_an_image_of_another_kind_is_found_in_its_header(tmp_path, name, shape, dtype, mean, found):
+    write(tmp_path / "images" / "a.png", np.zeros((8, 12) if mean == (0.5,) else (8, 12, 3),
+                                                  np.uint8))  # fmt: skip
+    write(tmp_path / "images" / name, np.zeros(shape, dtype))
+    for stem in "ab":
+        write(tmp_path / "masks" / f"{stem}.png", np.zeros((8, 12), np.uint8))
+    data = folder(tmp_path, mean=mean, std=mean)
+    for read in (data.size, data.load):
+        with pytest.raises(DataError, match=rf"{name}: found {found}(.|\n)*fix: "):
+            read(1)
+
+
 def test_grey_pictures_stay_grey_with_one_mean(tmp_path):
     grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
     write(tmp_path / "images" / "a.png", grey)
@@ -78,3 +102,12 @@ def test_damaged_arrays_are_named(tmp_path, content, message):
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     with pytest.raises(DataError, match=rf"a\.npy: {message}"):
         folder(tmp_path, mean=(0.5,), std=(0.2,))
+
+
+def test_a_deviation_of_zero_is_refused_before_anything_is_read(write_config):
+    def change(config):
+        args = {"data_dir": "nowhere", "classes": ["a", "b"], "mean": [0.5], "std": [0.0]}
+        config["train_loader"] = {"type": "Folder", "args": args | {"batch_size": 2}}
+
+    with pytest.raises(ConfigError, match=r"train_loader\.args\.std\S* .*0"):
+        load_config(write_config(change), [])

@@ -147,8 +147,8 @@ def test_a_picture_of_too_many_pixels_is_sent_to_tiff(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out") == 3
     shown = capsys.readouterr().err
-    assert "a.jpg: more pixels than are decoded whole" in shown
-    assert "fix: convert it to a tiled TIFF, which is read by windows" in shown
+    assert "a.jpg: cannot be decoded: Image size (1600 pixels) exceeds limit" in shown
+    assert "inference.py also reads a tiled TIFF, of any size" in shown
 
 
 @pytest.mark.parametrize("flag", ["--scales", "--window"])

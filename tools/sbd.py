@@ -6,6 +6,7 @@
 ICCV 2011), `--data-dir` VOCdevkit/VOC2012. Written are SegmentationClassAug/*.png and the lists
 train_aug, val_aug and trainval_aug. VOC's own masks win where both exist, and nothing of VOC's val
 split is trained on: train_aug is all of SBD and VOC train without VOC val, 10,582 images.
+Needs `pip install -r requirements-matlab.txt`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataloaders.layout import first_folder, read_lines, require_folder
 from utils.errors import DataError, guard
 from utils.images import opened
-from utils.matlab import read_nested
+from utils.matlab import read_matrix
 from utils.palette import to_palette_image, voc_palette
 
 _LISTS = "data_dir/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt of VOC 2012"
@@ -77,7 +78,7 @@ def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
             with opened(source / f"{name}.png") as picture:
                 ids = np.array(picture)
         else:
-            ids = read_nested(masks / f"{name}.mat", ("GTcls", "Segmentation"))
+            ids = read_matrix(masks / f"{name}.mat", "GTcls", "Segmentation")
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         to_palette_image(ids, palette[:21]).save(unfinished, format="PNG")
         unfinished.replace(path)

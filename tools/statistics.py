@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _list(values: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
+    return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif",
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_REMOVE = "  fix: put a readable file there, or remove it together with its partner"
 # What Pillow's decoders raise on damaged files.
 _DAMAGE = (
     OSError,
@@ -57,10 +58,10 @@ def unreadable(path: Path, error: Exception) -> DataError:
         reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
     else:
         reason = str(error) or type(error).__name__
-    return DataError(
-        f"{path}: cannot be decoded: {reason}\n"
-        "  fix: fetch the file again, or remove it together with its partner"
-    )
+    fix = "fetch the file again, or remove it together with its partner"
+    if isinstance(error, Image.DecompressionBombError):
+        fix = "cut it into smaller pictures; inference.py also reads a tiled TIFF, of any size"
+    return DataError(f"{path}: cannot be decoded: {reason}\n  fix: {fix}")
 
 
 def require_file(path: Path) -> None:
@@ -69,9 +70,11 @@ def require_file(path: Path) -> None:
         mode = path.stat().st_mode
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be opened: {reason}") from error
+        raise DataError(f"{path}: cannot be opened: {reason}\n{_REMOVE}") from error
     if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: expected a regular file, found something else with that name")
+        raise DataError(
+            f"{path}: expected a regular file, found something else with that name\n{_REMOVE}"
+        )
 
 
 def orientation(picture: Image.Image) -> int:
@@ -125,8 +128,7 @@ def to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
     """Convert a decoded picture to uint8 (H, W, 3)."""
     if picture.mode == "F":
         raise DataError(
-            f"{path}: floating-point pixels, expected 8 or 16 bit\n"
-            '  fix: read it with "type": "Folder", which keeps the dtype, or convert the file'
+            f"{path}: floating-point pixels, expected 8 or 16 bit\n  fix: convert the file"
         )
     if picture.mode.startswith("I"):
         wide = np.asarray(picture)
@@ -152,6 +154,11 @@ def read_mask(path: Path) -> np.ndarray:
                 f"{path}: a JPEG-compressed mask: compression changes label values near edges\n"
                 "  expected: a lossless file (PNG) with one label value a pixel\n"
                 '  fix: export the masks as PNG, or use "type": "Folder" with "label_tolerance"'
+            )
+        if picture.mode == "F":
+            raise DataError(
+                f"{path}: floating-point values, expected one integer label value a pixel\n"
+                "  fix: export the masks with integer values, as 8-bit PNG"
             )
         if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
             raise DataError(

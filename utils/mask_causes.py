@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from utils.mask_facts import MaskFacts
 
-_MOST_TOLERANCE = 127
+_USUAL_VOID = (255, 254, -1, 65535)
+_IGNORE_INDEX = range(-(2**15), 2**15)  # what the config's may be
+_CLOSE = 48  # values and channels no further apart belong to one class
+_FLAT = 0.6  # the least share of a mask's pixels that lie close to a class, in a mask of flat areas
 
 
 class Cause(NamedTuple):
@@ -33,7 +36,7 @@ class Cause(NamedTuple):
                          self.lines.items())  # fmt: skip
 
 
-_ARGS = 'the args of both loaders ("type": "Folder")'
+_ARGS = 'the args of each loader ("type": "Folder")'
 
 
 def find_cause(
@@ -98,18 +101,16 @@ def _values(
             {"label_map": void | shifted},
         )
     outside = [value for value in unknown if not 0 <= value < num_classes]
-    if len(outside) == 1 and outside[0] in (255, 254, 0, -1, 65535) and len(values) > 1:
-        void = outside[0]
-        return Cause(
-            f"void is {void} in the masks, but ignore_index is {ignore_index}",
-            "the config itself",
-            {"ignore_index": void},
-        )
-    if len(values) <= num_classes:
+    if len(outside) == 1 and len(values) > (1 if outside[0] in _USUAL_VOID else num_classes):
+        return _other_void(outside[0], num_classes, ignore_index)
+    labels = [value for value in values if value != ignore_index or len(values) <= num_classes]
+    if len(labels) <= num_classes:
+        label_map: dict[str, object] = {str(value): place for place, value in enumerate(labels)}
+        void = {str(ignore_index): "void"} if len(labels) < len(values) else {}
         return Cause(
             "values that are not train ids (taken for the classes in rising order; check that)",
             _ARGS,
-            {"label_map": {str(value): train_id for train_id, value in enumerate(values)}},
+            {"label_map": label_map | void},
         )
     return Cause(
         f"{len(values)} different values for {num_classes} classes: other masks than these "
@@ -117,6 +118,14 @@ def _values(
         "",
         {},
     )
+
+
+def _other_void(void: int, num_classes: int, ignore_index: int) -> Cause:
+    what = f"void is {void} in the masks, but ignore_index is {ignore_index}"
+    if void in _IGNORE_INDEX:
+        return Cause(what, "the config itself", {"ignore_index": void})
+    same: dict[str, object] = {str(value): value for value in range(num_classes)}
+    return Cause(what, _ARGS, {"label_map": same | {str(void): "void"}})
 
 
 def _colours(facts: Sequence[MaskFacts], num_classes: int) -> Cause:
@@ -159,9 +168,13 @@ def _compressed(
 ) -> Cause:
     what = "JPEG-compressed masks: values change near edges (better: export them as PNG)"
     if known and len(known) >= 2 and by_colour == (max(known) > 255):
-        tolerance = _farthest(counts, list(known), by_colour=by_colour)
-        if min(known) >= 0 and tolerance and _apart(list(known), by_colour=by_colour) > 16:
-            return Cause(what, _ARGS, {"label_tolerance": tolerance})
+        apart = _apart(list(known), by_colour=by_colour)
+        if min(known) >= 0 and apart > 16:
+            return Cause(
+                what,
+                _ARGS,
+                {"label_tolerance": _tolerance(counts, list(known), by_colour=by_colour)},
+            )
     return Cause(what, _ARGS, _clustered(counts, num_classes, by_colour=by_colour))
 
 
@@ -185,18 +198,28 @@ def _clustered(counts: Counter[int], num_classes: int, *, by_colour: bool) -> di
     """Take the most frequent values that lie well apart for the classes."""
     keys: list[int] = []
     for value, _ in counts.most_common():
-        if all(_distance(value, key, by_colour=by_colour) > 48 for key in keys):
+        if all(_distance(value, key, by_colour=by_colour) > _CLOSE for key in keys):
             keys.append(value)
         if len(keys) == num_classes:
             break
-    tolerance = min(_MOST_TOLERANCE, _farthest(counts, keys, by_colour=by_colour))
-    if len(keys) < 2 or tolerance < _farthest(counts, keys, by_colour=by_colour):
-        return {}  # values lie too close together to be told apart
+    near = sum(
+        count
+        for value, count in counts.items()
+        if any(_distance(value, key, by_colour=by_colour) <= _CLOSE for key in keys)
+    )
+    if len(keys) < 2 or near < _FLAT * counts.total():
+        return {}  # values lie too close together to be told apart, or it is a picture
     names = [_name(key) if by_colour else str(key) for key in (keys if by_colour else sorted(keys))]
     return {
         "label_map": {name: train_id for train_id, name in enumerate(names)},
-        "label_tolerance": tolerance,
+        "label_tolerance": _tolerance(counts, keys, by_colour=by_colour),
     }
+
+
+def _tolerance(counts: Counter[int], keys: Sequence[int], *, by_colour: bool) -> int:
+    """How far a value may lie from a key; half the way to the next, as other masks have others."""
+    farthest = _farthest(counts, keys, by_colour=by_colour)
+    return max(farthest, _apart(keys, by_colour=by_colour) // 2)
 
 
 def _farthest(counts: Counter[int], keys: Sequence[int], *, by_colour: bool) -> int:

@@ -38,7 +38,7 @@ def look_at_mask(path: Path, *, by_colour: bool) -> MaskFacts:
     """Read a mask file and count what it holds.
 
     Args:
-        path: The file; a picture, .npy or .mat (field S).
+        path: The file; a picture, .npy or .mat (variable S).
         by_colour: Count a palette's colours instead of its indices.
 
     Raises:

@@ -26,18 +26,6 @@ def read_picture(path: Path, expected: Expected) -> np.ndarray:
     Raises:
         DataError: The file is missing or damaged, or has other channels or another dtype.
     """
-    try:
-        return _read(path, expected)
-    except DataError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise DataError(
-                f"{path}: more pixels than are decoded whole ({error.__cause__})\n"
-                "  fix: convert it to a tiled TIFF, which is read by windows"
-            ) from error
-        raise
-
-
-def _read(path: Path, expected: Expected) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         return fit(_read_array(path), expected, path)
     if expected == RGB:
