@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Lt
 from utils import transforms
 from utils.colour_labels import ColourTable
 from utils.errors import ConfigError, DataError
-from utils.images import image_size, read_image, read_mask, sizes_differ
+from utils.images import REDUCED, image_size, read_image, read_mask, sizes_differ
 from utils.labels import LabelTable, count_values, mask_dtype
 from utils.normalize import FULL_SCALE
 from utils.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
@@ -269,10 +269,12 @@ class BaseDataset:
             image, mask = self._pixels(index)
             geometry = plan(*mask.shape)
         else:
-            geometry = plan(*self.size(index))
-            image = self.read_image(pair.image, scale=geometry.scale)
             mask = self.read_labels(pair.mask)
-            self.check_size(pair, geometry.source, mask.shape)
+            geometry = plan(*mask.shape)
+            image = self.read_image(pair.image, scale=geometry.scale)
+            # The header is asked only where the pixels do not show the size.
+            if geometry.scale <= REDUCED or image.shape[:2] != mask.shape:
+                self.check_size(pair, self.size(index), mask.shape)
         return (
             transforms.warp_image(image, geometry.reduced(*image.shape[:2]), self.border),
             transforms.warp_mask(mask, geometry, self.ignore_index),

@@ -9,6 +9,7 @@ from utils.errors import DataError
 
 _BYTE = 256
 _UNKNOWN = -(2**31)
+_STAYS, _CHANGES, _NO_LABEL = range(3)  # what becomes of a raw value, the worst one highest
 
 
 def mask_dtype(num_classes: int, ignore_index: int) -> type[np.uint8 | np.int16]:
@@ -53,9 +54,10 @@ class LabelTable:
         self._wide = np.full(_BYTE, _UNKNOWN, np.int64)
         for raw in range(_BYTE):
             self._wide[raw] = self._train_id(raw)
-        self._known = self._wide != _UNKNOWN
-        self._table = np.where(self._known, self._wide, 0).astype(self.dtype)
-        self._same = self._known & (self._wide == np.arange(_BYTE)) & (self.dtype is np.uint8)
+        known = self._wide != _UNKNOWN
+        self._table = np.where(known, self._wide, 0).astype(self.dtype)
+        same = (self._wide == np.arange(_BYTE)) & (self.dtype is np.uint8)
+        self._kind = np.select([~known, ~same], [_NO_LABEL, _CHANGES], _STAYS).astype(np.uint8)
 
     @classmethod
     def identity(cls, num_classes: int, *, ignore_index: int, void: int | None) -> "LabelTable":
@@ -78,13 +80,11 @@ class LabelTable:
             if raw.size and (raw.min() < 0 or raw.max() >= _BYTE):
                 return self._apply_wide(raw, name)
             raw = raw.astype(np.uint8)
-        counts = count_values(raw)
-        present = counts > 0
-        if (present & ~self._known).any():
-            raise self.unknown(dict(enumerate(counts.tolist())), name)
-        if not (present & ~self._same).any():
-            return raw
-        return cv2.LUT(raw, self._table)
+        # A table and a maximum: a third of the cost of a histogram.
+        kind = cv2.LUT(raw, self._kind).max()
+        if kind == _NO_LABEL:
+            raise self.unknown(dict(enumerate(count_values(raw).tolist())), name)
+        return raw if kind == _STAYS else cv2.LUT(raw, self._table)
 
     def _train_id(self, raw: int) -> int:
         """Return the train id of the nearest known value within the tolerance."""

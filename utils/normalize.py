@@ -41,6 +41,9 @@ class Normalize(nn.Module):
         count, channels, height, width = images.shape
         rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)
         rows = rows.to(torch.float32, copy=True)
-        scale, shift = (part.flatten().repeat(width) for part in (self.scale, self.shift))
+        scale, shift = (
+            part.view(1, channels).expand(width, channels).flatten()
+            for part in (self.scale, self.shift)
+        )
         rows.mul_(scale).add_(shift)
         return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
