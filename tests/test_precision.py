@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from small_models import build_small, outputs_of
+from small_models import build_small, images, outputs_of
 from torch import nn
 from training import plain_config, trainer_of
 
@@ -50,6 +50,17 @@ def test_what_is_asked_for_is_used(precision):
     assert (
         dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     )
+
+
+@pytest.mark.parametrize("name", ["DeepLab", "PSPNet", "UNetResnet", "UperNet"])
+def test_logits_are_float32_before_they_are_resized(name):
+    for training in (True, False):
+        model = build_small(name).train(training)
+        with autocast(CPU, "bf16"):
+            outputs = outputs_of(model, images(65, 65))
+        for logits in outputs:
+            assert logits.dtype == torch.float32
+            assert not torch.equal(logits, logits.bfloat16().float())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
