@@ -149,10 +149,13 @@ def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch
     """Join the other processes, if any; give this one's device."""
     from utils import distributed
     from utils.devices import pick_device, set_determinism
+    from utils.host_memory import keep_freed_memory
     from utils.runlog import log_to_console
 
     set_determinism(deterministic=config.deterministic)
     device = pick_device(device_name, local_rank=distributed.local_rank())
+    if device.type == "cpu":
+        keep_freed_memory()
     with distributed.process_group(device.type):
         log_to_console(first_process=distributed.rank() == 0)
         yield device

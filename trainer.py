@@ -23,7 +23,7 @@ from utils.ema import ExponentialMovingAverage
 from utils.grid import comparison_grid
 from utils.losses import WithAuxiliary
 from utils.lr_scheduler import Schedule
-from utils.memory import memory_advice
+from utils.memory import memory_advice, validation_memory_advice
 from utils.normalize import Normalize
 from utils.parallel import shares
 from utils.precision import autocast
@@ -120,14 +120,14 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        for micro_batches in grouped(batches, size):
-            with self._memory_advice():
+        with self._memory_advice():
+            for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
-            bar.advance()
-            if self._log_due(last=self.progress.iteration == iterations):
-                bar.say(self.log_iteration(epoch))
-            self.save_iteration()
-            self.stop_if_asked()
+                bar.advance()
+                if self._log_due(last=self.progress.iteration == iterations):
+                    bar.say(self.log_iteration(epoch))
+                self.save_iteration()
+                self.stop_if_asked()
         bar.close()
         metrics = self.totals.compute()
         if self.first:
@@ -145,13 +145,13 @@ class Trainer(BaseTrainer):
         groups = grouped(batches, self.step.accumulate)
         self.parts.network.train()
         images = 0
-        for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
-            if number == 0:
-                self.phases.start()
-            with self._memory_advice():
+        with self._memory_advice():
+            for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
+                if number == 0:
+                    self.phases.start()
                 self.train_iteration(micro_batches)
-            images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
-            self.progress.iteration = self.progress.step = 0
+                images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
+                self.progress.iteration = self.progress.step = 0
         return self.phases.seconds(), int(distributed.sum_over_processes(torch.tensor(images)))
 
     def _memory_advice(self) -> AbstractContextManager[None]:
@@ -287,18 +287,27 @@ class Trainer(BaseTrainer):
         loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
         bar = Progress(title, len(loader), shown=self.first)
-        for batch in on_device(loader, self.device):
-            masks = batch.masks.long()
-            with autocast(self.device, self.step.precision):
-                logits = whole(network, self.normalize(batch.images))
-            predictions = logits.max(1).indices
-            total = self.parts.loss.total(batch.label_counts)
-            totals.add(self.parts.loss(logits, masks), total, predictions, masks)
-            if len(pictures) < _PICTURES:
-                pictures.append((batch.images[0], masks[0], predictions[0]))
-            bar.advance()
+        with self._validation_memory_advice(loader):
+            for batch in on_device(loader, self.device):
+                masks = batch.masks.long()
+                with autocast(self.device, self.step.precision):
+                    logits = whole(network, self.normalize(batch.images))
+                predictions = logits.max(1).indices
+                total = self.parts.loss.total(batch.label_counts)
+                totals.add(self.parts.loss(logits, masks), total, predictions, masks)
+                if len(pictures) < _PICTURES:
+                    pictures.append((batch.images[0], masks[0], predictions[0]))
+                bar.advance()
         bar.close()
         return self._validation_metrics(epoch, totals.compute(), pictures)
+
+    def _validation_memory_advice(self, loader: BaseDataLoader) -> AbstractContextManager[None]:
+        shared = self.data.val_split is not None  # both loaders have the training's batch size
+        return validation_memory_advice(
+            loader.batch_size,
+            crop_size=loader.dataset.crop_size,
+            accumulate=self.step.accumulate if shared else None,
+        )
 
     def _validation_metrics(
         self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]

@@ -131,7 +131,7 @@ class BaseTrainer:
 
     def _run_epoch(self, epoch: int) -> None:
         train_metrics = self.train_epoch(epoch)
-        val_metrics = self.validate(epoch) if self._validation_due(epoch) else None
+        val_metrics = self._validated(epoch) if self._validation_due(epoch) else None
         improved = val_metrics is not None and self.monitor.improved(val_metrics, epoch)
         self.run.row("train", epoch, self.progress.step, train_metrics)
         scores = {name: train_metrics[name] for name in ("Pixel_Accuracy", "Mean_IoU")}
@@ -142,6 +142,15 @@ class BaseTrainer:
         self.progress.epoch, self.progress.iteration = epoch, 0
         self.restore_running({})
         self._save_epoch(improved=improved)
+
+    def _validated(self, epoch: int) -> dict:
+        """Validate; what ends that early does not take the epoch's training with it."""
+        trained = self.state()  # before: it sums over processes, of which one may fail alone
+        try:
+            return self.validate(epoch)
+        except Exception:
+            self._save_last(trained)
+            raise
 
     def _validation_due(self, epoch: int) -> bool:
         due = epoch % self.plan.val_per_epochs == 0 or epoch == self.plan.epochs
@@ -191,6 +200,10 @@ class BaseTrainer:
             path = self.run.folder / f"checkpoint-iter{self.progress.step}.pth"
             checkpoint.save([path], state)
             run_folder.trim(self.run.folder, keep=self.plan.keep)
+
+    def _save_last(self, state: Mapping[str, object]) -> None:
+        if self.run.folder is not None:
+            checkpoint.save([self.run.folder / run_folder.LAST], state)
 
     def state(self) -> dict:
         """Everything that a resumed run needs; each process must call it."""
@@ -286,10 +299,9 @@ class BaseTrainer:
         number = distributed.agree(self._signal or 0)
         if not number:
             return
-        state = self.state()
+        self._save_last(self.state())
         where = ""
         if self.run.folder is not None:
-            checkpoint.save([self.run.folder / run_folder.LAST], state)
             where = f"; go on with: python train.py --resume {self.run.folder}"
         name = signal.Signals(number).name
         raise RunInterruptedError(

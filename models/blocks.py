@@ -19,6 +19,16 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Te
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize logits ``(N, C, h, w)`` to ``(N, C, *size)``, half precisions in float32.
+
+    Rounded to half precision after it, classes would tie along their borders and the first win.
+    """
+    # Also cheaper: the loss needs float32, and here it is converted before there is more of it.
+    precise = logits if logits.dtype == torch.float64 else logits.float()
+    return resize(precise, size)
+
+
 def conv_bn_relu(
     in_channels: int,
     out_channels: int,
@@ -160,10 +170,22 @@ class PyramidPooling(nn.Module):
         """Return ``(N, out_channels, h, w)`` for features ``(N, in_channels, h, w)``."""
         pooled = bin_averages(x, self.bins)
         levels = [
-            resize(level(average), x.shape[2:], align_corners=self.align_corners)
+            laid_out_as(resize(level(average), x.shape[2:], align_corners=self.align_corners), x)
             for level, average in zip(self.levels, pooled, strict=True)
         ]
         return self.fuse(torch.cat([x, *levels], dim=1))
+
+
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """Copy features to the memory layout of those that they are joined with, if it differs.
+
+    A tensor of one pixel has both layouts at once and is resized to the default one; joined with
+    features in channels-last memory it would make all of them change their layout.
+    """
+    if torch.compiler.is_compiling():  # chooses layouts itself; a condition would tie the graph
+        return x
+    last = other.is_contiguous(memory_format=torch.channels_last)
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def halve(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from models.backbones import ALIASES, build_backbone
-from models.blocks import classifier, conv_bn_relu, initialise, resize
+from models.blocks import classifier, conv_bn_relu, initialise, laid_out_as, resize, resize_logits
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Dilation rates by output stride: DeepLabV3, https://arxiv.org/abs/1706.05587, Sec. 3.3."""
@@ -87,7 +87,7 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, h, w)`` to ``(N, 256, h, w)``."""
-        joined = torch.cat([branch(x) for branch in self.branches], dim=1)
+        joined = torch.cat([laid_out_as(branch(x), x) for branch in self.branches], dim=1)
         return self.dropout(self.project(joined))
 
 
@@ -167,4 +167,4 @@ class DeepLab(BaseModel):
         features = self.backbone(images)
         x = self.aspp(features[-1])  # 1/16 or 1/8
         x = self.decoder(x, features[self.low_index])  # 1/4
-        return resize(x, images.shape[2:])
+        return resize_logits(x, images.shape[2:])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from models.backbones import OutputStride, build_backbone, build_timm
-from models.blocks import FCNHead, PyramidPooling, classifier, resize
+from models.blocks import FCNHead, PyramidPooling, classifier, resize_logits
 from utils.errors import ConfigError
 
 
@@ -89,10 +89,10 @@ class PSPNet(BaseModel):
         """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
         size = images.shape[2:]
         *_, before_last, last = self.backbone(images)  # both at 1/8
-        logits = resize(self.head(last), size)
+        logits = resize_logits(self.head(last), size)
         if self.aux is None or not self.training:
             return logits
-        return logits, resize(self.aux(before_last), size)
+        return logits, resize_logits(self.aux(before_last), size)
 
 
 class DilatedDenseNet(nn.Module):
@@ -173,7 +173,7 @@ class PSPDenseNet(BaseModel):
         """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
         size = images.shape[2:]
         before_last, last = self.backbone(images)
-        logits = resize(self.head(last), size)
+        logits = resize_logits(self.head(last), size)
         if self.aux is None or not self.training:
             return logits
-        return logits, resize(self.aux(before_last), size)
+        return logits, resize_logits(self.aux(before_last), size)

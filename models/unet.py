@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from models.backbones import build_backbone
-from models.blocks import classifier, conv_bn_relu, cut, halve, initialise, resize
+from models.blocks import classifier, conv_bn_relu, cut, halve, initialise, resize, resize_logits
 
 DECODER_WIDTHS = (192, 128, 96, 64, 48, 32)
 """UNetResnet's widths at strides 32, 16, 8, 4, 2 and 1."""
@@ -164,4 +164,4 @@ class UNetResnet(BaseModel):
         x = self.center(last)
         for up, skip in zip_longest(self.ups, reversed(skips)):
             x = up(x, skip)
-        return resize(self.classifier(x), images.shape[2:])
+        return resize_logits(self.classifier(x), images.shape[2:])

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from models.backbones import build_backbone
-from models.blocks import FCNHead, PyramidPooling, classifier, conv_bn_relu, initialise, resize
+from models.blocks import (
+    FCNHead,
+    PyramidPooling,
+    classifier,
+    conv_bn_relu,
+    initialise,
+    resize,
+    resize_logits,
+)
 
 
 class FeaturePyramid(nn.Module):
@@ -107,7 +115,7 @@ class UperNet(BaseModel):
         size = images.shape[2:]
         *finer, last = self.backbone(images)[-4:]  # 1/4, 1/8, 1/16; 1/32
         x = self.fpn(finer, self.ppm(last))  # 1/4
-        logits = resize(self.classifier(self.dropout(x)), size)
+        logits = resize_logits(self.classifier(self.dropout(x)), size)
         if self.aux is None or not self.training:
             return logits
-        return logits, resize(self.aux(finer[-1]), size)
+        return logits, resize_logits(self.aux(finer[-1]), size)

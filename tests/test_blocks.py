@@ -13,8 +13,10 @@ from models.blocks import (
     halve,
     halve_with_winners,
     resize,
+    resize_logits,
     unpool,
 )
+from models.deeplab import ASPP
 
 
 def features(*shape):
@@ -89,6 +91,28 @@ def test_resizing_treats_pixels_as_areas():
     x = torch.tensor([[[[0.0, 1.0]]]])
     assert resize(x, (1, 4)).flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
     assert torch.allclose(resize(x, (1, 4), align_corners=True).flatten(), torch.linspace(0, 1, 4))
+
+
+def test_logits_in_half_precision_are_resized_in_float32():
+    logits = features(1, 3, 4, 4).bfloat16()
+    assert torch.equal(resize_logits(logits, (9, 7)), resize(logits.float(), (9, 7)))
+    assert resize_logits(logits.double(), (9, 7)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(
+    ("module", "joined"),
+    [
+        (lambda: PyramidPooling(8, 4), "fuse"),
+        (lambda: ASPP(8, rates=(2, 4), separable=False, channels=4), "project"),
+    ],
+    ids=["PyramidPooling", "ASPP"],
+)
+def test_a_pooled_pixel_does_not_change_the_layout_of_what_it_joins(module, joined, layout):
+    network, seen = module().to(memory_format=layout), []
+    getattr(network, joined).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(features(2, 8, 12, 12).to(memory_format=layout))
+    assert seen[0].is_contiguous(memory_format=layout)
 
 
 def test_pyramid_pooling_sees_the_whole_image():

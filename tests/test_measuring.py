@@ -11,7 +11,7 @@ from training import batches_of, plain_config, trainer_of
 
 import train
 from utils.errors import ResourceError, guard
-from utils.memory import memory_advice, peak_memory, ran_out
+from utils.memory import memory_advice, peak_memory, ran_out, validation_memory_advice
 from utils.stopwatch import PHASES, LoaderWarning, Phases, report
 
 
@@ -114,6 +114,7 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path, caplog):
 MESSAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     MemoryError(),
 ]
@@ -161,6 +162,55 @@ def test_running_out_of_memory_in_training_exits_6(config_path, monkeypatch, cap
     assert "--set train_loader.args.batch_size=2 trainer.accumulate=4" in message
     assert "--set trainer.recompute=true" in message
     assert "Traceback" not in message
+
+
+def validation_advice(batch_size, **settings):
+    context = validation_memory_advice(batch_size, **settings)
+    with pytest.raises(ResourceError, match=r"^out of memory in validation") as raised, context:
+        raise MESSAGES[0]
+    return str(raised.value), re.findall(r"(?m)^    --set (.*)", str(raised.value))
+
+
+def test_validation_is_told_to_take_fewer_or_smaller_images():
+    later = "trainer.val=false  (and score later with evaluate.py --mode sliding)"
+    message, lines = validation_advice(4, crop_size=None)
+    assert "validation with batch_size 4 of whole images: CUDA out of memory" in message
+    assert "what was saved is sound: go on with --resume and --set as above" in message
+    assert lines == [
+        "val_loader.args.batch_size=2",
+        "val_loader.args.val=true val_loader.args.crop_size=512  (scores crops)",
+        later,
+    ]
+    message, lines = validation_advice(1, crop_size=768)
+    assert "validation with batch_size 1 of 768 x 768: " in message
+    assert lines == [
+        "val_loader.args.val=true val_loader.args.crop_size=384  (scores crops)",
+        later,
+    ]
+    _, lines = validation_advice(8, crop_size=None, accumulate=1)  # val_split
+    assert lines == ["train_loader.args.batch_size=4 trainer.accumulate=2", later]
+
+
+def test_running_out_of_memory_in_validation_exits_6(tmp_path, config_path, monkeypatch, capsys):
+    def starved(*_):
+        raise MESSAGES[0]
+
+    monkeypatch.setattr("trainer.whole", starved)
+    assert guard(train.main, ["--config", str(config_path)]) == 6
+    message = capsys.readouterr().err
+    assert "error: out of memory in validation with batch_size 4 of whole images: " in message
+    assert "--set val_loader.args.batch_size=2" in message
+    assert "Traceback" not in message
+    assert len(list(tmp_path.glob("saved/tiny/*/last.pth"))) == 1
+
+
+def test_running_out_of_memory_on_the_way_to_the_device_exits_6(config_path, monkeypatch, capsys):
+    def starved(*_):
+        raise MESSAGES[0]
+
+    monkeypatch.setattr("utils.prefetch._moved", starved)
+    assert guard(train.main, ["--config", str(config_path)]) == 6
+    assert "error: out of memory in training with batch_size 4" in capsys.readouterr().err
 
 
 def test_peak_memory_is_that_of_the_process():

@@ -12,8 +12,9 @@ import torch
 from conftest import tiny_config
 
 import train
+from trainer import Trainer, whole
 from utils import checkpoint
-from utils.errors import CheckpointError, ConfigError, RunInterruptedError
+from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 
 
 def weights(folder, name="last.pth"):
@@ -95,8 +96,6 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
 )
 def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypatch, number, code):
     """The signal comes in the fourth iteration of six, in the middle of the second epoch."""
-    from trainer import Trainer
-
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for name in "ab":
@@ -120,6 +119,63 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
     assert checkpoint.load(folder / "last.pth")["step"] == 4
     assert train.main(["--resume", str(folder)]) == 0
     assert_same_run(only_run(tmp_path / "a"), folder)
+
+
+def fail_in_second_validation(patch, error):
+    """Let the validation of the second epoch raise."""
+    epochs = []
+    validate = Trainer.validate
+
+    def noted(self, epoch):
+        epochs.append(epoch)
+        return validate(self, epoch)
+
+    def failing(network, images):
+        if epochs[-1] == 2:
+            raise error
+        return whole(network, images)
+
+    patch.setattr(Trainer, "validate", noted)
+    patch.setattr("trainer.whole", failing)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 6),
+        (DataError("mask 7: label 31, but there are 12 classes"), 3),
+    ],
+    ids=["memory", "data"],
+)
+def test_an_error_in_validation_does_not_cost_the_training_before_it(
+    tmp_path, monkeypatch, capsys, error, code
+):
+    folders = [tmp_path / name for name in "ab"]
+    arguments = []
+    for folder in folders:
+        folder.mkdir()
+        path = folder / "config.json"
+        path.write_text(json.dumps(tiny_config(folder, epochs=3, ema=0.9)))
+        arguments.append(["--config", str(path)])
+    assert train.main(arguments[0]) == 0
+    with monkeypatch.context() as patch:
+        fail_in_second_validation(patch, error)
+        capsys.readouterr()
+        assert guard(train.main, arguments[1]) == code
+    assert "Traceback" not in capsys.readouterr().err
+    folder = only_run(folders[1])
+    saved = checkpoint.load(folder / "last.pth")
+    assert (saved["epoch"], saved["iteration"], saved["step"]) == (1, 3, 6)
+    trained = []
+    iteration = Trainer.train_iteration
+    monkeypatch.setattr(
+        Trainer,
+        "train_iteration",
+        lambda self, batches: (trained.append(self.progress.step), iteration(self, batches)),
+    )
+    assert train.main(["--resume", str(folder)]) == 0
+    assert trained == [6, 7, 8]  # nothing twice
+    assert_same_run(only_run(folders[0]), folder)
 
 
 def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_folder, monkeypatch):

@@ -8,7 +8,9 @@ import torch
 
 from utils.errors import ResourceError
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+# What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_CROP = 512  # a usual size of validation crops
 
 
 @contextmanager
@@ -32,12 +34,39 @@ def memory_advice(
         if not ran_out(error):
             raise
         pairs = _pairs(batch_size, accumulate, multiple=shares, least=smallest * shares)
-        raise ResourceError(
-            f"out of memory in training with batch_size {batch_size}"
-            + (f" x accumulate {accumulate}" if accumulate > 1 else "")
-            + f": {_first_line(error)}\n"
-            + _advice(pairs, effective=batch_size * accumulate)
-            + "  what was saved is sound: go on with --resume and --set as above"
+        raise _explained(
+            error,
+            f"training with batch_size {batch_size}"
+            + (f" x accumulate {accumulate}" if accumulate > 1 else ""),
+            _advice(pairs, effective=batch_size * accumulate),
+        ) from error
+
+
+@contextmanager
+def validation_memory_advice(
+    batch_size: int, *, crop_size: int | None, accumulate: int | None = None
+) -> Iterator[None]:
+    """Turn running out of memory in validation into the settings that need less.
+
+    Args:
+        batch_size: Images of a validation batch.
+        crop_size: What validation images are cut to; None: they are whole.
+        accumulate: `trainer.accumulate` where `val_split` makes the two loaders share a batch
+            size; None where `val_loader` has its own.
+
+    Raises:
+        ResourceError: The device's or the host's memory did not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        size = f"{crop_size} x {crop_size}" if crop_size else "whole images"
+        raise _explained(
+            error,
+            f"validation with batch_size {batch_size} of {size}",
+            _validation_advice(batch_size, crop_size, accumulate),
         ) from error
 
 
@@ -80,6 +109,31 @@ def _advice(pairs: list[tuple[int, int]], *, effective: int) -> str:
         for size, times in pairs
     )
     return f"  the same {effective} images an update in less memory:\n{lines}{others}"
+
+
+def _validation_advice(batch_size: int, crop_size: int | None, accumulate: int | None) -> str:
+    lines = []
+    if batch_size > 1 and accumulate is None:
+        lines.append(f"val_loader.args.batch_size={batch_size // 2}")
+    elif batch_size > 1:
+        lines += [
+            f"train_loader.args.batch_size={size} trainer.accumulate={times}"
+            for size, times in _pairs(batch_size, accumulate or 1, multiple=1, least=1)[:1]
+        ]
+    if accumulate is None:
+        smaller = crop_size // 2 if crop_size else _CROP
+        lines.append(
+            f"val_loader.args.val=true val_loader.args.crop_size={smaller}  (scores crops)"
+        )
+    lines.append("trainer.val=false  (and score later with evaluate.py --mode sliding)")
+    return "  validate in less memory:\n" + "".join(f"    --set {line}\n" for line in lines)
+
+
+def _explained(error: BaseException, doing: str, advice: str) -> ResourceError:
+    return ResourceError(
+        f"out of memory in {doing}: {_first_line(error)}\n{advice}"
+        "  what was saved is sound: go on with --resume and --set as above"
+    )
 
 
 def _first_line(error: BaseException) -> str:
