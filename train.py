@@ -240,8 +240,13 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         parallel=config.parallel,
         n_gpu=config.n_gpu,
     )
-    smallest = train_loader.smallest_batch * world_size()
-    check_batch(model, network, batch_size=train_loader.batch_size, smallest=smallest)
+    check_batch(
+        model,
+        network,
+        batch_size=train_loader.batch_size,
+        smallest=train_loader.smallest_batch * world_size(),
+        crop_size=train_loader.dataset.crop_size if train_loader.dataset.augments else None,
+    )
     optimizer = build_optimizer(
         model,
         name=config.optimizer.type,

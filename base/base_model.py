@@ -38,6 +38,7 @@ class BaseModel(nn.Module):
         self.in_channels = in_channels
         self._frozen_backbone = False
         self._frozen_batchnorm = False
+        self._batchnorm_stride = 1
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the logits of ``images``; see the class for shapes."""
@@ -50,6 +51,7 @@ class BaseModel(nn.Module):
         freeze_backbone: bool,
         pretrained: bool | str,
         pooled_batchnorm: bool = False,
+        batchnorm_stride: int = 1,
     ) -> None:
         """Freeze what is asked for and note what has no effect; ends every constructor.
 
@@ -58,6 +60,7 @@ class BaseModel(nn.Module):
             freeze_backbone: Keep the backbone as it is: weights and statistics.
             pretrained: What the user asked for, to answer it where there is nothing to load into.
             pooled_batchnorm: Whether a branch normalises values pooled to 1x1.
+            batchnorm_stride: Stride of the coarsest map that is normalised.
         """
         name = type(self).__name__
         has_backbone = any(True for _ in self.backbone_parameters())
@@ -71,6 +74,7 @@ class BaseModel(nn.Module):
             notes.append(f"pretrained has no effect: {name} learns from scratch, no weights exist")
         self.notes = tuple(notes)
         self.min_train_batch = 2 if pooled_batchnorm and not freeze_bn else 1
+        self._batchnorm_stride = batchnorm_stride
         self._frozen_backbone = freeze_backbone and has_backbone
         self._frozen_batchnorm = freeze_bn and has_batchnorm
         if self._frozen_backbone:
@@ -89,6 +93,17 @@ class BaseModel(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def fewest_images(self, side: int | None) -> int:
+        """Return the smallest batch a process can train on.
+
+        Args:
+            side: Of the images, which are square; None when they are large.
+        """
+        if side is None or side > self._batchnorm_stride:
+            return self.min_train_batch
+        learns = any(isinstance(part, _BatchNorm) and part.training for part in self.modules())
+        return 2 if learns else 1  # the coarsest map is one value, which has no variance
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbone, frozen ones too."""

@@ -1,6 +1,7 @@
-"""What the networks cost: two beside segmentation_models.pytorch's, then all of them.
+"""What the networks cost: two beside segmentation_models.pytorch's, and all of them.
 
-    python benchmarks/models.py                      # three to five minutes on two cores
+    python benchmarks/models.py                      # the two: minutes on two cores
+    python benchmarks/models.py --all                # the other ten too, each at its defaults
     python benchmarks/models.py --device cuda --size 512 --batch 8
 
 Both sides have the same ResNet-50 from timm's and torchvision's layout, random weights, float32
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="of the images, default: 256")
     parser.add_argument("--batch", type=int, default=2, help="default: 2")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison, default: 5")
-    parser.add_argument("--paired-only", action="store_true", help="leave out the other ten")
+    parser.add_argument("--all", action="store_true", help="the other ten too")
     parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     run = Run(options.device, options.size, options.batch, options.rounds)
@@ -199,7 +200,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     for network in PAIRED:
         figures |= compare(network, run)
-    for network in () if options.paired_only else [n for n in MODELS if n not in PAIRED]:
+    for network in [n for n in MODELS if n not in PAIRED] if options.all else ():
         contestant = Contestant(build(network), run)
         for _ in range(2):  # the first one warms up
             contestant.measure()

@@ -102,7 +102,14 @@ def place(
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)
 
 
-def check_batch(model: BaseModel, network: nn.Module, *, batch_size: int, smallest: int) -> None:
+def check_batch(
+    model: BaseModel,
+    network: nn.Module,
+    *,
+    batch_size: int,
+    smallest: int,
+    crop_size: int | None,
+) -> None:
     """Refuse batches that leave a device too few images; say how a batch is divided.
 
     Args:
@@ -110,6 +117,7 @@ def check_batch(model: BaseModel, network: nn.Module, *, batch_size: int, smalle
         network: What `place` returned.
         batch_size: Images of a batch, all devices together.
         smallest: The same for the smallest batch of an epoch.
+        crop_size: Side of the training images; None when they are not cropped.
 
     Raises:
         ConfigError: Too few, with the fix.
@@ -121,12 +129,17 @@ def check_batch(model: BaseModel, network: nn.Module, *, batch_size: int, smalle
             f"train_loader.args.batch_size: {smallest} images for {devices} devices, at least one "
             "each is needed; set a larger batch_size or a smaller n_gpu"
         )
-    if own < model.min_train_batch:
+    # Synchronised statistics are taken over the images of all devices.
+    together = smallest if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) else own
+    needed = model.fewest_images(crop_size)
+    if together < needed:
+        pooled = together < model.min_train_batch
+        what = "values pooled to" if pooled else f"a map of crop_size {crop_size}, which shrinks to"
+        larger = "" if pooled else ', a larger "crop_size"'
         raise ConfigError(
             f"train_loader.args.batch_size: a device would train on {own} image at a time, and "
-            f"{type(model).__name__} has batch normalisation on values pooled to 1x1, which needs "
-            f"{model.min_train_batch}\n"
-            '  fix: a larger "batch_size" (or "drop_last": true), or "freeze_bn": true'
+            f"{type(model).__name__} has batch normalisation on {what} 1x1: that needs {needed}\n"
+            f'  fix: a larger "batch_size" (or "drop_last": true){larger}, or "freeze_bn": true'
         )
     if devices > 1:
         log.info("batch_size: %d in all, %d a device", batch_size, batch_size // devices)

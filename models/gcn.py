@@ -178,7 +178,12 @@ class GCN(BaseModel):
         )
         self.refine = nn.ModuleList(BoundaryRefinement(num_classes) for _ in range(5))
         initialise(self.gcn_stages, self.score, self.up, self.refine)
-        self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
+        self.finish(
+            freeze_bn=freeze_bn,
+            freeze_backbone=freeze_backbone,
+            pretrained=pretrained,
+            batchnorm_stride=32,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""

@@ -188,7 +188,12 @@ class SegResNet(BaseModel):
         self.unstem = _double(widths[0], widths[0])
         self.classifier = nn.Conv2d(widths[0], num_classes, 3, padding=1)
         initialise(self.decoder, self.unstem, self.classifier)
-        self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
+        self.finish(
+            freeze_bn=freeze_bn,
+            freeze_backbone=freeze_backbone,
+            pretrained=pretrained,
+            batchnorm_stride=32,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""

@@ -9,6 +9,7 @@ recovers where things are. Two 3x3 convolutions a step are all there is.
 Differences from the paper:
 - Convolutions are padded, so that the logits have the image's size and skips are not cropped.
 - Batch normalisation after each convolution instead of their biases; the paper predates it.
+- No dropout at the end of the contracting path (Sec. 3.1), as in the ancestor of this project.
 - An odd size is rounded up when it is halved and cut back when it is doubled.
 
 Parameters at 2 classes: 31.0 M in the paper's layout (64..1024), 31.04 M here.
@@ -156,7 +157,12 @@ class UNetResnet(BaseModel):
         )
         initialise(self.center, self.ups)
         self.classifier = classifier(DECODER_WIDTHS[-1], num_classes)
-        self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
+        self.finish(
+            freeze_bn=freeze_bn,
+            freeze_backbone=freeze_backbone,
+            pretrained=pretrained,
+            batchnorm_stride=32,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""

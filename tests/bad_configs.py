@@ -47,6 +47,30 @@ BAD = {
         },
         "arch.args.lr: unknown argument of UNet; it belongs under optimizer.args",
     ),
+    "argument of a part": (
+        {"loss": {"type": "Sum", "args": {"parts": [{"type": "FocalLoss", "args": {"gama": 2}}]}}},
+        (
+            "loss.args.parts[0].args.gama: unknown argument of FocalLoss; did you mean 'gamma'? "
+            "Known: alpha, gamma"
+        ),
+    ),
+    "value in a part of a part": (
+        {
+            "loss": {
+                "type": "Sum",
+                "args": {
+                    "parts": [
+                        {"type": "DiceLoss"},
+                        {
+                            "type": "Sum",
+                            "args": {"parts": [{"type": "DiceLoss", "args": {"smooth": -1}}]},
+                        },
+                    ]
+                },
+            }
+        },
+        "loss.args.parts[1].args.parts[0].args.smooth: expected a number >= 0, got -1",
+    ),
     "missing name": ({"name": None}, 'name: missing; add "name": "my_run"'),
     "missing arch": ({"arch": None}, 'arch: missing; add "arch": {"type": "UNet"}'),
     "missing type": ({"arch": {}}, "arch.type: missing; add it"),

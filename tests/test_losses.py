@@ -203,6 +203,9 @@ def test_a_sum_comes_from_plain_json():
     expected = 2 * float(CrossEntropyLoss2d()(logits, target))
     assert float(loss(logits, target)) == pytest.approx(expected)
     assert float(loss((logits, logits), target)) == pytest.approx(1.5 * expected)
+    # Auxiliary outputs too are divided by the effective batch's total, here twice this one's.
+    found = float(loss((logits, logits), target, total=torch.tensor(32.0)))
+    assert found == pytest.approx(0.75 * expected)
 
 
 @pytest.mark.parametrize(

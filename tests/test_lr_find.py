@@ -26,6 +26,11 @@ def test_a_planted_optimum_is_found_within_a_factor_of_3(best):
     assert best / 3 < suggestion(planted(best)) < best * 3
 
 
+def test_the_suggestion_is_the_rate_of_the_steepest_fall_itself():
+    rates = [10.0 ** (step / 10) for step in range(40)]
+    assert suggestion(Sweep(rates, [1.0] * 20 + [0.0] * 20)) == rates[20]
+
+
 def test_the_running_mean_starts_at_the_first_loss():
     assert smoothed([4.0]) == pytest.approx([4.0])
     assert smoothed([2.0] * 30) == pytest.approx([2.0] * 30)

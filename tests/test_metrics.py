@@ -55,6 +55,13 @@ def test_counts_are_labels_by_predictions():
     assert matrix.counts.dtype == torch.int64
 
 
+def test_labels_of_no_class_are_not_counted():
+    matrix = ConfusionMatrix(3, 255)
+    labels = torch.tensor([[[3, 7, -4, 255, 2]]], dtype=torch.int16)
+    matrix.update(torch.zeros(1, 1, 5, dtype=torch.int64), labels)
+    assert matrix.counts.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
 def test_batches_add_up_in_any_order_and_division():
     random = torch.Generator().manual_seed(3)
     predictions = torch.randint(0, 4, (6, 9, 7), generator=random)

@@ -190,6 +190,24 @@ def test_one_image_trains_or_is_said_to_be_too_few(name):
         outputs_of(frozen, images(64, 64, count=1))
 
 
+@pytest.mark.parametrize("name", LIGHT)
+def test_one_image_of_one_value_at_the_deepest_stride_is_said_to_be_too_few(name):
+    model = shared(name).train()
+    if model.fewest_images(32) == 1:
+        outputs_of(model, images(32, 32, count=1))
+    else:
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            model(images(32, 32, count=1))
+    assert model.fewest_images(33) == model.fewest_images(None) == model.min_train_batch
+
+
+def test_without_statistics_to_take_one_value_is_enough():
+    for arguments in ({"freeze_bn": True}, {"freeze_backbone": True}):
+        model = build_small("GCN", **arguments).train()
+        assert model.fewest_images(32) == 1
+        outputs_of(model, images(32, 32, count=1))
+
+
 def test_networks_that_pool_to_one_pixel_need_two_images():
     needing = {name for name in LIGHT if shared(name).min_train_batch == 2}
     assert needing == {"PSPNet", "PSPDenseNet", "UperNet", "DeepLab"}

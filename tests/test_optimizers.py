@@ -1,5 +1,7 @@
 """Optimisers by name, and the groups that a model's parameters form."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
@@ -40,6 +42,29 @@ def test_every_optimiser_is_torchs_own_and_lowers_a_loss(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("SGD", {"momentum": 0.8, "weight_decay": 0.02, "dampening": 0.1, "nesterov": False}),
+        ("SGD", {"momentum": 0.8, "weight_decay": 0.02, "dampening": 0.0, "nesterov": True}),
+        ("Adam", {"betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.02, "amsgrad": True}),
+        ("AdamW", {"betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.02, "amsgrad": True}),
+        ("NAdam", {"betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.02}),
+        ("RAdam", {"betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.02}),
+        (
+            "RMSprop",
+            {"alpha": 0.9, "eps": 0.1, "weight_decay": 0.02, "momentum": 0.8, "centered": True},
+        ),
+        ("Adagrad", {"lr_decay": 0.1, "weight_decay": 0.02, "eps": 0.1}),
+    ],
+)
+def test_every_argument_arrives_in_torch(name, args):
+    args = {"lr": 0.3, **args}
+    assert set(args) == set(inspect.signature(OPTIMIZERS[name]).parameters) - {"params"}
+    optimizer = build_optimizer(TwoParts(), name=name, args=args)
+    assert {key: optimizer.param_groups[0][key] for key in args} == args
 
 
 def test_one_group_holds_every_parameter_once():

@@ -218,19 +218,37 @@ def test_a_device_with_too_few_images_is_refused(monkeypatch, smallest, devices_
     model = build_small("PSPNet")
     if enough:
         with caplog.at_level(logging.INFO, "segmentation"):
-            check_batch(model, model, batch_size=5, smallest=smallest)
+            check_batch(model, model, batch_size=5, smallest=smallest, crop_size=None)
         assert caplog.messages == ["batch_size: 5 in all, 2 a device"]
         return
-    message = r"(?s)a device would train on 1 image at a time, and PSPNet .* needs 2\n.*freeze_bn"
+    message = r"(?s)on 1 image at a time, and PSPNet .* pooled to 1x1: that needs 2\n.*freeze_bn"
     with pytest.raises(ConfigError, match=message):
-        check_batch(model, model, batch_size=5, smallest=smallest)
+        check_batch(model, model, batch_size=5, smallest=smallest, crop_size=None)
+
+
+def test_one_image_that_becomes_one_value_is_refused():
+    model = build_small("UNetResnet")
+    message = (
+        r"batch_size: .* on 1 image at a time, and UNetResnet .* crop_size 32, .* 1x1: that needs 2"
+        r'.*larger "batch_size".*"crop_size", or "freeze_bn"'
+    )
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        check_batch(model, model, batch_size=1, smallest=1, crop_size=32)
+    check_batch(model, model, batch_size=1, smallest=1, crop_size=33)
+    check_batch(model, model, batch_size=2, smallest=2, crop_size=32)
+
+
+def test_statistics_of_all_devices_need_one_image_each(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    model = convert_sync_batchnorm(build_small("PSPNet"))
+    check_batch(model, model, batch_size=2, smallest=2, crop_size=None)
 
 
 def test_a_device_without_an_image_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 4)
     model = build_small("ENet")
     with pytest.raises(ConfigError, match=r"batch_size: 3 images for 4 devices, .* smaller n_gpu"):
-        check_batch(model, model, batch_size=3, smallest=3)
+        check_batch(model, model, batch_size=3, smallest=3, crop_size=None)
 
 
 class Counting(DistributedDataParallel):

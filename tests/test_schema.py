@@ -33,6 +33,8 @@ BEYOND_AN_EDITOR = {
     "SyncBN without processes": True,
     "name ending in a space": True,
     "long name": True,  # counted in bytes
+    "argument of a part": True,
+    "value in a part of a part": True,
 }
 
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 8, 33, 0.5, -0.5, 1.0, 1e9, "", "x", "train", "all"]

@@ -50,15 +50,25 @@ def raise_faults(model: type[M], data: Mapping[str, Any], source: str) -> M:
 
 
 def _components(data: Mapping[str, Any]) -> Iterable[tuple[str, tuple[dict[str, Any], Listed]]]:
-    """The components of a config that the schema lists, with their arguments."""
-    known = listed_components()
+    """The components of a config that the schema lists, by path, with their arguments."""
     for section, value in data.items():
         plain = {"type": value} if isinstance(value, str) else value
-        if not isinstance(plain, dict) or not isinstance(name := plain.get("type"), str):
-            continue
-        listed, args = known.get(section, name), plain.get("args", {})
-        if listed is not None and isinstance(args, dict):
-            yield section, (args, listed)
+        yield from _component(section, section, plain)
+
+
+def _component(
+    section: str, path: str, value: Any
+) -> Iterable[tuple[str, tuple[dict[str, Any], Listed]]]:
+    """One component, and those that it consists of: the parts of a sum of losses."""
+    if not isinstance(value, dict) or not isinstance(name := value.get("type"), str):
+        return
+    listed, args = listed_components().get(section, name), value.get("args", {})
+    if listed is None or not isinstance(args, dict):
+        return
+    yield path, (args, listed)
+    parts = args.get("parts") if "parts" in listed.arguments else None
+    for number, part in enumerate(parts if isinstance(parts, list) else ()):
+        yield from _component(section, f"{path}.args.parts[{number}]", part)
 
 
 def _places(

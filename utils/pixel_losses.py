@@ -90,7 +90,6 @@ class CrossEntropyLoss2d(PixelLoss):
         assert self.ohem_threshold is not None
         void = target == self.ignore_index
         errors = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
-        errors = errors.masked_fill(void, -1.0)
         count = max(1, round(self.ohem_min_kept * errors.numel()))
         hardest = errors.flatten().topk(count, sorted=False).values
         threshold = errors.new_tensor(self.ohem_threshold).log().neg()

@@ -265,7 +265,7 @@ def _legend(summary: Mapping[str, Any], palette: Sequence[Colour]) -> str:
         for row, colour in zip(summary["classes"], palette, strict=False)
         if row["IoU"] is not None
     ]
-    entries += [("void", VOID_COLOUR), ("wrong", WRONG)]
+    entries += [("void", VOID_COLOUR), ("wrong (in errors)", WRONG)]
     items = "".join(f"<span>{_swatch(colour)}{escape(name)}</span>" for name, colour in entries)
     return f'<div class="legend">{items}</div>'
 
