@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import DataError, guard
+from utils.errors import ConfigError, DataError, guard
 
 if TYPE_CHECKING:
     import torch
@@ -208,6 +208,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from utils.registry import build
     from utils.resume import check_classes
 
+    _check_components(config)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
     check_classes(train_loader.dataset.classes, state)
@@ -264,6 +265,29 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         train_loader=train_loader,
         val_loader=val_loader,
     )
+
+
+def _check_components(config: "Config") -> None:
+    """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
+    from models import MODELS
+    from utils.losses import LOSSES
+    from utils.lr_scheduler import SCHEDULERS
+    from utils.optimizers import OPTIMIZERS
+    from utils.registry import component_faults
+
+    tables = {
+        "arch": (MODELS, config.arch),
+        "optimizer": (OPTIMIZERS, config.optimizer),
+        "loss": (LOSSES, config.loss),
+        "lr_scheduler": (SCHEDULERS, config.lr_scheduler),
+    }
+    faults = [
+        fault
+        for kind, (table, chosen) in tables.items()
+        for fault in component_faults(kind, table, chosen.type, chosen.args)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _class_weights(config: "Config", loader: "BaseDataLoader") -> "tuple[float, ...] | None":

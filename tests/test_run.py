@@ -178,6 +178,24 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
 
 
+def test_wrong_names_are_told_at_once_before_the_data_are_looked_at(write_config, capsys):
+    def change(config):
+        config["arch"] = {"type": "ENetto"}
+        config["loss"] = "DiceLos"
+        config["optimizer"]["type"] = "Sgdd"
+        config["lr_scheduler"] = {"type": "Pol"}
+
+    with pytest.raises(ConfigError) as caught:
+        train.main(["--config", str(write_config(change))])
+    assert [line.partition(" Known")[0] for line in str(caught.value).splitlines()] == [
+        "arch.type: unknown name 'ENetto'; did you mean 'ENet'?",
+        "optimizer.type: unknown name 'Sgdd'; did you mean 'SGD'?",
+        "loss.type: unknown name 'DiceLos'; did you mean 'DiceLoss'?",
+        "lr_scheduler.type: unknown name 'Pol'; did you mean 'Poly'?",
+    ]
+    assert "train_loader" not in capsys.readouterr().err
+
+
 def test_faults_in_the_data_end_with_exit_code_3_before_anything_is_written(write_config, tmp_path):
     def camvid(config):
         for kind in ("train_loader", "val_loader"):
