@@ -122,6 +122,7 @@ def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
     with _processes_met(config, device_name) as device:
+        _check_folders(config, folder)
         trainer = assemble(config, state, device=device)
         with _open_run(config, state, folder) as run:
             trainer.fit(run)
@@ -321,6 +322,16 @@ def _plan(config: "Config") -> "Plan":
     from base.base_trainer import Plan
 
     return Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)})
+
+
+def _check_folders(config: "Config", resumed: Path | None) -> None:
+    from utils.run_folder import check_writable
+
+    section = config.trainer
+    if resumed is None:
+        check_writable(Path(section.save_dir) / config.name, "trainer.save_dir")
+    if section.tensorboard:
+        check_writable(Path(section.log_dir) / config.name, "trainer.log_dir")
 
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
