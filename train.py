@@ -18,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import DataError, guard
+from utils.errors import ConfigError, DataError, guard
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +122,7 @@ def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
     with _processes_met(config, device_name) as device:
+        _check_folders(config, folder)
         trainer = assemble(config, state, device=device)
         with _open_run(config, state, folder) as run:
             trainer.fit(run)
@@ -211,6 +212,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from utils.registry import build
     from utils.resume import check_classes
 
+    _check_components(config)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
     check_classes(train_loader.dataset.classes, state)
@@ -274,6 +276,29 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     )
 
 
+def _check_components(config: "Config") -> None:
+    """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
+    from models import MODELS
+    from utils.losses import LOSSES
+    from utils.lr_scheduler import SCHEDULERS
+    from utils.optimizers import OPTIMIZERS
+    from utils.registry import component_faults
+
+    tables = {
+        "arch": (MODELS, config.arch),
+        "optimizer": (OPTIMIZERS, config.optimizer),
+        "loss": (LOSSES, config.loss),
+        "lr_scheduler": (SCHEDULERS, config.lr_scheduler),
+    }
+    faults = [
+        fault
+        for kind, (table, chosen) in tables.items()
+        for fault in component_faults(kind, table, chosen.type, chosen.args)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 def _class_weights(config: "Config", loader: "BaseDataLoader") -> "tuple[float, ...] | None":
     if config.class_weights is None:
         return None
@@ -305,6 +330,16 @@ def _plan(config: "Config") -> "Plan":
     from base.base_trainer import Plan
 
     return Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)})
+
+
+def _check_folders(config: "Config", resumed: Path | None) -> None:
+    from utils.run_folder import check_writable
+
+    section = config.trainer
+    if resumed is None:
+        check_writable(Path(section.save_dir) / config.name, "trainer.save_dir")
+    if section.tensorboard:
+        check_writable(Path(section.log_dir) / config.name, "trainer.log_dir")
 
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":

@@ -298,7 +298,10 @@ class Trainer(BaseTrainer):
                 if len(pictures) < _PICTURES:
                     pictures.append((batch.images[0], masks[0], predictions[0]))
                 bar.advance()
+                if self.interrupted:  # processes have unequal numbers of batches: they agree below
+                    break
         bar.close()
+        self.stop_if_asked()
         return self._validation_metrics(epoch, totals.compute(), pictures)
 
     def _validation_memory_advice(self, loader: BaseDataLoader) -> AbstractContextManager[None]:

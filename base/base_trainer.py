@@ -6,6 +6,7 @@ and resumed ends with the weights of one that was not.
 """
 
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -239,15 +240,17 @@ class BaseTrainer:
         """Go on where a checkpoint left off; the optimiser's options are the config's.
 
         Raises:
-            CheckpointError: A best_model.pth, which has no optimiser, or tensors that do not fit.
+            CheckpointError: The weights are those of another network.
             ConfigError: The optimiser is another one.
         """
-        if state.get("kind") != "training":
+        try:
+            self.model.load_state_dict(state["state_dict"])
+        except RuntimeError as error:
             raise CheckpointError(
-                "this checkpoint has no optimiser state, so a run cannot go on from it\n"
-                "  resume from last.pth or checkpoint-*.pth, or start anew with init_from"
-            )
-        self.model.load_state_dict(state["state_dict"])
+                "the checkpoint's weights do not fit the network that its config builds here:\n  "
+                + "\n  ".join(line.strip() for line in str(error).splitlines()[1:6])
+                + "\n  keep arch and the channels of the data, or start anew with init_from"
+            ) from error
         self._restore_optimizer(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"] is not None:
@@ -272,7 +275,8 @@ class BaseTrainer:
         for group, configured in zip(self.optimizer.param_groups, options, strict=True):
             group.update(configured)
 
-    # Signals: a handler only takes note; the run ends between two iterations.
+    # Signals: a handler only takes note; the run ends between two iterations, or batches of a
+    # validation, which the resumed run begins again.
 
     @contextmanager
     def _signals_caught(self) -> Iterator[None]:
@@ -290,8 +294,13 @@ class BaseTrainer:
             signal.raise_signal(number)
         self._signal = number
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether this process got a signal; others may have got none."""
+        return self._signal is not None
+
     def stop_if_asked(self) -> None:
-        """Save and leave when any process got a signal; called between two iterations.
+        """Save and leave when any process got a signal; each process must call it.
 
         Raises:
             RunInterruptedError: It did.
@@ -302,7 +311,8 @@ class BaseTrainer:
         self._save_last(self.state())
         where = ""
         if self.run.folder is not None:
-            where = f"; go on with: python train.py --resume {self.run.folder}"
+            run = shlex.quote(str(self.run.folder))
+            where = f"; go on with: python train.py --resume {run}"
         name = signal.Signals(number).name
         raise RunInterruptedError(
             f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number

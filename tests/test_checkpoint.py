@@ -130,8 +130,12 @@ def test_a_compressed_archive_is_refused(saved, tmp_path):
         ({"state_dict": {}, "epoch": 3}, r"not a checkpoint of this program .*epoch, state_dict"),
         ({"format_version": 99}, "written by format version 99, this program reads up to 1"),
         ({"format_version": 1, "arch": "ENet"}, "incomplete: config, state_dict, classes"),
+        (
+            {**CONTENT, "format_version": 1, "kind": "training"},
+            r"incomplete: .*optimizer.* missing",
+        ),
     ],
-    ids=["list", "foreign", "newer", "incomplete"],
+    ids=["list", "foreign", "newer", "incomplete", "no state to resume"],
 )
 def test_foreign_content_is_explained(tmp_path, content, message):
     path = tmp_path / "foreign.pth"

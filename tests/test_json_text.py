@@ -16,12 +16,12 @@ DOCUMENTED = Path(__file__).parent / "documented.json"
 FAULTS = {
     "end": (
         '{"a": {\n  "b": 1\n',
-        "c.json:3:1: the file ends here, before the last } or quote or comment is closed",
+        "c.json:3:1: the text ends here, before the last } or quote or comment is closed",
     ),
     "open comment": (
         "{} /* x",
         (
-            "c.json:1:8: the file ends here, before the last } or quote or comment is closed\n"
+            "c.json:1:8: the text ends here, before the last } or quote or comment is closed\n"
             "    {} /* x\n           ^"
         ),
     ),

@@ -44,7 +44,7 @@ REFUSED = {
     "open bracket": (
         "seed=[1",
         (
-            "--set: seed=[1:1:3: the file ends here, before the last } or quote or comment is "
+            "--set: seed=[1:1:3: the text ends here, before the last } or quote or comment is "
             "closed\n"
             "    [1\n      ^"
         ),

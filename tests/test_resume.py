@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -178,6 +179,36 @@ def test_an_error_in_validation_does_not_cost_the_training_before_it(
     assert_same_run(only_run(folders[0]), folder)
 
 
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatch):
+    """It comes with the first of two batches; the epoch's training is not lost."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        config = tiny_config(tmp_path / name)
+        config["val_loader"]["args"] |= {"length": 8}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
+
+    import trainer
+
+    real, batches = trainer.whole, []
+
+    def interrupted(network, images):
+        batches.append(images)
+        signal.raise_signal(signal.SIGTERM)
+        return real(network, images)
+
+    monkeypatch.setattr(trainer, "whole", interrupted)
+    with pytest.raises(RunInterruptedError, match="at iteration 3: saved"):
+        train.main(["--config", str(tmp_path / "b" / "config.json")])
+    monkeypatch.undo()
+    assert len(batches) == 1
+    folder = only_run(tmp_path / "b")
+    content = checkpoint.load(folder / "last.pth")
+    assert (content["epoch"], content["iteration"], content["step"]) == (0, 3, 3)
+    assert train.main(["--resume", str(folder)]) == 0
+    assert_same_run(only_run(tmp_path / "a"), folder)
+
+
 def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_folder, monkeypatch):
     monkeypatch.setattr("utils.run_folder._KEPT_ITERATIONS", 100)
     path = write_config(save_per_iters=1, epochs=2, ema=0.9, accumulate=2, clip_grad_norm=0.5)
@@ -228,9 +259,21 @@ def test_another_network_or_other_classes_are_refused(tmp_path, write_config, ru
         train.main(["--resume", str(folder)])
 
 
+def test_weights_that_do_not_fit_are_refused(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    path = run_folder() / "last.pth"
+    content = checkpoint.load(path)
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = torch.zeros(1, 2, 3)
+    del content["format_version"]
+    checkpoint.save([path], content)
+    with pytest.raises(CheckpointError, match=rf"do not fit the network.*\n.*{re.escape(name)}"):
+        train.main(["--resume", str(path)])
+
+
 def test_the_best_model_is_no_state_to_resume_from(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
-    with pytest.raises(CheckpointError, match="no optimiser state"):
+    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimiser state"):
         train.main(["--resume", str(run_folder() / "best_model.pth")])
 
 

@@ -178,6 +178,37 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
 
 
+def test_wrong_names_are_told_at_once_before_the_data_are_looked_at(write_config, capsys):
+    def change(config):
+        config["arch"] = {"type": "ENetto"}
+        config["loss"] = "DiceLos"
+        config["optimizer"]["type"] = "Sgdd"
+        config["lr_scheduler"] = {"type": "Pol"}
+
+    with pytest.raises(ConfigError) as caught:
+        train.main(["--config", str(write_config(change))])
+    assert [line.partition(" Known")[0] for line in str(caught.value).splitlines()] == [
+        "arch.type: unknown name 'ENetto'; did you mean 'ENet'?",
+        "optimizer.type: unknown name 'Sgdd'; did you mean 'SGD'?",
+        "loss.type: unknown name 'DiceLos'; did you mean 'DiceLoss'?",
+        "lr_scheduler.type: unknown name 'Pol'; did you mean 'Poly'?",
+    ]
+    assert "train_loader" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["save_dir", "log_dir"])
+def test_a_folder_that_cannot_be_made_is_told_before_the_data_are_looked_at(
+    write_config, tmp_path, capsys, key
+):
+    (tmp_path / "file").write_text("mine")
+    path = write_config(**{key: str(tmp_path / "file" / "runs"), "tensorboard": True})
+    message = rf"^trainer\.{key}: cannot make .*: \S*file is not a folder\n  set trainer\.{key} to"
+    with pytest.raises(ConfigError, match=message):
+        train.main(["--config", str(path)])
+    assert "train_loader" not in capsys.readouterr().err
+    assert {entry.name for entry in tmp_path.iterdir()} == {"file", "config.json"}
+
+
 def test_faults_in_the_data_end_with_exit_code_3_before_anything_is_written(write_config, tmp_path):
     def camvid(config):
         for kind in ("train_loader", "val_loader"):

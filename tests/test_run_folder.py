@@ -49,6 +49,17 @@ def test_a_folder_without_checkpoints_says_what_was_tried(tmp_path):
         run_folder.find_checkpoint(tmp_path)
 
 
+def test_a_folder_of_runs_names_the_newest_ones(tmp_path):
+    for run in ("a/2026-01-01_00-00-00", "a/2026-03-01_00-00-00", "b/2026-02-01_00-00-00"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "last.pth").touch()
+    with pytest.raises(CheckpointError) as caught:
+        run_folder.find_checkpoint(tmp_path)
+    assert re.findall(r"run folder in it: \S+-(\d\d)-01_", str(caught.value)) == ["03", "02", "01"]
+    with pytest.raises(CheckpointError, match=r"in it: \S+2026-03.*\n.*in it: \S+2026-01"):
+        run_folder.find_checkpoint(tmp_path / "a")
+
+
 def test_trimming_goes_by_number_not_by_name_or_time(tmp_path):
     for epoch in (1, 2, 9, 10, 11):
         (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()

@@ -12,7 +12,7 @@ def broken_text(rng: random.Random) -> Iterator[Mutant]:
     for _ in range(20):
         cut = rng.randrange(1, len(text) - 1)
         last = text.count("\n", 0, cut) + 1
-        yield Mutant("truncated", text[:cut].encode(), f".json:{last}:", "the file ends here")
+        yield Mutant("truncated", text[:cut].encode(), f".json:{last}:", "the text ends here")
     lines = text.splitlines()
     for number in rng.sample(
         [i for i, line in enumerate(lines) if line.endswith(",") and ": " in line], 12
@@ -35,7 +35,7 @@ def no_text(rng: random.Random) -> Iterator[Mutant]:
     text = json.dumps(base())
     yield Mutant("empty", b"", ":1:1: ", "empty")
     yield Mutant("blank", b"\n\n  ", ":1:1: ", "empty")
-    yield Mutant("comment", b"// nothing", ":1:", "the file ends here")
+    yield Mutant("comment", b"// nothing", ":1:", "the text ends here")
     noise = bytes(rng.choices(range(1, 10), k=2000))
     yield Mutant("binary", noise + b"\0", f":{noise.count(10) + 1}:", "a binary file")
     yield Mutant("picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ":3:1: ", "a binary file")

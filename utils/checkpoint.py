@@ -25,6 +25,19 @@ Plain = dict | list | str | int | float | bool | None | torch.Tensor
 
 _REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
 
+_REQUIRED_TO_RESUME = (
+    "epoch",
+    "iteration",
+    "step",
+    "optimizer",
+    "scaler",
+    "ema",
+    "monitor_best",
+    "monitor_epochs",
+    "running",
+    "log_bytes",
+)
+
 
 def save(paths: Sequence[Path], content: Mapping[str, object]) -> None:
     """Write a checkpoint durably: temporary file, fsync, rename, fsync of the folder.
@@ -131,7 +144,10 @@ def _verify_file(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror})\n"
+            "  expected: a file that train.py wrote, such as saved/<name>/<date>/best_model.pth"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: not a file; give a .pth file")
     try:
@@ -168,7 +184,8 @@ def _verify_content(path: Path, content: object) -> None:
             f"{path}: written by format version {version}, this program reads up to "
             f"{FORMAT_VERSION}; update the program"
         )
-    missing = [key for key in _REQUIRED if key not in content]
+    more = _REQUIRED_TO_RESUME if content.get("kind") == "training" else ()
+    missing = [key for key in (*_REQUIRED, *more) if key not in content]
     if missing:
         raise CheckpointError(f"{path}: incomplete: {', '.join(missing)} missing")
 

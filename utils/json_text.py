@@ -145,7 +145,7 @@ def _syntax_fault(text: str, source: str, message: str) -> str:
         return f"{source}: {message}"
     line, what, column = int(match[1]), match[2].removeprefix("Unexpected "), int(match[3])
     if what == "end of input":
-        what = "the file ends here, before the last } or quote or comment is closed"
+        what = "the text ends here, before the last } or quote or comment is closed"
     elif what == '"\n"':
         what = "a line break inside quotes, or a quote that is not closed"
     else:

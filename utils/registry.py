@@ -22,6 +22,7 @@ __all__ = [
     "SUPPLIED",
     "argument_faults",
     "build",
+    "component_faults",
     "hint",
     "loader_arguments",
     "taken_by",
@@ -76,6 +77,25 @@ def build(
             raise
         message = f"{kind}.args: {name} refuses its arguments: {error}"
         raise ConfigError(message) from error
+
+
+def component_faults(
+    kind: str, table: Mapping[str, Callable[..., Any]], name: str, args: Mapping[str, object]
+) -> list[str]:
+    """What `build` would refuse of a config, without building: one line for each fault.
+
+    Args:
+        kind: As for `build`.
+        table: As for `build`.
+        name: As for `build`.
+        args: As for `build`.
+    """
+    try:
+        factory = _look_up(kind, table, name)
+    except ConfigError as error:
+        return [str(error)]
+    arguments = offered_arguments(factory, OVERRIDABLE)
+    return argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name))
 
 
 def loader_arguments(

@@ -27,6 +27,11 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
         ConfigError: Faulty overrides, or another network.
     """
     file, state = run_folder.find_checkpoint(path)
+    if state.get("kind") != "training":
+        raise CheckpointError(
+            f"{file}: holds no optimiser state, so a run cannot go on from it\n"
+            f"  resume from last.pth or checkpoint-*.pth, or start anew with --set init_from={file}"
+        )
     source = f"the config in {file}"
     own = parse_config(state["config"], source=source)
     config = parse_config(state["config"], source=source, overrides=overrides)

@@ -1,18 +1,38 @@
 """The folder of a run: made exclusively, searched on resume, trimmed as it grows."""
 
 import logging
+import os
 import re
 from datetime import datetime
 from pathlib import Path
 
 from utils import checkpoint
-from utils.errors import CheckpointError, ResourceError
+from utils.errors import CheckpointError, ConfigError, ResourceError
 
 log = logging.getLogger("segmentation")
 
 LAST = "last.pth"
 BEST = "best_model.pth"
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Refuse a folder that cannot be made, before the data are looked at; makes nothing.
+
+    Args:
+        folder: The folder that the run will write into.
+        key: The key of the config that names it.
+
+    Raises:
+        ConfigError: What there is of its path is no folder, or cannot be written.
+    """
+    there = next(part for part in (folder, *folder.parents) if os.access(part, os.F_OK))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        fault = "cannot be written" if there.is_dir() else "is not a folder"
+        raise ConfigError(
+            f"{key}: cannot make {folder}: {there} {fault}\n"
+            f"  set {key} to a folder that can be written"
+        )
 
 
 def create(save_dir: Path, name: str) -> Path:
@@ -55,19 +75,28 @@ def find_checkpoint(path: Path) -> tuple[Path, dict]:
     if not path.is_dir():
         return path, checkpoint.load(path)
     candidates = [path / LAST, *_newest(path, "iter")[:2], *_newest(path, "epoch")[:2]]
-    sound, faults = [], []
-    for candidate in candidates:
-        if candidate.exists():
-            try:
-                sound.append((candidate, checkpoint.load(candidate)))
-            except CheckpointError as error:
-                faults.append(str(error))
-    if not sound:
-        tried = "\n  ".join(faults) or f"no {LAST}, no checkpoint-*.pth"
+    furthest, faults = None, []
+    for candidate in filter(Path.exists, candidates):
+        try:
+            content = checkpoint.load(candidate)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if furthest is None or content.get("step", 0) > furthest[1].get("step", 0):
+            furthest = candidate, content
+    if furthest is None:
+        tried = "\n  ".join(faults) or f"no {LAST}, no checkpoint-*.pth{_runs_below(path)}"
         raise CheckpointError(f"{path}: nothing to resume from\n  {tried}")
     for fault in faults:
         log.warning("%s", fault)
-    return max(sound, key=lambda found: found[1].get("step", 0))
+    return furthest
+
+
+def _runs_below(path: Path) -> str:
+    """Whoever names `saved` or `saved/<name>` means one of the runs in it: the newest ones."""
+    files = [*path.glob("*/*.pth"), *path.glob("*/*/*.pth")]
+    runs = sorted({file.parent for file in files}, key=lambda run: run.name, reverse=True)
+    return "".join(f"\n  a run folder in it: {run}" for run in runs[:3])
 
 
 def trim(folder: Path, *, keep: int | None) -> None:

@@ -7,15 +7,22 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from tqdm import tqdm
 
 from utils import run_folder
 from utils.checkpoint import write_durably
+from utils.errors import ConfigError, ResourceError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody is kept out
+    fcntl = None
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,6 +35,13 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Words(logging.FileHandler):
+    """Writes train.log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk stops the run at the next row or checkpoint, which says so."""
 
 
 def log_to_console(*, first_process: bool = True) -> None:
@@ -47,6 +61,10 @@ class RunLog:
         resume_bytes: The length of metrics.jsonl at the checkpoint that the run goes on from:
             rows written after it are cut, since they will be written again.
         resume_step: TensorBoard hides what an earlier process wrote after this iteration.
+
+    Raises:
+        ConfigError: Another process is training in this folder.
+        ResourceError: A file cannot be written; so do all methods.
     """
 
     def __init__(
@@ -61,14 +79,19 @@ class RunLog:
         self._writer: SummaryWriter | None = None
         if folder is None:
             return
-        self._rows = (folder / "metrics.jsonl").open("ab")
-        if resume_bytes is not None and resume_bytes < self._rows.tell():
-            self._rows.truncate(resume_bytes)
-        self._words = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        with _disk_faults(folder, "save_dir"):
+            self._rows = _claimed(folder / "metrics.jsonl")
+            if resume_bytes is not None and resume_bytes < self._rows.tell():
+                self._rows.truncate(resume_bytes)
+            self._words = _Words(folder / "train.log", encoding="utf-8")
         self._words.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._words)
         if tensorboard is not None:
-            self._writer = _open_writer(tensorboard, resume_step)
+            try:
+                self._writer = _open_writer(tensorboard, resume_step)
+            except ResourceError:
+                self.close()
+                raise
 
     @property
     def position(self) -> int:
@@ -80,25 +103,29 @@ class RunLog:
         if self.folder is None:
             return
         row = {"event": event, "epoch": epoch, "step": step, **_finite(metrics)}
-        self._rows.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        self._rows.flush()
+        with _disk_faults(self.folder / "metrics.jsonl", "save_dir"):
+            self._rows.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._rows.flush()
 
     def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
         """Write TensorBoard scalars, by tag, at a global iteration; None is left out."""
         if self._writer is not None:
-            for tag, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(tag, value, step)
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                for tag, value in values.items():
+                    if value is not None:
+                        self._writer.add_scalar(tag, value, step)
 
     def picture(self, step: int, tag: str, picture: np.ndarray) -> None:
         """Write a TensorBoard image, (H, W, 3) uint8."""
         if self._writer is not None:
-            self._writer.add_image(tag, picture, step, dataformats="HWC")
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.add_image(tag, picture, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
         if self._writer is not None:
-            self._writer.flush()
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -110,11 +137,13 @@ class RunLog:
         """Close the files."""
         if self.folder is None:
             return
-        self._rows.close()
+        with _disk_faults(self.folder, "save_dir"):
+            self._rows.close()
         log.removeHandler(self._words)
         self._words.close()
         if self._writer is not None:
-            self._writer.close()
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.close()
 
 
 def open_run(
@@ -128,22 +157,57 @@ def open_run(
         tensorboard: Where TensorBoard's events go, or None.
         resumed: The checkpoint that the run goes on from, if its rows are in this folder.
     """
-    run_folder.remove_leftovers(folder)
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    write_durably(folder / "config.json", text.encode())
-    return RunLog(
+    run = RunLog(
         folder,
         tensorboard=tensorboard,
         resume_bytes=None if resumed is None else resumed["log_bytes"],
         resume_step=None if resumed is None else resumed["step"],
     )
+    # Only now: until RunLog has claimed the folder, a leftover may be another process's file.
+    run_folder.remove_leftovers(folder)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_durably(folder / "config.json", text.encode())
+    return run
+
+
+def _claimed(path: Path) -> BinaryIO:
+    """Open the rows to append; no second process can, until this one ends in whatever way."""
+    file = path.open("ab")
+    if fcntl is None:
+        return file
+    try:
+        # A lock of the process and not of the file: workers that outlive a kill do not have it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise ConfigError(
+            f"{path.parent}: another process is training in this run folder\n"
+            "  wait until it ends, or stop it, and --resume again"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
+@contextmanager
+def _disk_faults(path: Path | str, key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        or_off = ", or trainer.tensorboard to false" if key == "log_dir" else ""
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror or error}\n"
+            f"  free some space or set trainer.{key} to another disk{or_off}; what was saved "
+            "before is sound: go on with --resume"
+        ) from error
 
 
 def _open_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter  # 1 s to import, for those who want it
 
     purge = None if resume_step is None else resume_step + 1
-    return SummaryWriter(str(folder), purge_step=purge)
+    with _disk_faults(folder, "log_dir"):
+        return SummaryWriter(str(folder), purge_step=purge)
 
 
 def _finite(metrics: Mapping[str, object]) -> dict[str, object]:
