@@ -7,6 +7,7 @@ is a regular file, so that a pipe or a device with a picture's name cannot hang 
 
 import contextlib
 import math
+import re
 import stat
 import struct
 import warnings
@@ -26,7 +27,8 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif",
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 REDUCED = 0.5  # the scale from which down a JPEG is decoded at a lower resolution
-_END_OF_JPEG = b"\xff\xd9"
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # a scan holds none of them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _REMOVE = "  fix: put a readable file there, or remove it together with its partner"
 # What Pillow's decoders raise on damaged files.
@@ -138,8 +140,9 @@ def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
         return None
     file.seek(0)
     data = file.read()
-    # OpenCV makes up what a truncated file lacks. One that ends in the end marker lacks nothing.
-    if not data.endswith(_END_OF_JPEG):
+    # Pillow refuses what OpenCV may let pass: a scan that breaks off, or a second one behind it.
+    marker = _JPEG_MARKER.search(data, data.find(_JPEG_SCAN) + 2)
+    if marker is None or marker.group() != _JPEG_END or marker.end() != len(data):
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
