@@ -225,6 +225,11 @@ def _report_classes(
         if finding.counts is not None:
             totals = [a + b for a, b in zip(totals, finding.counts, strict=True)]
     if not any(totals):
+        seen = [finding for finding in findings if finding.facts and finding.counts]
+        if seen and len(seen) == len(findings):
+            void = f"none of the {len(seen)} masks looked at has a labelled pixel: all is void"
+            # Of a sample it may be chance.
+            (result.problems if full or len(seen) == len(dataset) else result.notes).append(void)
         return
     absent = [name for name, count in zip(dataset.classes, totals, strict=True) if not count]
     if absent:
