@@ -8,11 +8,11 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 
@@ -128,7 +128,11 @@ def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
     )
 
 
-def _run(task: "partial", indices: Iterable[int]) -> list:
+Task = Callable[[int], Any]
+_inherited: list[Task] = []  # in a process of the pool: its task
+
+
+def _run(task: Task, indices: Iterable[int]) -> list[Any]:
     indices = list(indices)
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
@@ -137,10 +141,18 @@ def _run(task: "partial", indices: Iterable[int]) -> list:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
-        with multiprocessing.get_context("fork").Pool(processes) as pool:
-            return pool.map(task, indices, chunksize=16)
+        # A forked process has the task already; sent with each chunk, the paths of a large data
+        # set would cost more than reading its headers.
+        with multiprocessing.get_context("fork").Pool(
+            processes, initializer=_inherited.append, initargs=(task,)
+        ) as pool:
+            return pool.map(_inherited_task, indices, chunksize=16)
     finally:
         cv2.setNumThreads(threads)
+
+
+def _inherited_task(index: int) -> Any:
+    return _inherited[0](index)
 
 
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:

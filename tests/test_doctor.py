@@ -344,3 +344,14 @@ def test_several_processes_find_the_same(tmp_path, monkeypatch):
     alone = report(tmp_path)
     monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
     assert report(tmp_path) == alone
+
+
+def test_processes_inherit_the_data_set_instead_of_being_sent_it(tmp_path, monkeypatch):
+    # Sent with every few indices, all paths of a large set cost more than reading its headers.
+    def refuse(data):
+        raise AssertionError("the data set was pickled")
+
+    make(tmp_path, lambda labels: labels)
+    monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
+    monkeypatch.setattr(Folder, "__reduce__", refuse)
+    assert report(tmp_path)[1]
