@@ -43,6 +43,12 @@ def build_loaders(
     """
     common = {"ignore_index": ignore_index, "seed": seed}
     datasets, batches = _datasets(train, val, **common)
+    if train[1].get("val_split") is not None:
+        datasets["val_loader"] = datasets["train_loader"].split_off()
+        shared = batches["train_loader"]
+        batches["val_loader"] = {
+            key: shared[key] for key in ("batch_size", "num_workers") if key in shared
+        }
     report, usable = check(datasets, full=False)
     if not usable:
         raise DataError(
@@ -51,12 +57,6 @@ def build_loaders(
         )
     for line in report.splitlines():
         log.info("%s", line)
-    if train[1].get("val_split") is not None:
-        datasets["val_loader"] = datasets["train_loader"].split_off()
-        shared = batches["train_loader"]
-        batches["val_loader"] = {
-            key: shared[key] for key in ("batch_size", "num_workers") if key in shared
-        }
     loaders = {
         kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
         for kind, dataset in datasets.items()
@@ -82,6 +82,12 @@ def check_data(
                 datasets[kind] = _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
             except DataError as error:
                 datasets[kind] = error
+    whole = datasets["train_loader"]
+    if isinstance(whole, BaseDataset) and whole.val_split is not None:
+        try:
+            datasets["val_loader"] = whole.split_off()
+        except DataError as error:
+            datasets["train_loader"] = error
     return check(datasets, full=True)
 
 

@@ -8,11 +8,11 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 
@@ -129,7 +129,11 @@ def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
     )
 
 
-def _run(task: "partial", indices: Iterable[int]) -> list:
+Task = Callable[[int], Any]
+_inherited: list[Task] = []  # in a process of the pool: its task
+
+
+def _run(task: Task, indices: Iterable[int]) -> list[Any]:
     indices = list(indices)
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
@@ -138,10 +142,18 @@ def _run(task: "partial", indices: Iterable[int]) -> list:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
-        with multiprocessing.get_context(START_METHOD).Pool(processes) as pool:
-            return pool.map(task, indices, chunksize=16)
+        # A forked process has the task already; sent with each chunk, the paths of a large data
+        # set would cost more than reading its headers.
+        with multiprocessing.get_context(START_METHOD).Pool(
+            processes, initializer=_inherited.append, initargs=(task,)
+        ) as pool:
+            return pool.map(_inherited_task, indices, chunksize=16)
     finally:
         cv2.setNumThreads(threads)
+
+
+def _inherited_task(index: int) -> Any:
+    return _inherited[0](index)
 
 
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
@@ -226,6 +238,11 @@ def _report_classes(
         if finding.counts is not None:
             totals = [a + b for a, b in zip(totals, finding.counts, strict=True)]
     if not any(totals):
+        seen = [finding for finding in findings if finding.facts and finding.counts]
+        if seen and len(seen) == len(findings):
+            void = f"none of the {len(seen)} masks looked at has a labelled pixel: all is void"
+            # Of a sample it may be chance.
+            (result.problems if full or len(seen) == len(dataset) else result.notes).append(void)
         return
     absent = [name for name, count in zip(dataset.classes, totals, strict=True) if not count]
     if absent:

@@ -69,6 +69,11 @@ class Folder(BaseDataset):
 
     def __post_init__(self) -> None:
         """Find the pairs and learn from the first image what all of them must be."""
+        repeated = [name for name in self.classes if self.classes.count(name) > 1]
+        if repeated:
+            raise ConfigError(
+                f'Folder: found "{repeated[0]}" twice in "classes"\n  expected: a name a class'
+            )
         root = Path(self.data_dir)
         pairs = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"

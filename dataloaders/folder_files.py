@@ -4,20 +4,19 @@ Two ways, never by position: the same relative path without the ending (folders)
 under the stars (patterns). A list file chooses among them by name, or names the pairs itself.
 """
 
-import csv
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from base.base_dataset import Pair
-from dataloaders.layout import contents, first_folder, listed, match, read_lines
+from dataloaders.folder_lists import chosen, composed, pairs_of, read_rows
+from dataloaders.layout import contents, first_folder, match, shortened
 from utils.errors import ConfigError, DataError
 from utils.images import EXTENSIONS
 
 Split = str | Sequence[str] | None
 _LISTS = (".txt", ".csv")
-_HEADERS = ({"image", "mask"}, {"images", "masks"}, {"image", "label"}, {"img", "mask"})
 
 
 def find_pairs(root: Path, *, images: str, masks: str, split: Split) -> list[Pair]:
@@ -46,11 +45,14 @@ def find_pairs(root: Path, *, images: str, masks: str, split: Split) -> list[Pai
                 'Folder: "split" is a list, but "images" has no star that its values could stand '
                 'for\n  fix: a pattern such as "*/images/*.jpg", or one sub-folder as "split"'
             )
-        return match(*_in_folders(root, images, masks, split), where=root / masks)
-    chosen = (split,) if isinstance(split, str) else split
-    found = [_by_pattern(root, pattern, chosen) for pattern in (images, masks)]
+        found = _in_folders(root, images, masks, split)
+        if split is None:
+            _check_names(*found, images=images, masks=masks)
+        return match(*found, where=root / masks)
+    stars = (split,) if isinstance(split, str) else split
+    found = [_by_pattern(root, pattern, stars) for pattern in (images, masks)]
     if not found[0]:
-        raise _nothing_matches(root, images, chosen)
+        raise _nothing_matches(root, images, stars)
     return match(found[0], found[1], where=root / masks)
 
 
@@ -78,34 +80,49 @@ def _by_relative_stem(folder: Path) -> dict[str, Path]:
 
 def _files(folder: Path) -> list[Path]:
     """Return every file below a folder but hidden ones, in the byte order of the paths."""
-    found = [
-        Path(place, name)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    ]
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+        # A link to a folder that it lies in would lead round and round.
+        here = Path(place).resolve()
+        folders[:] = [name for name in folders
+                      if not here.is_relative_to(Path(place, name).resolve())]  # fmt: skip
     return sorted(found, key=os.fsencode)
 
 
-def _by_pattern(root: Path, pattern: str, chosen: Iterable[str] | None) -> dict[str, Path]:
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
+
+
+def _by_pattern(root: Path, pattern: str, stars: Iterable[str] | None) -> dict[str, Path]:
     """Return the files that a pattern matches, by what its stars matched."""
     if not root.is_dir():
         first_folder([root], layout=f"data_dir/{pattern}")
     pieces = re.split(r"(\*\*/|\*)", pattern)
     groups = {"*": "([^/]*)", "**/": "((?:[^/]+/)*)"}
-    expression = re.compile("".join(groups.get(piece, re.escape(piece)) for piece in pieces))
-    wanted = None if chosen is None else set(chosen)
-    found = []
+    expression = re.compile(
+        "".join(groups.get(piece, re.escape(composed(piece))) for piece in pieces)
+    )
+    wanted = None if stars is None else {composed(star) for star in stars}
+    found, met = [], set()
     for path in _files(root):
-        matched = expression.fullmatch(path.relative_to(root).as_posix())
-        if matched and (wanted is None or matched[1] in wanted):
-            found.append(("/".join(matched.groups()), path))
+        matched = expression.fullmatch(composed(path.relative_to(root).as_posix()))
+        if matched:
+            met.add(matched[1])
+            if wanted is None or matched[1] in wanted:
+                found.append(("/".join(matched.groups()), path))
+    if found and wanted is not None and wanted - met:
+        raise DataError(
+            f"{root / pattern}: no file with the first star {', '.join(sorted(wanted - met))}\n"
+            f"  found: {shortened(sorted(met))}"
+        )
     return _unique(found)
 
 
 def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     by_key: dict[str, Path] = {}
-    for key, path in found:
+    for name, path in found:
+        key = composed(name)
         if key in by_key:
             raise DataError(
                 f"{path}: two files share one name: {by_key[key].name} and {path.name}\n"
@@ -116,74 +133,38 @@ def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return by_key
 
 
-def _nothing_matches(root: Path, pattern: str, chosen: Sequence[str] | None) -> DataError:
-    which = "" if chosen is None else f" with the first star one of {', '.join(chosen)}"
+def _check_names(
+    found: Mapping[str, Path], labels: Mapping[str, Path], *, images: str, masks: str
+) -> None:
+    """Raise DataError with the patterns to write when masks have a common addition to the names."""
+    if not found or not labels or not found.keys().isdisjoint(labels):
+        return
+    first = min(found, key=lambda key: key.count("/"))
+    image, deep = found[first], "**/" if "/" in first else ""
+    for mask in labels.values():
+        before, same, after = mask.stem.partition(image.stem)
+        if same:
+            raise DataError(
+                f"{mask.parent}: no mask has the name of its image\n"
+                f"  found: {len(labels)} masks without an image, such as {mask.name}\n"
+                f'  fix: "images": "{images}/{deep}*{image.suffix}", '
+                f'"masks": "{masks}/{deep}{before}*{after}{mask.suffix}"'
+            )
+
+
+def _nothing_matches(root: Path, pattern: str, stars: Sequence[str] | None) -> DataError:
+    which = "" if stars is None else f" with the first star one of {', '.join(stars)}"
     return DataError(
         f"{root}: no file matches {pattern}{which}\n  found: {root} holds {contents(root)}"
     )
 
 
 def _from_list(root: Path, path: Path, *, images: str, masks: str) -> list[Pair]:
-    rows = _rows(path)
+    rows = read_rows(path)
     if all(len(row) == 2 for row in rows):
-        for column, what in enumerate(("images", "masks")):
-            files = [root / row[column].lstrip("/") for row in rows]
-            missing = [file for file in files if not file.exists()]
-            if missing:
-                raise DataError(
-                    f"{path}: lists {len(missing)} {what} that are not there:\n{listed(missing)}\n"
-                    f"  expected: paths relative to {root}"
-                )
-        return [Pair(*(root / cell.lstrip("/") for cell in row)) for row in rows]
-    if any(len(row) != 1 for row in rows):
-        odd = next(row for row in rows if len(row) not in (1, 2)) if rows else []
-        raise DataError(
-            f"{path}: found a line of {len(odd)} fields: {' '.join(odd)}\n"
-            "  expected: `image,mask` or one image name on every line"
-        )
+        return pairs_of(rows, path, root, (images, masks))
     if "*" in images:
         found = [_by_pattern(root, pattern, None) for pattern in (images, masks)]
     else:
         found = list(_in_folders(root, images, masks, None))
-    return match(_chosen(found[0], rows, path), found[1], where=root / masks)
-
-
-def _rows(path: Path) -> list[list[str]]:
-    lines = read_lines(path, layout="a list of `image,mask` or of image names")
-    if path.suffix.lower() == ".csv" or any("," in line for line in lines):
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    else:
-        # File names may hold spaces; two paths on a line are told apart by their endings.
-        rows = [_two_paths(line) for line in lines]
-    if rows and {cell.lower() for cell in rows[0]} in (*_HEADERS, {"image"}, {"name"}):
-        rows = rows[1:]
-    return rows
-
-
-def _two_paths(line: str) -> list[str]:
-    endings = "|".join(re.escape(ending) for ending in EXTENSIONS)
-    matched = re.fullmatch(rf"(.+(?:{endings}))\s+(.+(?:{endings}))", line, re.IGNORECASE)
-    return list(matched.groups()) if matched else [line]
-
-
-def _chosen(
-    images: Mapping[str, Path], rows: Sequence[Sequence[str]], source: Path
-) -> dict[str, Path]:
-    """Return the listed images; a name may be the key, the file name or the stem."""
-    names: dict[str, list[str]] = {}
-    for key, path in images.items():
-        for name in {key, path.name, path.stem, f"{key}{path.suffix}"}:
-            names.setdefault(name, []).append(key)
-    wanted = [row[0] for row in rows]
-    absent = [name for name in wanted if name not in names]
-    if absent:
-        raise DataError(
-            f"{source}: lists {len(absent)} images that are not there:\n{listed(absent)}"
-        )
-    doubtful = [name for name in wanted if len(names[name]) > 1]
-    if doubtful:
-        raise DataError(
-            f"{source}: {doubtful[0]} could be any of {', '.join(names[doubtful[0]])}\n"
-            "  fix: write the path below the image folder"
-        )
-    return {names[name][0]: images[names[name][0]] for name in wanted}
+    return match(chosen(found[0], rows, path, root), found[1], where=root / masks)

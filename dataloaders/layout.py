@@ -58,7 +58,7 @@ def read_lines(path: Path, *, layout: str) -> list[str]:
             f"  found: {path.parent} holds {contents(path.parent)}"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark first
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error.reason})") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -66,9 +66,11 @@ def read_lines(path: Path, *, layout: str) -> list[str]:
 
 def contents(folder: Path) -> str:
     """Return a folder's first entries for a message."""
-    names = sorted(entry.name for entry in folder.iterdir())
-    if not names:
-        return "nothing"
+    return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return up to ten names on one line, and how many more there are."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more
 
@@ -102,8 +104,11 @@ def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path)
     """
     missing = [path for key, path in sorted(images.items()) if key not in masks]
     if missing:
+        others = sorted(path.name for key, path in masks.items() if key not in images)
+        found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
+            f"{found}"
             "  expected: a mask with the same name for every image\n"
             "  fix: add the masks, or remove these images from the split"
         )

@@ -112,6 +112,20 @@ def test_a_contact_sheet_of_five_bands(bands, capsys):
     assert "3 samples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["d/Tile 1/i/x.npy", "d/Tile 2/i/x.npy"], ["Tile 1/i/x.npy", "Tile 2/i/x.npy"]),
+        (["d/i/x.npy", "d/i/y.npy"], ["x.npy", "y.npy"]),
+        (["d/i/x.npy", "d/i/x.npy"], ["x.npy", "x.npy"]),
+        (["x.npy"], ["x.npy"]),
+        (["/a/x.npy", "/b/x.npy"], ["a/x.npy", "b/x.npy"]),
+    ],
+)
+def test_samples_of_one_file_name_are_told_apart(names, expected):
+    assert preview.short_names(names) == expected
+
+
 def test_a_contact_sheet_needs_a_sample(tmp_path):
     with pytest.raises(ConfigError, match="--number: found 0, expected at least 1"):
         preview.main(["-n", "0"])

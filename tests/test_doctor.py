@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataloaders.building import check_data
 from dataloaders.doctor import SAMPLE, check, examine, overlap
 from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
@@ -204,13 +205,48 @@ def test_other_values_beside_a_void_that_is_known(tmp_path):
 @pytest.mark.parametrize("shift", [2, 120])
 def test_colours_that_label_map_lacks(tmp_path, shift):
     make(tmp_path, lambda labels: COLOURS[labels])
-    label_map = {"#3C1098": 0, "#8429F6": 1, f"#6EC1{0xE4 - shift:02X}": 2}
+    label_map = {"#000000": "void", "#3C1098": 0, "#8429F6": 1, f"#6EC1{0xE4 - shift:02X}": 2}
     text, usable = report(tmp_path, label_map=label_map)
     assert not usable
     expected = {"label_tolerance": 2} if shift == 2 else {"label_map": label_map
                                                           | {"#6EC1E4": "void"}}  # fmt: skip
     assert cure(text) == expected
     mended(tmp_path, {"label_map": label_map}, text)
+
+
+@pytest.mark.parametrize("void", [255, 30])
+def test_values_that_label_map_lacks(tmp_path, void):
+    make(tmp_path, lambda labels: np.array([10, 20, void], np.uint8)[labels])
+    options = {"classes": ("a", "b"), "label_map": {"10": 0, "20": 1}}
+    text, usable = report(tmp_path, **options)
+    assert not usable
+    assert cure(text) == {"label_map": {"10": 0, "20": 1, str(void): "void"}}
+    data = mended(tmp_path, options, text)
+    assert set(np.unique(data.load(0)[1])) == {0, 1, 255}
+
+
+def test_masks_without_a_label_are_a_problem(tmp_path):
+    make(tmp_path, lambda labels: np.full_like(labels, 255))
+    text, usable = report(tmp_path)
+    assert not usable
+    assert "problem: none of the 6 masks looked at has a labelled pixel" in text
+
+
+def test_copies_in_both_parts_of_a_divided_set_are_found(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    for number in range(6):
+        for kind in ("images", "masks"):
+            original = tmp_path / kind / f"{number:04d}.png"
+            (tmp_path / kind / f"copy{number}.png").write_bytes(original.read_bytes())
+    section = (
+        "Folder",
+        {"data_dir": str(tmp_path), "classes": CLASSES, "val_split": 0.5, "batch_size": 2},
+    )
+    text, usable = check_data(section, None, ignore_index=255, seed=0)
+    assert not usable
+    assert "train_loader: Folder, 6 images" in text
+    assert "val_loader: Folder, 6 images" in text
+    assert "validation images are also trained on" in text
 
 
 def test_masks_that_are_pictures_are_said_to_be(tmp_path):
@@ -313,3 +349,14 @@ def test_several_processes_find_the_same(tmp_path, monkeypatch, start):
     monkeypatch.setattr("dataloaders.doctor.START_METHOD", start)
     monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
     assert report(tmp_path) == alone
+
+
+def test_processes_inherit_the_data_set_instead_of_being_sent_it(tmp_path, monkeypatch):
+    # Sent with every few indices, all paths of a large set cost more than reading its headers.
+    def refuse(data):
+        raise AssertionError("the data set was pickled")
+
+    make(tmp_path, lambda labels: labels)
+    monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
+    monkeypatch.setattr(Folder, "__reduce__", refuse)
+    assert report(tmp_path)[1]

@@ -1,4 +1,7 @@
+import json
+import os
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -81,12 +84,22 @@ def test_a_double_star_stands_for_any_folders(tmp_path):
         ("val.txt", "images/b.png masks/b.png\n\nimages/a.png masks/a.png\n"),
         ("val.txt", "b.png\na\n"),
         ("val.csv", "name\nb\na\n"),
+        ("val.csv", "\ufeffimage,mask\nimages/b.png,masks/b.png\nimages/a.png,masks/a.png\n"),
+        ("val.csv", "\ufeffb\na\n"),
+        ("val.csv", "image_path,label_path\nimages/b.png,masks/b.png\nimages/a.png,masks/a.png\n"),
+        ("val.csv", "img;msk\nimages/b.png;masks/b.png\nimages/a.png;masks/a.png\n"),
+        ("val.csv", "images/b.png\tmasks/b.png\nimages/a.png\tmasks/a.png\n"),
+        ("val.csv", "images\\b.png,masks\\b.png\nimages\\a.png,masks\\a.png\n"),
+        ("val.csv", "{root}/images/b.png,{root}/masks/b.png\nimages/a.png,masks/a.png\n"),
+        ("val.csv", "b.png,b.png\na.png,a.png\n"),
+        ("val.txt", "images/b.png\nimages\\a.png\n"),
+        ("val.txt", "{root}/images/b.png\n{root}/images/a.png\n"),
     ],
 )
 def test_split_is_a_list(tmp_path, name, text):
     for number, stem in enumerate("abc"):
         pair(tmp_path, f"images/{stem}.png", f"masks/{stem}.png", value=number)
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text.format(root=tmp_path), encoding="utf-8")
     assert sorted(values(folder(tmp_path, split=name))) == [0, 1]
 
 
@@ -104,6 +117,8 @@ def test_a_list_may_hold_names_with_spaces(tmp_path):
         ({"images": "*.tif", "masks": "*.png"}, r"no file matches \*\.tif\n  found: .* holds im"),
         ({"images": "*/images/*.png", "masks": "*/m/*.png", "split": ("x", "y")},
          r"no file matches .* with the first star one of x, y"),
+        ({"images": "*/*.png", "masks": "*/*.png", "split": ("images", "imgaes")},
+         r"\*/\*\.png: no file with the first star imgaes\n  found: .*images, masks"),
         ({"split": "val.txt"}, r"val\.txt: no such list"),
     ],
 )  # fmt: skip
@@ -131,6 +146,56 @@ def test_a_wrong_list_is_explained(tmp_path, text, message):
         folder(tmp_path, split="all.txt")
 
 
+def test_masks_of_other_names_are_shown(tmp_path):
+    pair(tmp_path, "images/a.png", "masks/a_mask.png")
+    with pytest.raises(DataError) as caught:
+        folder(tmp_path)
+    assert "found: 1 masks without an image, such as a_mask.png\n" in str(caught.value)
+    assert '"images": "images/*.png", "masks": "masks/*_mask.png"' in str(caught.value)
+    assert values(folder(tmp_path, images="images/*.png", masks="masks/*_mask.png")) == [0]
+
+
+def test_masks_of_other_names_in_sub_folders_are_shown(tmp_path):
+    pair(tmp_path, "images/t/a.jpg", "masks/t/seg_a.png")
+    with pytest.raises(DataError) as caught:
+        folder(tmp_path)
+    patterns = {"images": "images/**/*.jpg", "masks": "masks/**/seg_*.png"}
+    assert json.dumps(patterns)[1:-1] in str(caught.value)
+    assert values(folder(tmp_path, **patterns)) == [0]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    pair(tmp_path, "images/a.png", "masks/a.png")
+    (tmp_path / "images" / "secret").mkdir()
+    really = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"secret: the folder cannot be read: Permission denied"):
+        folder(tmp_path)
+
+
+def test_names_of_a_mac_and_of_others_are_the_same(tmp_path):
+    mac, other = (unicodedata.normalize(form, "é") for form in ("NFD", "NFC"))
+    pair(tmp_path, f"images/{mac}.png", f"masks/{other}.png")
+    (tmp_path / "all.txt").write_text(f"{other}.png\n", encoding="utf-8")
+    assert values(folder(tmp_path)) == [0]
+    assert values(folder(tmp_path, split="all.txt")) == [0]
+    assert values(folder(tmp_path, images="images/*.png", masks="masks/*.png")) == [0]
+
+
+def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
+    pair(tmp_path, "images/a.png", "masks/a.png")
+    pair(tmp_path, "more/b.png", "masks/more/b.png", value=1)
+    (tmp_path / "images" / "self").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "more").symlink_to(tmp_path / "more")
+    assert values(folder(tmp_path)) == [0, 1]
+
+
 def test_missing_partners_and_double_names_are_refused(tmp_path):
     pair(tmp_path, "images/a.png", "masks/a.png")
     pair(tmp_path, "images/b.png", "masks/other.png")
@@ -153,6 +218,7 @@ def test_missing_partners_and_double_names_are_refused(tmp_path):
         ({"mean": (0.5,)}, '"mean" and "std" belong together'),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, '"mean" and "std" belong together'),
         ({"colours": ("#000000",)}, "1 colours for 3 classes"),
+        ({"classes": ("a", "b", "a")}, 'found "a" twice in "classes"'),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, message):

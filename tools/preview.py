@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
     """Draw samples, overlays and the histogram; a sample keeps its pixels up to a size."""
     tiles = [_tile(sample, dataset) for sample in samples]
+    names = short_names([dataset.name(sample.index) for sample in samples])
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
@@ -78,13 +79,34 @@ def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Ima
     bars = _histogram(samples, dataset)
     sheet = Image.new("RGB", (max(grid[0], bars.width), grid[1] + bars.height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for place, (tile, sample) in enumerate(zip(tiles, samples, strict=True)):
+    for place, (tile, name) in enumerate(zip(tiles, names, strict=True)):
         left = _GAP + place % columns * (width + _GAP)
         top = _GAP + place // columns * (height + _LINE + _GAP)
         sheet.paste(tile, (left, top))
-        pen.text((left, top + height), Path(dataset.name(sample.index)).name, fill=_INK)
+        pen.text((left, top + height), _ending(name, pen, width), fill=_INK)
     sheet.paste(bars, (0, grid[1]))
     return sheet
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Return the shortest ends of paths, whole parts, that tell them apart."""
+    parts = [Path(name).parts for name in names]
+    kept = next(
+        (
+            count
+            for count in range(1, max(map(len, parts)))
+            if len({path[-count:] for path in parts}) == len(set(parts))
+        ),
+        1,
+    )
+    return ["/".join(path[-kept:]) for path in parts]
+
+
+def _ending(name: str, pen: ImageDraw.ImageDraw, width: int) -> str:
+    """Return as much of a name's end as there is room for; it tells more than the beginning."""
+    while pen.textlength(name) > width:
+        name = name[1:]
+    return name
 
 
 def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:

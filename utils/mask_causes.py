@@ -13,6 +13,7 @@ from utils.mask_facts import MaskFacts
 
 _USUAL_VOID = (255, 254, -1, 65535)
 _IGNORE_INDEX = range(-(2**15), 2**15)  # what the config's may be
+_NAMED = 16  # values or colours that are added to a label_map
 _CLOSE = 48  # values and channels no further apart belong to one class
 _FLAT = 0.6  # the least share of a mask's pixels that lie close to a class, in a mask of flat areas
 
@@ -75,8 +76,11 @@ def find_cause(
     if not unknown:
         return None
     if by_colour:
-        return _near_colours(counts, known)
-    return _values(values, unknown, num_classes, ignore_index)
+        return _near_colours(counts, known, ignore_index)
+    mapped = ignore_index not in known.values() or any(
+        value != train_id for value, train_id in known.items() if train_id != ignore_index
+    )
+    return _values(values, unknown, num_classes, ignore_index, known if mapped else None)
 
 
 def _is_binary(
@@ -89,7 +93,11 @@ def _is_binary(
 
 
 def _values(
-    values: Sequence[int], unknown: Sequence[int], num_classes: int, ignore_index: int
+    values: Sequence[int],
+    unknown: Sequence[int],
+    num_classes: int,
+    ignore_index: int,
+    label_map: Mapping[int, int] | None,
 ) -> Cause:
     if list(unknown) == [num_classes] and values[0] >= 0 and values[-1] == num_classes:
         shifted: dict[str, object] = {str(value): value - 1 for value in range(1, num_classes + 1)}
@@ -100,17 +108,24 @@ def _values(
             _ARGS,
             {"label_map": void | shifted},
         )
+    if label_map is not None and len(unknown) <= _NAMED:
+        named = {str(value): target for value, target in _targets(label_map, ignore_index)}
+        return Cause(
+            "values that label_map lacks (void here; put the right class behind each)",
+            _ARGS,
+            {"label_map": named | {str(value): "void" for value in unknown}},
+        )
     outside = [value for value in unknown if not 0 <= value < num_classes]
     if len(outside) == 1 and len(values) > (1 if outside[0] in _USUAL_VOID else num_classes):
         return _other_void(outside[0], num_classes, ignore_index)
     labels = [value for value in values if value != ignore_index or len(values) <= num_classes]
     if len(labels) <= num_classes:
-        label_map: dict[str, object] = {str(value): place for place, value in enumerate(labels)}
+        ordered: dict[str, object] = {str(value): place for place, value in enumerate(labels)}
         void = {str(ignore_index): "void"} if len(labels) < len(values) else {}
         return Cause(
             "values that are not train ids (taken for the classes in rising order; check that)",
             _ARGS,
-            {"label_map": label_map | void},
+            {"label_map": ordered | void},
         )
     return Cause(
         f"{len(values)} different values for {num_classes} classes: other masks than these "
@@ -178,15 +193,21 @@ def _compressed(
     return Cause(what, _ARGS, _clustered(counts, num_classes, by_colour=by_colour))
 
 
-def _near_colours(counts: Counter[int], known: Mapping[int, int]) -> Cause:
+def _targets(known: Mapping[int, int], ignore_index: int) -> list[tuple[int, int | str]]:
+    return [(key, "void" if target == ignore_index else target) for key, target in known.items()]
+
+
+def _near_colours(counts: Counter[int], known: Mapping[int, int], ignore_index: int) -> Cause:
     unknown = Counter({colour: n for colour, n in counts.items() if colour not in known})
     distance = _farthest(unknown, list(known), by_colour=True)
     if distance <= 64:
         return Cause(
             "colours that were smoothed or compressed", _ARGS, {"label_tolerance": distance}
         )
-    missing: dict[str, object] = {_name(colour): "void" for colour, _ in unknown.most_common(16)}
-    named = {_name(colour): train_id for colour, train_id in known.items()}
+    missing: dict[str, object] = {
+        _name(colour): "void" for colour, _ in unknown.most_common(_NAMED)
+    }
+    named = {_name(colour): target for colour, target in _targets(known, ignore_index)}
     return Cause(
         "colours that label_map lacks (void here; put the right class behind each)",
         _ARGS,
