@@ -10,7 +10,7 @@ from evaluation_cases import Pictures, answer, draw_nothing, oracle
 from utils import distributed
 from utils.boundary import RATIO, boundary_counts
 from utils.errors import DataError
-from utils.evaluation import SHOWN, Evaluator
+from utils.evaluation import SHOWN, Evaluator, confusion
 
 
 def evaluate(data, **options):
@@ -55,6 +55,23 @@ def test_galleries_hold_the_ends_of_the_order():
     assert [shown.score for shown in few.worst] == [
         image for image in few.images if image.mean_iou is not None
     ]
+
+
+def test_equal_scores_stand_in_the_order_of_the_data():
+    class Alike(Pictures):
+        def load(self, index):
+            del index  # they are all the first
+            return super().load(0)
+
+    evaluation = evaluate(Alike(SHOWN + 5))
+    assert [shown.score.index for shown in evaluation.worst] == list(range(SHOWN))
+    assert [shown.score.index for shown in evaluation.best] == list(range(SHOWN + 4, 4, -1))
+
+
+def test_labels_of_no_class_are_not_counted():
+    mask = np.array([[3, 7, -4, 255, 2]], np.int16)
+    counts = confusion(np.zeros_like(mask), mask, num_classes=3, ignore_index=255)
+    assert counts.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
 def together(monkeypatch, world, work):

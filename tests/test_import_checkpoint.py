@@ -166,7 +166,9 @@ def test_imported_logits_equal_those_of_the_old_network(state, old_file, tmp_pat
     assert expected.std() > 0.1
     assert (found - expected).abs().max() < 1e-4
     assert content["classes"][15] == "person"
-    assert content["mean"][0] == 0.45734706
+    assert list(content["mean"]) == [0.45734706, 0.43338275, 0.40058118]  # the old voc.py
+    assert list(content["std"]) == [0.23965294, 0.23532275, 0.2398498]
+    assert content["crop_size"] == CONFIG["train_loader"]["args"]["crop_size"]
     assert content["epoch"] == 50
     assert content["config"]["arch"]["args"]["backbone"] == "resnet50s"
 

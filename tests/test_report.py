@@ -1,5 +1,6 @@
 """report.html: its order, its words, and that it needs nothing from outside."""
 
+import io
 import json
 import re
 import shutil
@@ -12,10 +13,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from evaluation_cases import CLASSES, PALETTE, Pictures, answer
+from PIL import Image
 
 from utils.evaluation import Evaluator
+from utils.palette import VOID_COLOUR
 from utils.report import render
-from utils.report_pictures import draw, heat_colours
+from utils.report_pictures import WRONG, draw, heat_colours
 from utils.summary import confusion_csv, percent, short_names, summarise, table
 
 ABOUT = {"arch": "UNet", "data": "<Pictures>", "split": "val", "mode": "whole", "scales": [0.5, 1]}
@@ -128,6 +131,37 @@ def test_right_cells_are_blue_wrong_ones_red_and_empty_ones_white():
     assert colours[0, 1].tolist() == [255, 255, 255]
     assert colours[0, 0, 2] > colours[0, 0, 0]
     assert colours[1, 0, 0] > colours[1, 0, 2]
+
+
+def test_cells_are_shares_of_their_label():
+    evaluation, summary = evaluated(4)
+    counts = np.array([[6, 2, 0, 0], [5, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    page = render(evaluation._replace(counts=counts), summary, palette=PALETTE)
+    names = [row["name"] for row in summary["classes"]]
+    assert f'title="{names[0]} → {names[1]}: 25.00 %">25<' in page
+    assert f'title="{names[1]} → {names[0]}: 100.00 %">100<' in page
+
+
+def test_the_dashed_line_is_the_mean_of_the_bars():
+    evaluation, summary = evaluated()
+    page = render(evaluation, summary, palette=PALETTE)
+    (height,) = map(float, re.findall(r'class="mean"[^>]* y1="([\d.]+)"', page))
+    bars = [float(bar) for bar in re.findall(r"v-([\d.]+)h", page)]
+    scores = [one["Mean_IoU"] for one in summary["per_image"] if one["Mean_IoU"] is not None]
+    assert bars == pytest.approx([200 * score for score in scores], abs=0.01)
+    assert 212 - height == pytest.approx(np.mean(bars), abs=0.06)
+
+
+def test_the_last_picture_shows_what_is_wrong_and_what_is_void():
+    mask = np.repeat(np.array([[0, 1, 255]], np.uint8), 32, axis=0).repeat(32, axis=1)
+    image = np.full((*mask.shape, 3), 100, np.uint8)
+    prediction = np.zeros_like(mask)
+    *_, errors = draw(image, mask, prediction, palette=PALETTE, ignore_index=255)
+    pixels = np.asarray(Image.open(io.BytesIO(errors)).convert("RGB")).astype(int)
+    right, wrong, void = pixels[16, 16], pixels[16, 48], pixels[16, 80]
+    assert np.ptp(right) <= 2
+    assert abs(wrong - WRONG).max() <= 4
+    assert abs(void - VOID_COLOUR).max() <= 4
 
 
 def browse(page, tmp_path):
