@@ -91,6 +91,26 @@ def test_a_flip_in_the_weights_names_the_record(saved):
         checkpoint.load(saved)
 
 
+def test_a_damaged_structure_under_right_checksums_is_refused_or_harmless(saved, tmp_path):
+    """Whoever packs a file anew, as some tools that copy do, gives it checksums that fit."""
+    with zipfile.ZipFile(saved) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = [name for name in records if name.endswith("data.pkl")]
+    whole, path, refused = records[name], tmp_path / "packed.pth", 0
+    damaged = [whole[:end] for end in range(0, len(whole), 5)]
+    damaged += [whole[:at] + bytes([at % 256]) + whole[at + 1 :] for at in range(0, len(whole), 2)]
+    damaged += [whole[:at] + whole[at + 3 :] for at in range(0, len(whole), 3)]
+    for data in damaged:
+        with zipfile.ZipFile(path, "w") as archive:
+            for record, content in {**records, name: data}.items():
+                archive.writestr(record, content)
+        try:
+            checkpoint.load(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > len(damaged) / 2
+
+
 class _Payload:
     def __init__(self, canary):
         self.canary = canary

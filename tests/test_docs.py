@@ -1,6 +1,7 @@
 """The documents say what is so: links lead somewhere, lists are complete, examples run."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from dataloaders import DATASETS
 from models import MODELS
-from utils.config import parse_config
+from utils.config import load_config, parse_config
+from utils.errors import ConfigError
 from utils.json_text import parse_json5
 from utils.losses import LOSSES
 from utils.lr_scheduler import SCHEDULERS
@@ -20,6 +22,8 @@ from utils.lr_scheduler import SCHEDULERS
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
+CONFIG = (ROOT / "docs" / "config.md").read_text()
+RECIPES = [ROOT / "config.json", *sorted((ROOT / "configs").glob("*.json"))]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -54,6 +58,43 @@ def test_the_contributing_guides_model_runs():
     exec(code, names)
     logits = names["Tiny"](5)(torch.zeros(1, 3, 33, 40))
     assert logits.shape == (1, 5, 33, 40)
+
+
+def commands():
+    """Every command line of ours in the documents, on one line: path of the document, words."""
+    ours = r"(?:^ *|`)(?:python|torchrun [^`\n]*?) ((?:\w+/)?\w+\.py)([^`#\n|]*)"
+    for path in DOCUMENTS:
+        text = path.read_text().replace("\\\n", " ")
+        for match in re.finditer(ours, text, flags=re.MULTILINE):
+            yield pytest.param(match[1], shlex.split(match[2]), id=f"{path.name}-{match.start()}")
+
+
+@pytest.mark.parametrize(("script", "words"), list(commands()))
+def test_a_documented_command_has_flags_and_keys_that_are_there(script, words):
+    source = (ROOT / script).read_text()
+    flags = [word for word in words if re.match(r"--?[a-z]", word)]
+    assert [flag for flag in flags if f'"{flag}"' not in source] == []
+    if "--set" in words:
+        overrides = [word for word in words[words.index("--set") + 1 :] if "=" in word]
+        assert overrides
+        assert any(_accepted(config, overrides) for config in RECIPES)
+
+
+def _accepted(config, overrides):
+    try:
+        load_config(config, overrides)
+    except ConfigError:
+        return False
+    return True
+
+
+def test_the_manuals_faults_are_those_of_the_program(tmp_path):
+    shown = re.search(r"^error: (config\.json: 2 faults\n.*?)```", CONFIG, re.MULTILINE | re.DOTALL)
+    with pytest.raises(ConfigError) as caught:
+        load_config(ROOT / "config.json", ["trainer.save_period=0", "trainer.epoch=3"])
+    said = str(caught.value).replace(f"{ROOT}/", "").replace(" with --set", "")
+    for ours, theirs in zip(shown[1].splitlines(), said.splitlines(), strict=True):
+        assert theirs.startswith(ours.removesuffix("..."))
 
 
 def test_every_document_keeps_to_the_project():

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,19 @@ Plain = dict | list | str | int | float | bool | None | torch.Tensor
 
 _REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
 
+# What torch's unpickler raises over bytes that it does not understand.
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _REQUIRED_TO_RESUME = (
     "epoch",
     "iteration",
@@ -108,7 +122,7 @@ def load(path: Path | str) -> dict:
             "  expected: a checkpoint of this program; a file of pytorch-segmentation is converted "
             "by tools/import_checkpoint.py"
         ) from error
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
     _verify_content(path, content)
