@@ -188,10 +188,10 @@ def test_georeference_is_kept(tmp_path, streamed_pixels):
         assert mask.read(1).max() < len(CLASSES)
 
 
-@pytest.mark.parametrize("calls", [1, 3, 6])
-def test_work_is_taken_up_where_it_ended(tmp_path, calls):
+@pytest.mark.parametrize(("calls", "scales"), [(1, None), (3, None), (6, None), (6, (1.0, 1.5))])
+def test_work_is_taken_up_where_it_ended(tmp_path, calls, scales):
     job, model, said = noise(tmp_path / "a.tif", 400, 300), Blur(), []
-    make = partial(segmenter, streamed_pixels=1, tile=96, say=said.append)
+    make = partial(segmenter, streamed_pixels=1, tile=96, scales=scales, say=said.append)
     assert only(make(model).run([job])) is None
     expected = job.result(".tif").read_bytes()
     job.result(".tif").unlink()
@@ -230,10 +230,63 @@ def test_rows_of_another_run_are_not_continued(tmp_path):
     same.close()
     other = MaskRows(target, meaning={"weights": "two"}, **options)
     assert len(other) == 0
-    with pytest.raises(ResourceError, match="another run is working on it"):
-        MaskRows(target, meaning={"weights": "two"}, **options)
+    other.cut(0)
+    other.append(np.full((2, 4), 7, np.uint8))
+    assert other.read(0, len(other)).tolist() == [[7] * 4] * 2
     other.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("meaning", ["the same", "another"])
+def test_two_runs_never_work_on_one_result(tmp_path, meaning):
+    options = {"width": 4, "dtype": np.dtype(np.uint8)}
+    target = tmp_path / "a.tif"
+    rows = MaskRows(target, meaning={"weights": "the same"}, **options)
+    rows.append(np.ones((3, 4), np.uint8))
+    with pytest.raises(ResourceError, match="another run is working on it"):
+        MaskRows(target, meaning={"weights": meaning}, **options)
+    assert rows.read(0, 3).tolist() == [[1] * 4] * 3
+    rows.close()
+
+
+def test_rows_stay_until_others_are_ready(tmp_path):
+    """A run that ends before its first rows has cost nobody theirs."""
+    options = {"width": 4, "dtype": np.dtype(np.uint8)}
+    rows = MaskRows(tmp_path / "a.tif", meaning={"window": 128}, **options)
+    rows.append(np.ones((3, 4), np.uint8))
+    rows.close()
+    other = MaskRows(tmp_path / "a.tif", meaning={"window": 512}, **options)
+    other.cut(0)
+    other.close()
+    again = MaskRows(tmp_path / "a.tif", meaning={"window": 128}, **options)
+    assert len(again) == 3
+    again.close()
+
+
+def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
+    """The first try of the second run has no memory for the windows, as the first run's had not."""
+    job, said, calls = noise(tmp_path / "a.tif", 700, 300), [], []
+
+    def made(calls_left):
+        one = segmenter(Blur(), streamed_pixels=1, window=256, say=said.append)
+        real = one.predictor.model
+
+        def scarce(images):
+            if images.shape[3] > 128:
+                raise torch.OutOfMemoryError("out of memory")
+            calls.append(images.shape)
+            if len(calls) > calls_left:
+                raise KeyboardInterrupt
+            return real(images)
+
+        one.predictor.model = scarce
+        return one
+
+    with pytest.raises(KeyboardInterrupt):
+        list(made(4).run([job]))
+    said.clear()
+    assert only(made(1000).run([job])) is None
+    assert any("taken up again at row" in line for line in said)
 
 
 def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):

@@ -69,6 +69,7 @@ class Segmenter:
         self._precision = resolve_precision(precision, device)
         self._extras = extras
         self._say = say
+        self._input = [list(checkpoint["mean"]), list(checkpoint["std"]), self.expected[1]]
         normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
         self.predictor = Predictor(
             as_model(self._model, normalize.to(device), self._precision), settings, say=say
@@ -188,8 +189,9 @@ class Segmenter:
         return {
             "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
             "weights": self._weights_digest,
+            "input": self._input,
             "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},
-            "arithmetic": [self._device.type, self._precision],
+            "arithmetic": [self._device.type, self._precision, torch.__version__],
         }
 
     @cached_property
