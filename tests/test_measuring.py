@@ -114,7 +114,9 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path, caplog):
 MESSAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
     MemoryError(),
 ]
 

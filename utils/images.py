@@ -59,7 +59,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
         reason = str(error) or type(error).__name__
     return DataError(
         f"{path}: cannot be decoded: {reason}\n"
-        "  fix: fetch the file again, or remove it together with its partner"
+        "  fix: fetch the file again, or remove it (from a data set together with its partner)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Memory: what to do when it runs out in training, and how much was used at most."""
+"""Memory: whether it ran out, what to do then in training, and how much was used at most."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ import torch
 
 from utils.errors import ResourceError
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+# What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 @contextmanager
