@@ -99,6 +99,46 @@ def test_bad_files(tmp_path):
         raster.rows(0, 90)
 
 
+@pytest.mark.parametrize("side", ["ImageWidth", "ImageLength"])
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
+    """A few bytes that ask for terabytes cost neither memory nor the pictures after them."""
+    path, model = tmp_path / "a.tif", ColourModel()
+    tifffile.imwrite(path, np.zeros((40, 40, 3), np.uint8), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("RowsPerStrip", side) if side == "ImageLength" else (side,):
+            file.pages.first.tags[name].overwrite(1 << 30, dtype=4)
+    jobs = [Job(path, tmp_path / "out/a"), noise(tmp_path / "b.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(model, tile=64).run(jobs)
+    assert "a.tif: cut short" in str(bad)
+    assert good is None
+
+
+def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
+    pixels = np.full((60, 40, 3), 9, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", rowsperstrip=20)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        tags = file.pages.first.tags
+        for name in ("StripOffsets", "StripByteCounts"):
+            tags[name].overwrite([tags[name].value[0], 0, tags[name].value[2]])
+    with Raster(tmp_path / "a.tif") as raster:
+        found = raster.rows(10, 60)
+    assert found[:, 0, 0].tolist() == [9] * 10 + [0] * 20 + [9] * 20
+
+
+def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, monkeypatch):
+    def scarce(path, _expected):
+        if path.name == "a.tif":
+            raise MemoryError
+        return np.zeros((40, 40, 3), np.uint8)
+
+    monkeypatch.setattr("utils.segmenter.read_picture", scarce)
+    jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    assert isinstance(bad, ResourceError)
+    assert "a.tif: too little memory" in str(bad)
+    assert good is None
+
+
 @pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 12), (np.uint16, 400)])
 def test_masks_are_tiled_tiffs_with_a_palette(tmp_path, dtype, classes):
     mask = np.random.default_rng(0).integers(0, classes, (700, 1100)).astype(dtype)

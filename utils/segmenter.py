@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import DataError, UserError
+from utils.errors import DataError, ResourceError, UserError
 from utils.normalize import Normalize
 from utils.outputs import Job
 from utils.pictures import fit, read_picture
@@ -84,12 +84,21 @@ class Segmenter:
         return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
 
     def _read(self, job: Job) -> Read:
+        try:
+            return self._decode(job)
+        except MemoryError as error:
+            raise ResourceError(f"{job.picture}: too little memory to read it") from error
+
+    def _decode(self, job: Job) -> Read:
         if job.picture.suffix.lower() not in SUFFIXES:
             return Read(read_picture(job.picture, self.expected))
         try:
             raster = Raster(job.picture)
-        except DataError:  # Pillow knows some that tifffile's plain pixels leave out
-            return Read(read_picture(job.picture, self.expected))
+        except DataError as first:
+            try:  # Pillow knows some that tifffile's plain pixels leave out
+                return Read(read_picture(job.picture, self.expected))
+            except DataError:
+                raise first from None
         height, width = raster.size
         with raster:
             if height * width > self.streamed_pixels:
