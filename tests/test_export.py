@@ -209,6 +209,7 @@ def test_a_network_of_one_size_says_so(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # of a busy machine
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_network_exports_for_any_size(name, tmp_path):
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """inference.py as a user meets it: pictures in, masks out, one clear message for each mistake."""
 
+import errno
 import json
 import pickle
 import re
@@ -138,6 +139,56 @@ def test_tree_is_kept(model_file, folder, tmp_path):
     options = ("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole")
     assert run(*options, "--recursive") == 0
     assert (tmp_path / "out/a b/c.d.png").exists()
+
+
+def test_awkward_names_and_output_inside_input(model_file, folder, tmp_path):
+    """Twice: what the first run wrote among the pictures is none of the second's."""
+    save(tmp_path / "elsewhere/real.jpg", quarters(40, 40))
+    for name in ("two words", "a.1", "a.2", "Straße 東京", ".hidden"):
+        save(folder / f"{name}.jpg", quarters(40, 40))
+    save(folder / "twin.JPG", quarters(40, 40), format="JPEG")
+    save(folder / "twin.jpg", 3 - quarters(40, 40))
+    (folder / "link.jpg").symlink_to(tmp_path / "elsewhere/real.jpg")
+    (folder / "album").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    out = folder / "masks"
+    options = ("-m", model_file, "-i", folder, "-o", out, "-mo", "whole", "--recursive")
+    for _ in range(2):
+        assert run(*options, "--overlay") == 0
+        found = {str(path.relative_to(out)) for path in out.rglob("*.png")}
+        names = "two words,a.1,a.2,Straße 東京,.hidden,twin.JPG,twin.jpg-2,link,album/real"
+        assert found == {f"{name}.png" for name in names.split(",")}
+        assert len(list(out.rglob("*.jpg"))) == len(found)
+    assert pixels(out / "twin.JPG.png")[0, 0] == 0
+    assert pixels(out / "twin.jpg-2.png")[0, 0] == 3
+    assert (folder / "link.jpg").is_symlink()
+
+
+@pytest.mark.parametrize("stage", ["touch", "replace"], ids=["at once", "later"])
+def test_a_folder_that_takes_no_files(model_file, folder, tmp_path, monkeypatch, capsys, stage):
+    """Permissions would not do: they do not hold for root, as which containers run."""
+    save(folder / "a.jpg", quarters(40, 40))
+    real = getattr(Path, stage)
+
+    def refused(self, *arguments):
+        if stage == "touch" or self.name.startswith(".a.png"):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Path, stage, refused)
+    assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole") == 6
+    assert "out" in (shown := capsys.readouterr().err)
+    assert "cannot be written (Read-only file system)" in shown
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_result_that_would_replace_its_picture(model_file, folder, capsys):
+    save(folder / "a.png", quarters(40, 40))
+    before = (folder / "a.png").read_bytes()
+    assert run("-m", model_file, "-i", folder, "-e", "png", "-o", folder) == 2
+    assert "a.png would replace the picture" in capsys.readouterr().err
+    assert (folder / "a.png").read_bytes() == before
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_a_picture_of_too_many_pixels_is_sent_to_tiff(

@@ -115,6 +115,7 @@ MESSAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
     MemoryError(),
 ]

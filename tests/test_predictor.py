@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import ResourceError
-from utils.predictor import Predictor, Settings, SmallerBatches, out_of_memory
+from utils.predictor import Predictor, Settings, SmallerBatches
 
 
 class Limited:
@@ -123,22 +123,6 @@ def test_batches_are_halved_and_remembered():
     model.seen.clear()
     assert torch.equal(batches(images), expected)
     assert [shape[0] for shape in model.seen] == [2, 2, 2, 2]
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
-        (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("expected scalar type Float"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_what_counts_as_out_of_memory(error, expected):
-    assert out_of_memory(error) is expected
 
 
 def test_defaults_of_each_mode():

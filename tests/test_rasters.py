@@ -99,6 +99,46 @@ def test_bad_files(tmp_path):
         raster.rows(0, 90)
 
 
+@pytest.mark.parametrize("side", ["ImageWidth", "ImageLength"])
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
+    """A few bytes that ask for terabytes cost neither memory nor the pictures after them."""
+    path, model = tmp_path / "a.tif", ColourModel()
+    tifffile.imwrite(path, np.zeros((40, 40, 3), np.uint8), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("RowsPerStrip", side) if side == "ImageLength" else (side,):
+            file.pages.first.tags[name].overwrite(1 << 30, dtype=4)
+    jobs = [Job(path, tmp_path / "out/a"), noise(tmp_path / "b.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(model, tile=64).run(jobs)
+    assert "a.tif: cut short" in str(bad)
+    assert good is None
+
+
+def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
+    pixels = np.full((60, 40, 3), 9, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", rowsperstrip=20)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        tags = file.pages.first.tags
+        for name in ("StripOffsets", "StripByteCounts"):
+            tags[name].overwrite([tags[name].value[0], 0, tags[name].value[2]])
+    with Raster(tmp_path / "a.tif") as raster:
+        found = raster.rows(10, 60)
+    assert found[:, 0, 0].tolist() == [9] * 10 + [0] * 20 + [9] * 20
+
+
+def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, monkeypatch):
+    def scarce(path, _expected):
+        if path.name == "a.tif":
+            raise MemoryError
+        return np.zeros((40, 40, 3), np.uint8)
+
+    monkeypatch.setattr("utils.segmenter.read_picture", scarce)
+    jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    assert isinstance(bad, ResourceError)
+    assert "a.tif: too little memory" in str(bad)
+    assert good is None
+
+
 @pytest.mark.parametrize(("dtype", "classes"), [(np.uint8, 12), (np.uint16, 400)])
 def test_masks_are_tiled_tiffs_with_a_palette(tmp_path, dtype, classes):
     mask = np.random.default_rng(0).integers(0, classes, (700, 1100)).astype(dtype)
@@ -188,10 +228,10 @@ def test_georeference_is_kept(tmp_path, streamed_pixels):
         assert mask.read(1).max() < len(CLASSES)
 
 
-@pytest.mark.parametrize("calls", [1, 3, 6])
-def test_work_is_taken_up_where_it_ended(tmp_path, calls):
+@pytest.mark.parametrize(("calls", "scales"), [(1, None), (3, None), (6, None), (6, (1.0, 1.5))])
+def test_work_is_taken_up_where_it_ended(tmp_path, calls, scales):
     job, model, said = noise(tmp_path / "a.tif", 400, 300), Blur(), []
-    make = partial(segmenter, streamed_pixels=1, tile=96, say=said.append)
+    make = partial(segmenter, streamed_pixels=1, tile=96, scales=scales, say=said.append)
     assert only(make(model).run([job])) is None
     expected = job.result(".tif").read_bytes()
     job.result(".tif").unlink()
@@ -230,10 +270,63 @@ def test_rows_of_another_run_are_not_continued(tmp_path):
     same.close()
     other = MaskRows(target, meaning={"weights": "two"}, **options)
     assert len(other) == 0
-    with pytest.raises(ResourceError, match="another run is working on it"):
-        MaskRows(target, meaning={"weights": "two"}, **options)
+    other.cut(0)
+    other.append(np.full((2, 4), 7, np.uint8))
+    assert other.read(0, len(other)).tolist() == [[7] * 4] * 2
     other.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("meaning", ["the same", "another"])
+def test_two_runs_never_work_on_one_result(tmp_path, meaning):
+    options = {"width": 4, "dtype": np.dtype(np.uint8)}
+    target = tmp_path / "a.tif"
+    rows = MaskRows(target, meaning={"weights": "the same"}, **options)
+    rows.append(np.ones((3, 4), np.uint8))
+    with pytest.raises(ResourceError, match="another run is working on it"):
+        MaskRows(target, meaning={"weights": meaning}, **options)
+    assert rows.read(0, 3).tolist() == [[1] * 4] * 3
+    rows.close()
+
+
+def test_rows_stay_until_others_are_ready(tmp_path):
+    """A run that ends before its first rows has cost nobody theirs."""
+    options = {"width": 4, "dtype": np.dtype(np.uint8)}
+    rows = MaskRows(tmp_path / "a.tif", meaning={"window": 128}, **options)
+    rows.append(np.ones((3, 4), np.uint8))
+    rows.close()
+    other = MaskRows(tmp_path / "a.tif", meaning={"window": 512}, **options)
+    other.cut(0)
+    other.close()
+    again = MaskRows(tmp_path / "a.tif", meaning={"window": 128}, **options)
+    assert len(again) == 3
+    again.close()
+
+
+def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
+    """The first try of the second run has no memory for the windows, as the first run's had not."""
+    job, said, calls = noise(tmp_path / "a.tif", 700, 300), [], []
+
+    def made(calls_left):
+        one = segmenter(Blur(), streamed_pixels=1, window=256, say=said.append)
+        real = one.predictor.model
+
+        def scarce(images):
+            if images.shape[3] > 128:
+                raise torch.OutOfMemoryError("out of memory")
+            calls.append(images.shape)
+            if len(calls) > calls_left:
+                raise KeyboardInterrupt
+            return real(images)
+
+        one.predictor.model = scarce
+        return one
+
+    with pytest.raises(KeyboardInterrupt):
+        list(made(4).run([job]))
+    said.clear()
+    assert only(made(1000).run([job])) is None
+    assert any("taken up again at row" in line for line in said)
 
 
 def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):

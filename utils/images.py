@@ -64,7 +64,7 @@ def unreadable(path: Path, error: Exception) -> DataError:
         reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
     else:
         reason = str(error) or type(error).__name__
-    fix = "fetch the file again, or remove it together with its partner"
+    fix = "fetch the file again, or remove it (from a data set together with its partner)"
     if isinstance(error, Image.DecompressionBombError):
         fix = "cut it into smaller pictures; inference.py also reads a tiled TIFF, of any size"
     return DataError(f"{path}: cannot be decoded: {reason}\n  fix: {fix}")

@@ -1,4 +1,4 @@
-"""Memory: what to do when it runs out in training, and how much was used at most."""
+"""Memory: whether it ran out, what to do then in training, and how much was used at most."""
 
 import sys
 from collections.abc import Iterator

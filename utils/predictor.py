@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from utils.errors import ResourceError
+from utils.memory import ran_out
 from utils.prediction import OVERLAP, SCALES, WINDOW, Model, mirrored, multiscale, sliding, whole
 from utils.tiles import Blend, Grid, grid
 
 T = TypeVar("T")
 Mode = Literal["multiscale", "sliding", "whole"]
 _SMALLEST_WINDOW = 128
-# What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ class Predictor:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not ran_out(error):
                     raise
             # Outside the except block: the traceback would keep the tensors of the failed try.
             self._step_down(size)
@@ -218,14 +217,7 @@ class SmallerBatches:
                     return self._model(images)
                 return torch.cat([self._model(part) for part in images.split(size)])
             except (RuntimeError, MemoryError) as error:
-                if size == 1 or not out_of_memory(error):
+                if size == 1 or not ran_out(error):
                     raise
             self._limit = size // 2
             self._say(f"out of memory: from here on {self._limit} image(s) a call of the model")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that an allocation failed, on a CPU or a GPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)

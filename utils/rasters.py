@@ -87,7 +87,9 @@ class Raster:
     def _reader(self) -> Callable[[int, int], np.ndarray]:
         page = self._page
         whole_bytes = page.bitspersample == self.dtype.itemsize * 8 and page.fillorder == 1
-        if page.compression == 1 and page.predictor == 1 and not page.is_tiled and whole_bytes:
+        plain = page.compression == 1 and page.predictor == 1 and not page.is_tiled and whole_bytes
+        if plain and all(page.databytecounts):  # sparse files leave out strips that are empty
+            self._require_length()
             return self._plain_rows
         chunk = page.chunks
         segment = int(np.prod([int(side) for side in chunk])) * self.dtype.itemsize
@@ -97,6 +99,17 @@ class Raster:
         if reason is None:
             reason = f"stored in pieces of {segment >> 20} MiB, each of which is decoded whole"
         return _rasterio_rows(self.path, reason)
+
+    def _require_length(self) -> None:
+        """Before hours of work, or an allocation of terabytes: the file holds what it promises."""
+        height, width = self.size
+        promised = height * width * self.channels * self.dtype.itemsize
+        if promised > self._file.filehandle.size:
+            raise DataError(
+                f"{self.path}: cut short, or its header is wrong: {width} x {height} pixels are "
+                f"{promised} bytes, the file has {self._file.filehandle.size}\n"
+                "  fix: fetch the file again"
+            )
 
     def _undecodable(self) -> str | None:
         """Decode one segment to see whether it can be done."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import DataError, UserError
+from utils.errors import DataError, ResourceError, UserError
 from utils.normalize import Normalize
 from utils.outputs import Job
 from utils.pictures import fit, read_picture
@@ -69,6 +69,7 @@ class Segmenter:
         self._precision = resolve_precision(precision, device)
         self._extras = extras
         self._say = say
+        self._input = [list(checkpoint["mean"]), list(checkpoint["std"]), self.expected[1]]
         normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
         self.predictor = Predictor(
             as_model(self._model, normalize.to(device), self._precision), settings, say=say
@@ -83,12 +84,21 @@ class Segmenter:
         return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
 
     def _read(self, job: Job) -> Read:
+        try:
+            return self._decode(job)
+        except MemoryError as error:
+            raise ResourceError(f"{job.picture}: too little memory to read it") from error
+
+    def _decode(self, job: Job) -> Read:
         if job.picture.suffix.lower() not in SUFFIXES:
             return Read(read_picture(job.picture, self.expected))
         try:
             raster = Raster(job.picture)
-        except DataError:  # Pillow knows some that tifffile's plain pixels leave out
-            return Read(read_picture(job.picture, self.expected))
+        except DataError as first:
+            try:  # Pillow knows some that tifffile's plain pixels leave out
+                return Read(read_picture(job.picture, self.expected))
+            except DataError:
+                raise first from None
         height, width = raster.size
         with raster:
             if height * width > self.streamed_pixels:
@@ -188,8 +198,9 @@ class Segmenter:
         return {
             "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
             "weights": self._weights_digest,
+            "input": self._input,
             "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},
-            "arithmetic": [self._device.type, self._precision],
+            "arithmetic": [self._device.type, self._precision, torch.__version__],
         }
 
     @cached_property

@@ -78,21 +78,21 @@ class MaskRows:
         target: The result that they will become.
         width: Pixels of a row.
         dtype: Of a pixel.
-        meaning: What the rows are made from; others under the same name are thrown away.
+        meaning: What the rows are made from, as JSON has it. Rows of another meaning under the same
+            name are thrown away when the first of these are ready, not before.
     """
 
     def __init__(
         self, target: Path, *, width: int, dtype: np.dtype[Any], meaning: Mapping[str, Any]
     ) -> None:
         self._data = target.with_name(f".{target.name}.partial")
-        self._meaning = target.with_name(f".{target.name}.json.partial")
+        self._description = target.with_name(f".{target.name}.json.partial")
+        self._meaning = json.dumps(meaning)
         self._width = width
         self.dtype = dtype
-        if _read_json(self._meaning) != meaning:
-            self._data.unlink(missing_ok=True)
-            write_whole(self._meaning, lambda path: path.write_text(json.dumps(meaning)))
         self._file = self._data.open("ab")
         self._lock(target)
+        self._continued = _text(self._description) == self._meaning
 
     def _lock(self, target: Path) -> None:
         if fcntl is None:
@@ -106,14 +106,21 @@ class MaskRows:
             ) from error
 
     def __len__(self) -> int:
+        if not self._continued:
+            return 0
         return self._file.seek(0, os.SEEK_END) // (self._width * self.dtype.itemsize)
 
     def cut(self, rows: int) -> None:
         """Keep the first `rows` only."""
-        self._file.truncate(rows * self._width * self.dtype.itemsize)
+        if self._continued:
+            self._file.truncate(rows * self._width * self.dtype.itemsize)
 
     def append(self, rows: np.ndarray) -> None:
         """Add finished rows (rows, width); they survive the death of the process."""
+        if not self._continued:
+            self._file.truncate(0)  # first: a kill must not leave old rows under a new meaning
+            write_whole(self._description, lambda path: path.write_text(self._meaning))
+            self._continued = True
         self._file.write(np.ascontiguousarray(rows, self.dtype).data)
         self._file.flush()
 
@@ -132,12 +139,12 @@ class MaskRows:
         """Close and delete: the result has them."""
         self._file.close()
         self._data.unlink(missing_ok=True)
-        self._meaning.unlink(missing_ok=True)
+        self._description.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> object:
+def _text(path: Path) -> str | None:
     try:
-        return json.loads(path.read_text())
+        return path.read_text()
     except (OSError, ValueError):
         return None
 
