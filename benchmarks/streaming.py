@@ -9,6 +9,7 @@ killed with signal 9 whenever a third more is done. The last line is one JSON ob
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ import torch  # noqa: E402
 from models import MODELS  # noqa: E402
 from utils import checkpoint  # noqa: E402
 from utils.palette import voc_palette  # noqa: E402
+from utils.segmenter import STREAMED_PIXELS  # noqa: E402
 
 _TILE = 512
 _CLASSES = 12
@@ -42,6 +44,9 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=6000, help="pixels; default: 6000")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
+    if options.side**2 <= STREAMED_PIXELS:
+        least = math.isqrt(STREAMED_PIXELS) + 1
+        parser.error(f"--side: found {options.side}, smaller than {least} is not streamed")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         figures = _measure(Path(folder), options.side)
     print(json.dumps(figures))

@@ -24,7 +24,7 @@ from utils.rasters import SUFFIXES, Raster
 from utils.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
 from utils.streaming import MaskRows, MemoryRows, Rows, fill
 
-_STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
+STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
 
 
 class Read(NamedTuple):
@@ -63,7 +63,7 @@ class Segmenter:
         self._mask_dtype = mask_dtype(len(classes))
         self._write = Writer(classes, checkpoint["palette"], extras=extras)
         self.expected = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
-        self.streamed_pixels = _STREAMED_PIXELS
+        self.streamed_pixels = STREAMED_PIXELS
         self._model = model.eval().to(device)
         self._device = device
         self._precision = resolve_precision(precision, device)
