@@ -71,7 +71,7 @@ def test_each_alias_names_weights_that_exist(alias):
     assert "." in ALIASES[alias]
 
 
-@pytest.mark.parametrize("network", ["DeepLab", "UNetResnet", "PSPNet", "UperNet"])
+@pytest.mark.parametrize("network", ["DeepLab", "UNetResnet", "PSPNet", "UperNet", "GCN"])
 def test_a_weight_file_gives_the_features_of_timm(network, weight_file):
     model = build_small(network, backbone=LITE0, pretrained=str(weight_file)).eval()
     stride = model.backbone.strides[-1]

@@ -12,6 +12,7 @@ from models.blocks import (
     cut,
     halve,
     halve_with_winners,
+    initialise,
     resize,
     resize_logits,
     unpool,
@@ -85,6 +86,16 @@ def test_cropping_equals_slicing():
 def test_a_convolution_of_stride_one_keeps_the_size(kernel, dilation, stride):
     conv = conv_bn_relu(3, 4, kernel, stride=stride, dilation=dilation)
     assert conv(features(2, 3, 17, 19)).shape == (2, 4, -(-17 // stride), -(-19 // stride))
+
+
+def test_new_layers_start_as_he_et_al_have_it():
+    conv, norm, _ = layers = conv_bn_relu(64, 128)
+    for parameter in layers.parameters():
+        torch.nn.init.constant_(parameter, 7)
+    initialise(layers)
+    assert float(conv.weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    assert (norm.weight == 1).all()
+    assert (norm.bias == 0).all()
 
 
 def test_resizing_treats_pixels_as_areas():
