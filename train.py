@@ -23,14 +23,14 @@ from utils.errors import ConfigError, DataError, guard
 if TYPE_CHECKING:
     import torch
 
-    from base.base_data_loader import BaseDataLoader
     from base.base_dataset import BaseDataset
-    from base.base_trainer import Plan
     from trainer import Parts, Trainer
     from utils.config import Config
     from utils.runlog import RunLog
 
 log = logging.getLogger("segmentation")
+
+_OF_THE_DATA = ("classes", "palette", "mean", "std", "ignore_index", "input_dtype", "crop_size")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -121,8 +121,14 @@ def _processes(config: "Config", device: str | None) -> int:
 def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
+    from utils.run_folder import check_folders
+
+    section = config.trainer
     with _processes_met(config, device_name) as device:
-        _check_folders(config, folder)
+        check_folders(
+            save_dir=None if folder else Path(section.save_dir) / config.name,
+            log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
+        )
         trainer = assemble(config, state, device=device)
         with _open_run(config, state, folder) as run:
             trainer.fit(run)
@@ -176,6 +182,7 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
     Raises:
         UserError: Whatever the user can mend; nothing has been written then.
     """
+    from base.base_trainer import Plan
     from trainer import Step, Trainer
     from utils.precision import resolve_precision
 
@@ -191,7 +198,7 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
             ema=section.ema,
             seed=config.seed,
         ),
-        plan=_plan(config),
+        plan=Plan(**{key.name: getattr(section, key.name) for key in fields(Plan)}),
         description=_description(config, parts.train_loader.dataset),
     )
     if state is not None:
@@ -203,6 +210,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     import torch
 
     from dataloaders.building import build_loaders
+    from dataloaders.label_counts import loss_weights
     from models.building import build_model, check_batch, place
     from trainer import Parts
     from utils.distributed import world_size
@@ -216,12 +224,13 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
     check_classes(train_loader.dataset.classes, state)
+    weights = config.class_weights
     loss = build_loss(
         config.loss.type,
         config.loss.args,
         num_classes=len(train_loader.dataset.classes),
         ignore_index=config.ignore_index,
-        class_weights=_class_weights(config, train_loader),
+        class_weights=weights and loss_weights(weights, train_loader.dataset),
         aux_weight=config.aux_weight,
     )
     model = build_model(
@@ -284,27 +293,13 @@ def _check_components(config: "Config") -> None:
     from utils.optimizers import OPTIMIZERS
     from utils.registry import component_faults
 
-    tables = {
-        "arch": (MODELS, config.arch),
-        "optimizer": (OPTIMIZERS, config.optimizer),
-        "loss": (LOSSES, config.loss),
-        "lr_scheduler": (SCHEDULERS, config.lr_scheduler),
-    }
-    faults = [
-        fault
-        for kind, (table, chosen) in tables.items()
-        for fault in component_faults(kind, table, chosen.type, chosen.args)
-    ]
+    tables = {"arch": MODELS, "optimizer": OPTIMIZERS, "loss": LOSSES, "lr_scheduler": SCHEDULERS}
+    faults: list[str] = []
+    for kind, table in tables.items():
+        chosen = getattr(config, kind)
+        faults += component_faults(kind, table, chosen.type, chosen.args)
     if faults:
         raise ConfigError("\n".join(faults))
-
-
-def _class_weights(config: "Config", loader: "BaseDataLoader") -> "tuple[float, ...] | None":
-    if config.class_weights is None:
-        return None
-    from dataloaders.label_counts import loss_weights
-
-    return loss_weights(config.class_weights, loader.dataset)
 
 
 def _sections(config: "Config") -> dict[str, Any]:
@@ -324,22 +319,6 @@ def _check_data(config: "Config") -> int:
     report, usable = check_data(**_sections(config))
     print(report)
     return 0 if usable else DataError.exit_code
-
-
-def _plan(config: "Config") -> "Plan":
-    from base.base_trainer import Plan
-
-    return Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)})
-
-
-def _check_folders(config: "Config", resumed: Path | None) -> None:
-    from utils.run_folder import check_writable
-
-    section = config.trainer
-    if resumed is None:
-        check_writable(Path(section.save_dir) / config.name, "trainer.save_dir")
-    if section.tensorboard:
-        check_writable(Path(section.log_dir) / config.name, "trainer.log_dir")
 
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
@@ -363,33 +342,24 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
     return {
         "arch": config.arch.type,
         "config": config.resolved(),
-        "classes": data.classes,
-        "palette": data.palette,
-        "mean": data.mean,
-        "std": data.std,
-        "ignore_index": data.ignore_index,
-        "input_dtype": data.input_dtype,
-        "crop_size": data.crop_size,
+        **{name: getattr(data, name) for name in _OF_THE_DATA},
         "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
     }
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
-    from utils.next_steps import commands, write_samples
+    from utils.next_steps import best_line, commands, example_picture
 
-    monitor, val_loader = trainer.monitor, trainer.parts.val_loader
-    if monitor.best is not None:
-        crop = None if val_loader is None else val_loader.dataset.crop_size
-        note = "" if crop is None else f", scored on centre crops of {crop} px, not whole images"
-        print(f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})")
-    print(f"run folder: {folder}")
+    val_loader = trainer.parts.val_loader
     data = (val_loader or trainer.parts.train_loader).dataset
-    first = Path(data.name(0))
-    if not first.is_file():  # the data set draws its pictures
-        first = write_samples(data, folder / "samples")
-    log_dir = config.trainer.log_dir if config.trainer.tensorboard else None
-    on_cpu = trainer.device.type == "cpu"
-    for command in commands(folder, example=first, log_dir=log_dir, on_cpu=on_cpu):
+    print(best_line(trainer.monitor, crop=None if val_loader is None else data.crop_size))
+    print(f"run folder: {folder}")
+    for command in commands(
+        folder,
+        example=example_picture(data, folder),
+        log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
+        on_cpu=trainer.device.type == "cpu",
+    ):
         print(f"next: {command}")
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from base.base_data_loader import raise_worker_death
 from utils import checkpoint, distributed, run_folder
 from utils.ema import ExponentialMovingAverage
 from utils.errors import CheckpointError, ConfigError, RunInterruptedError
@@ -114,14 +115,15 @@ class BaseTrainer:
         Raises:
             RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
             NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
+            ResourceError: A worker process died, or the disk is full.
         """
         self.run = run
         started = time.monotonic()
         with self._signals_caught():
-            for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):
-                if self.monitor.exhausted():
-                    break
-                self._run_epoch(epoch)
+            try:
+                self._run_epochs()
+            except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
+                raise_worker_death(error)
         if self.monitor.exhausted():
             log.info(
                 "stopped early: %s did not improve for %d epochs",
@@ -129,6 +131,12 @@ class BaseTrainer:
                 self.monitor.last_epoch - self.monitor.best_epoch,
             )
         log.info("trained for %.0f s", time.monotonic() - started)
+
+    def _run_epochs(self) -> None:
+        for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):
+            if self.monitor.exhausted():
+                break
+            self._run_epoch(epoch)
 
     def _run_epoch(self, epoch: int) -> None:
         train_metrics = self.train_epoch(epoch)

@@ -282,3 +282,17 @@ def test_another_optimiser_is_refused(write_config, run_folder):
     change = ["optimizer.type=SGD", "optimizer.no_decay_norm_bias=true", "trainer.epochs=2"]
     with pytest.raises(ConfigError, match="optimiser does not fit this config's"):
         train.main(["--resume", str(run_folder()), "--set", *change])
+
+
+def test_a_run_that_is_done_says_so_and_names_no_file_that_is_not_there(
+    write_config, run_folder, tmp_path, capsys
+):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    finished = run_folder()
+    moved = tmp_path / "elsewhere.pth"
+    (finished / "last.pth").rename(moved)
+    capsys.readouterr()
+    assert train.main(["--resume", str(moved)]) == 0
+    printed, said = capsys.readouterr()
+    assert "all 1 epochs are done, nothing is left to train; more: --set" in said
+    assert "next:" not in printed

@@ -1,6 +1,9 @@
 """One run through the command: what it writes, what it prints, what TensorBoard reads back."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from utils import checkpoint
-from utils.errors import ConfigError, DataError, NumericError
+from utils.errors import ConfigError, DataError, NumericError, ResourceError
 
 METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU", "Class_IoU"}
 CLASSES = ("background", "disc", "square", "triangle", "ring", "star", "cross")
@@ -207,6 +210,23 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_data_are_looked_at(
         train.main(["--config", str(path)])
     assert "train_loader" not in capsys.readouterr().err
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "config.json"}
+
+
+def test_a_worker_that_dies_during_a_step_is_no_bug_of_ours(write_config, monkeypatch):
+    """torch raises from its handler of SIGCHLD, wherever the main process happens to be."""
+    from trainer import Trainer
+
+    def deadly(self, batches):
+        (worker,) = self.parts.train_loader._loader._iterator._workers
+        os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(60)
+
+    def with_worker(config):
+        config["train_loader"]["args"]["num_workers"] = 1
+
+    monkeypatch.setattr(Trainer, "train_iteration", deadly)
+    with pytest.raises(ResourceError, match=r"worker process died: .*\n.*memory ran out"):
+        train.main(["--config", str(write_config(with_worker))])
 
 
 def test_faults_in_the_data_end_with_exit_code_3_before_anything_is_written(write_config, tmp_path):

@@ -160,7 +160,8 @@ def _verify_file(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror})\n"
-            "  expected: a file that train.py wrote, such as saved/<name>/<date>/best_model.pth"
+            "  expected: a file that train.py wrote: best_model.pth, last.pth or checkpoint-*.pth "
+            "in saved/<name>/<date>/"
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: not a file; give a .pth file")

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from utils import run_folder
+from utils.monitor import Monitor
 
 _SAMPLES = 8  # pictures written out for a first try at inference
 
 
 class Pictures(Protocol):
-    """A data set that draws its pictures."""
+    """A data set."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -28,10 +29,27 @@ class Pictures(Protocol):
         ...
 
 
-def write_samples(data: Pictures, folder: Path) -> Path:
-    """Write a few pictures as JPEG files and return the first one's path."""
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"{data.name(index)}.jpg" for index in range(min(_SAMPLES, len(data)))]
+def best_line(monitor: Monitor, *, crop: int | None) -> str:
+    """The best score in words.
+
+    Args:
+        monitor: Followed it.
+        crop: The side of the centre crops that were scored, or None: whole images.
+    """
+    if monitor.best is None:
+        return "no score to choose by: the last weights are the ones to use"
+    note = "" if crop is None else f", scored on centre crops of {crop} px, not whole images"
+    return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
+
+
+def example_picture(data: Pictures, folder: Path) -> Path:
+    """A picture of a data set; one that draws them leaves a few in the run folder as JPEG."""
+    first = Path(data.name(0))
+    if first.is_file():
+        return first
+    samples = folder / "samples"
+    samples.mkdir(exist_ok=True)
+    paths = [samples / f"{data.name(index)}.jpg" for index in range(min(_SAMPLES, len(data)))]
     for index, path in enumerate(paths):
         Image.fromarray(data.load(index)[0]).save(path, quality=95)
     return paths[0]
@@ -47,8 +65,10 @@ def commands(folder: Path, *, example: Path, log_dir: str | None, on_cpu: bool) 
         on_cpu: Whether the run was on a CPU, where the quickest mode of inference is offered.
     """
     lines = [] if log_dir is None else [f"tensorboard --logdir {shlex.quote(log_dir)}"]
-    best = folder / run_folder.BEST
-    model = best if best.exists() else folder / run_folder.LAST
+    files = (folder / name for name in (run_folder.BEST, run_folder.LAST))
+    model = next(filter(Path.exists, files), None)
+    if model is None:  # a file resumed in a new folder, of a run that was done
+        return lines
     inference = ["python", "inference.py", "--model", str(model), "--images", str(example.parent)]
     extension = example.suffix.removeprefix(".").lower()
     if extension != "jpg":

@@ -41,6 +41,13 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             f"from these weights, train anew with --set init_from={file}"
         )
     _report_changes(own.resolved(), config.resolved())
+    if state["epoch"] >= config.trainer.epochs:
+        log.warning(
+            "%s: all %d epochs are done, nothing is left to train; more: --set trainer.epochs=%d",
+            file,
+            config.trainer.epochs,
+            2 * config.trainer.epochs,
+        )
     log.info("going on from %s (epoch %d, iteration %d)", file, state["epoch"], state["step"])
     return config, state, file.parent if (file.parent / "metrics.jsonl").exists() else None
 

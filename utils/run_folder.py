@@ -16,23 +16,26 @@ BEST = "best_model.pth"
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
 
 
-def check_writable(folder: Path, key: str) -> None:
-    """Refuse a folder that cannot be made, before the data are looked at; makes nothing.
+def check_folders(*, save_dir: Path | None, log_dir: Path | None) -> None:
+    """Refuse folders that cannot be made, before the data are looked at; makes nothing.
 
     Args:
-        folder: The folder that the run will write into.
-        key: The key of the config that names it.
+        save_dir: Where the run's own folder will be, or None when it is there.
+        log_dir: Where TensorBoard's will be, or None without it.
 
     Raises:
-        ConfigError: What there is of its path is no folder, or cannot be written.
+        ConfigError: What there is of a path is no folder, or cannot be written.
     """
-    there = next(part for part in (folder, *folder.parents) if os.access(part, os.F_OK))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        fault = "cannot be written" if there.is_dir() else "is not a folder"
-        raise ConfigError(
-            f"{key}: cannot make {folder}: {there} {fault}\n"
-            f"  set {key} to a folder that can be written"
-        )
+    for key, folder in (("trainer.save_dir", save_dir), ("trainer.log_dir", log_dir)):
+        if folder is None:
+            continue
+        there = next(part for part in (folder, *folder.parents) if os.access(part, os.F_OK))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            fault = "cannot be written" if there.is_dir() else "is not a folder"
+            raise ConfigError(
+                f"{key}: cannot make {folder}: {there} {fault}\n"
+                f"  set {key} to a folder that can be written"
+            )
 
 
 def create(save_dir: Path, name: str) -> Path:
