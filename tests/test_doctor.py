@@ -249,6 +249,21 @@ def test_copies_in_both_parts_of_a_divided_set_are_found(tmp_path):
     assert "validation images are also trained on" in text
 
 
+@pytest.mark.parametrize(
+    ("values", "label_map"),
+    [
+        ((0, 128, 255), {"0": 0, "128": 1, "255": "void"}),
+        ((0, 1, 254, 255), {"0": 0, "1": 1, "254": "void", "255": "void"}),
+    ],
+)
+def test_another_value_beside_a_void_that_is_known(tmp_path, values, label_map):
+    make(tmp_path, lambda labels: np.array(values, np.uint8)[labels], classes=len(values))
+    options = {"classes": ("a", "b")}
+    text, _ = report(tmp_path, **options)
+    assert cure(text) == {"label_map": label_map}
+    mended(tmp_path, options, text)
+
+
 def test_masks_that_are_pictures_are_said_to_be(tmp_path):
     make(tmp_path, lambda labels: np.random.default_rng(0).integers(0, 256, labels.shape)
          .astype(np.uint8))  # fmt: skip

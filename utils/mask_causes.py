@@ -116,8 +116,9 @@ def _values(
             {"label_map": named | {str(value): "void" for value in unknown}},
         )
     outside = [value for value in unknown if not 0 <= value < num_classes]
-    if len(outside) == 1 and len(values) > (1 if outside[0] in _USUAL_VOID else num_classes):
-        return _other_void(outside[0], num_classes, ignore_index)
+    complete = set(range(num_classes)) <= set(values)
+    if len(outside) == 1 and (complete or (outside[0] in _USUAL_VOID and len(values) > 1)):
+        return _other_void(outside[0], num_classes, ignore_index, both=ignore_index in values)
     labels = [value for value in values if value != ignore_index or len(values) <= num_classes]
     if len(labels) <= num_classes:
         ordered: dict[str, object] = {str(value): place for place, value in enumerate(labels)}
@@ -135,12 +136,13 @@ def _values(
     )
 
 
-def _other_void(void: int, num_classes: int, ignore_index: int) -> Cause:
+def _other_void(void: int, num_classes: int, ignore_index: int, *, both: bool) -> Cause:
     what = f"void is {void} in the masks, but ignore_index is {ignore_index}"
-    if void in _IGNORE_INDEX:
+    if void in _IGNORE_INDEX and not both:
         return Cause(what, "the config itself", {"ignore_index": void})
     same: dict[str, object] = {str(value): value for value in range(num_classes)}
-    return Cause(what, _ARGS, {"label_map": same | {str(void): "void"}})
+    known = {str(ignore_index): "void"} if both else {}
+    return Cause(what, _ARGS, {"label_map": same | {str(void): "void"} | known})
 
 
 def _colours(facts: Sequence[MaskFacts], num_classes: int) -> Cause:
