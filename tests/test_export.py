@@ -178,6 +178,13 @@ def test_unknown_format(model_file, tmp_path, name, capsys):
     assert "expected .onnx or .pt2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("size", [(0, 64), (64, 31), (-3, 64)])
+def test_sizes_that_no_network_takes(model_file, tmp_path, size, capsys):
+    assert run("-m", model_file, "-o", tmp_path / "model.onnx", "--size", *size) == 2
+    shown = capsys.readouterr().err
+    assert f"--size: found {size[0]} {size[1]}, expected sides of at least 32" in shown
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_packages(model_file, tmp_path, package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
