@@ -121,6 +121,14 @@ def test_fine_tuning_with_another_head_keeps_the_encoder():
     assert "head.2.weight: not in the file" in left
 
 
+def test_as_many_numbers_in_another_shape_are_left():
+    checkpoint = checkpoint_of("ENet")
+    weights = checkpoint["state_dict"]
+    weights["initial.conv.weight"] = weights["initial.conv.weight"].transpose(0, 1)
+    _, left = load_matching(build_small("ENet"), checkpoint)
+    assert left == ["initial.conv.weight: 3x13x3x3 in the file, 13x3x3x3 here"]
+
+
 def test_fine_tuning_from_something_else_entirely_is_refused():
     with pytest.raises(
         CheckpointError, match="no tensor of this ENet is in the checkpoint, which holds a UNet"
