@@ -98,6 +98,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = reason.partition(" No automatic unsafe")[0]  # then timm advises to load it unsafely
     return CheckpointError(f"{path}: damaged or not a weight file ({reason})")
 
 

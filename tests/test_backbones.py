@@ -1,5 +1,6 @@
 """Encoders by name, and where their weights come from."""
 
+import os
 import re
 import urllib.error
 
@@ -122,6 +123,23 @@ def test_a_damaged_file_is_refused(tmp_path, content, suffix):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged or not a weight file"):
         build_backbone("test_resnet", pretrained=str(path))
+
+
+class Payload:
+    """A command to make a folder, for whoever unpickles it."""
+
+    def __reduce__(self):
+        return os.mkdir, ("canary",)
+
+
+def test_a_file_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": Payload()}, path)
+    with pytest.raises(CheckpointError, match=r"Unsupported globals: \w+\.mkdir") as caught:
+        build_backbone("test_resnet", pretrained=str(path))
+    assert "weights_only=False" not in str(caught.value)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_a_file_without_weights_is_refused(tmp_path):
