@@ -54,7 +54,11 @@ def main(arguments: Sequence[str]) -> int:
             log.info("--config is not read: a resumed run has its own; change it with --set")
         config, state, folder = resumed_run(Path(args.resume), args.set)
     if args.check_data:
-        return _check_data(config)
+        from dataloaders.building import check_data
+
+        report, usable = check_data(**_sections(config))
+        print(report)
+        return 0 if usable else DataError.exit_code
     device = "cpu" if config.n_gpu == 0 else args.device
     processes = _processes(config, device)
     if processes > 1:
@@ -313,14 +317,6 @@ def _sections(config: "Config") -> dict[str, Any]:
     }
 
 
-def _check_data(config: "Config") -> int:
-    from dataloaders.building import check_data
-
-    report, usable = check_data(**_sections(config))
-    print(report)
-    return 0 if usable else DataError.exit_code
-
-
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
     from utils import run_folder
     from utils.distributed import rank
@@ -337,13 +333,10 @@ def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "
 
 
 def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
-    import torch
-
     return {
         "arch": config.arch.type,
         "config": config.resolved(),
         **{name: getattr(data, name) for name in _OF_THE_DATA},
-        "versions": {"torch": str(torch.__version__), "python": sys.version.split()[0]},
     }
 
 

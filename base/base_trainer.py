@@ -62,7 +62,7 @@ class BaseTrainer:
         ema: The averaged weights, or None.
         plan: Epochs, intervals, monitor.
         description: The part of a checkpoint that never changes: arch, config, classes, palette,
-            mean, std, ignore_index, input_dtype, versions.
+            mean, std, ignore_index, input_dtype.
     """
 
     def __init__(

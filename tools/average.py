@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What a run needs to go on; an average has no optimiser that it could go on with.
 _KEPT = (
     *("arch", "epoch", "step", "config", "classes", "palette", "mean", "std", "ignore_index"),
-    *("input_dtype", "monitor_best", "versions"),
+    *("input_dtype", "monitor_best"),
 )
 
 

@@ -8,10 +8,12 @@ loads with `weights_only=True` and nothing allow-listed. Loading verifies the ch
 import io
 import os
 import pickle
+import platform
 import re
 import shutil
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +67,9 @@ def save(paths: Sequence[Path], content: Mapping[str, object]) -> None:
         ResourceError: The disk is full or the folder cannot be written.
     """
     buffer = io.BytesIO()
-    torch.save(to_plain({"format_version": FORMAT_VERSION, **content}), buffer)
+    versions = {"torch": str(torch.__version__), "python": platform.python_version()}
+    about = {"format_version": FORMAT_VERSION, "versions": versions}
+    torch.save(to_plain(about | dict(content)), buffer)
     for path in paths:
         write_durably(path, buffer.getbuffer())
 
@@ -112,7 +116,9 @@ def load(path: Path | str) -> dict:
     path = Path(path)
     _verify_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # over bytes that are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The rest of torch's message advises to load it unsafely.
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -172,7 +178,7 @@ def _verify_file(path: Path) -> None:
                 i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED
             ]
             damaged = packed[0] if packed else archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, *_UNREADABLE) as error:
         raise CheckpointError(
             f"{path}: not a checkpoint, or cut short ({status.st_size:,} bytes; {error})\n"
             "  take an older file of the same run folder, or give the folder to --resume"
