@@ -6,6 +6,7 @@ python tools/figures.py --model best_model.pth   shapes.png too: what a default 
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from utils.chart import Curve, line_chart  # noqa: E402
+from utils.chart import Curve, draw, new_figure  # noqa: E402
 from utils.errors import guard  # noqa: E402
 from utils.outputs import prepare_folder  # noqa: E402
 
@@ -52,24 +53,25 @@ def main(arguments: Sequence[str]) -> int:
 
 def schedules() -> Image.Image:
     """Two charts, one above the other: the rates of all schedules, and OneCycle's momentum."""
-    rates = line_chart(
+    figure = new_figure(860, 620)
+    above, below = figure.subplots(2, height_ratios=(3, 2))
+    draw(
+        above,
         [Curve(name, *rate_curve(name)) for name in _table()],
         title="Learning rate",
         x_label="share of the run",
         y_label="factor of the base rate",
-        size=(860, 360),
     )
-    momentum = line_chart(
+    draw(
+        below,
         [Curve("OneCycle", *momentum_curve())],
         title="Momentum",
         x_label="share of the run",
         y_label="momentum, or the first beta",
-        size=(860, 260),
     )
-    sheet = Image.new("RGB", (860, 620), _PAPER)
-    sheet.paste(rates, (0, 0))
-    sheet.paste(momentum, (0, 360))
-    return sheet
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
 
 
 def rate_curve(name: str) -> tuple[list[float], list[float]]:

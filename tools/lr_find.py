@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
 
-from utils.chart import Curve, Mark, line_chart  # noqa: E402
+from utils.chart import Curve, draw, new_figure  # noqa: E402
 from utils.devices import pick_device, restrict_gpus  # noqa: E402
 from utils.errors import ConfigError, NumericError, guard  # noqa: E402
 from utils.outputs import write_whole  # noqa: E402
@@ -48,18 +48,21 @@ def main(arguments: Sequence[str]) -> int:
     from utils.config import load_config
 
     config = load_config(options.config, options.set)
+    figure = new_figure(860, 420)  # first: what it needs may be missing
     trainer = assemble(config, None, device=pick_device(options.device))
     sweep = run(trainer, start=options.start, end=options.end, steps=options.steps)
     best = suggestion(sweep)
-    picture = line_chart(
+    axes = figure.add_subplot(xscale="log")
+    draw(
+        axes,
         [Curve("smoothed loss", sweep.rates, smoothed(sweep.losses))],
         title=f"Learning-rate range test: {config.arch.type}, {config.optimizer.type}",
         x_label="learning rate",
         y_label="loss",
-        log_x=True,
-        marks=[Mark(best, f"suggested {best:.1e}")],
     )
-    write_whole(options.output, lambda path: picture.save(path, format="PNG"))
+    axes.axvline(best, color="grey", linestyle="--")
+    axes.annotate(f" suggested {best:.1e}", (best, 1), xycoords=("data", "axes fraction"), va="top")
+    write_whole(options.output, lambda path: figure.savefig(path, format="png"))
     print(f"{len(sweep.rates)} updates, rates {sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}")
     print(f"picture: {options.output}")
     print(f"suggestion: --set optimizer.args.lr={best:.2g}")
