@@ -116,7 +116,6 @@ def _dataset(
             '  fix: set "val_split" in train_loader.args and leave val_loader out'
         )
     dataset = build(kind, DATASETS, name, for_data, ignore_index=ignore_index, seed=seed)
-    log.info("%s: %s, %d images", kind, name, len(dataset))
     return dataset, for_batches
 
 
