@@ -72,6 +72,7 @@ def _export(
     import torch
 
     from utils.exporting import (
+        Rounding,
         compare,
         describe,
         onnx_runner,
@@ -94,8 +95,9 @@ def _export(
         exported = program_runner(path)
     reference = torch_runner(deployed)
     comparisons = []
+    rounding = Rounding(deployed)
     for images in proofs:
-        comparisons.append(compare(reference, exported, images))
+        comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])
     require_equal(comparisons, options.output)
 

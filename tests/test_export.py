@@ -137,9 +137,9 @@ def test_a_file_that_disagrees_is_not_written(model_file, tmp_path, monkeypatch,
     ],
 )
 def test_bounds(agreement, difference, equal):
-    one = Comparison((1, 3, 40, 40), agreement, difference, (0.1, 0.1))
+    one = Comparison((1, 3, 40, 40), agreement, difference, 1e-3, (0.1, 0.1))
     assert one.equal is equal
-    fine = Comparison((1, 3, 64, 64), 1.0, 0.0, (0.1, 0.1))
+    fine = Comparison((1, 3, 64, 64), 1.0, 0.0, 1e-3, (0.1, 0.1))
     if equal:
         require_equal([fine, one], Path("model.onnx"))
     else:
@@ -164,6 +164,39 @@ def test_a_few_logits_may_differ(changed, by, equal):
     found = expected.copy()
     found.ravel()[-changed:] += by
     assert compare(lambda _: expected, lambda _: found, expected).equal is equal
+
+
+@pytest.mark.parametrize(
+    ("rounding", "by", "equal"),
+    [(0.01, 0.015, True), (0.01, 0.025, False), (0, 2e-3, False), (0, 5e-4, True)],
+)
+def test_rounding_of_the_network_itself_sets_the_bound(rounding, by, equal):
+    expected = np.zeros((1, 1, 100, 100), np.float32)
+    expected[0, 0, 0, 0] = 1
+    found = expected + np.float32(by)
+    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda _: rounding)
+    assert one.equal is equal
+
+
+def test_nan_is_no_rounding():
+    images = np.full((1, 1, 40, 40), np.nan, np.float32)
+    assert not compare(lambda x: x, lambda x: x, images, rounding=lambda _: np.inf).equal
+
+
+class Unpools(nn.Module):
+    """Of two columns the larger is put back in its place: where they are equal rounding decides."""
+
+    def forward(self, images):
+        largest, places = nn.functional.max_pool2d(images, (1, 2), return_indices=True)
+        return nn.functional.max_unpool2d(largest, places, (1, 2))
+
+
+@pytest.mark.parametrize(("model", "least", "most"), [(Unpools(), 0.9, 1), (nn.ReLU(), 0, 1e-5)])
+def test_what_rounding_does_to_a_network(model, least, most):
+    checkpoint = {"mean": [0.4] * 3, "std": [0.2] * 3, "classes": list("abc")}
+    deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
+    images = np.full((1, 3, 40, 40), 200, np.uint8)
+    assert least <= exporting.Rounding(deployed)(images) <= most
 
 
 def test_another_shape_is_a_disagreement():
