@@ -145,11 +145,16 @@ def _run(task: Task, indices: Iterable[int]) -> list[Any]:
         # A forked process has the task already; sent with each chunk, the paths of a large data
         # set would cost more than reading its headers.
         with multiprocessing.get_context(START_METHOD).Pool(
-            processes, initializer=_inherited.append, initargs=(task,)
+            processes, initializer=_inherit, initargs=(task,)
         ) as pool:
             return pool.map(_inherited_task, indices, chunksize=16)
     finally:
         cv2.setNumThreads(threads)
+
+
+def _inherit(task: Task) -> None:
+    # A function of the module: a process that is not forked would be sent a copy of the list.
+    _inherited.append(task)
 
 
 def _inherited_task(index: int) -> Any:
