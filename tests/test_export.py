@@ -191,7 +191,9 @@ class Unpools(nn.Module):
         return nn.functional.max_unpool2d(largest, places, (1, 2))
 
 
-@pytest.mark.parametrize(("model", "least", "most"), [(Unpools(), 0.9, 1.00001), (nn.ReLU(), 0, 1e-5)])
+@pytest.mark.parametrize(
+    ("model", "least", "most"), [(Unpools(), 0.9, 1.00001), (nn.ReLU(), 0, 1e-5)]
+)
 def test_what_rounding_does_to_a_network(model, least, most):
     checkpoint = {"mean": [0.4] * 3, "std": [0.2] * 3, "classes": list("abc")}
     deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
