@@ -24,10 +24,8 @@ from utils.errors import ConfigError, DataError
 from utils.labels import LabelTable
 from utils.palette import VOID_COLOUR, Colour, voc_palette
 from utils.pictures import RGB, read_picture
-from utils.rasters import SUFFIXES
 from utils.raw_pixels import Header, PixelKind, header, read_colours, read_values
 
-_ARRAYS = (*SUFFIXES, ".npy")
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -120,9 +118,11 @@ class Folder(BaseDataset):
         """Read an image of the data set's channels and dtype."""
         if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
             return super().read_image(path, scale=scale)
-        if not self.reducible or path.suffix.lower() in _ARRAYS:
-            self._header(path)
-        return read_picture(path, (self.kind.channels, self.kind.dtype))
+        try:
+            return read_picture(path, (self.kind.channels, self.kind.dtype))
+        except DataError:
+            self._header(path)  # says more of a file of another kind
+            raise
 
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask as train ids (H, W)."""
