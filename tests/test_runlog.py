@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
 # TensorBoard writes in a thread of its own, which ends with the fault.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboards_folder_deleted_in_mid_run_is_no_bug_of_ours(tmp_path):
+    before = set(threading.enumerate())
     run = RunLog(tmp_path, tensorboard=tmp_path / "events")
     run.flush()
     shutil.rmtree(tmp_path / "events")
@@ -47,6 +49,8 @@ def test_tensorboards_folder_deleted_in_mid_run_is_no_bug_of_ours(tmp_path):
         run.flush()
     with pytest.raises(ResourceError, match=message):
         run.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # or its fault would be taken for the next test's
 
 
 def test_a_log_dir_that_cannot_be_made(tmp_path):
@@ -64,5 +68,8 @@ def test_a_full_disk_stops_at_a_row_and_not_at_a_word(tmp_path, capsys):
     assert capsys.readouterr().err == "hello\n"
     with pytest.raises(ResourceError, match=r"metrics\.jsonl: No space left.*\n.*save_dir"):
         run.row("log", 1, 1, {"loss": 1.0})
+    handlers = logging.getLogger("segmentation").handlers
+    assert len(handlers) == 2
     with pytest.raises(ResourceError, match="No space left"):
         run.close()
+    assert len(handlers) == 1  # the console's

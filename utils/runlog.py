@@ -8,7 +8,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -18,11 +18,7 @@ from tqdm import tqdm
 from utils import run_folder
 from utils.checkpoint import write_durably
 from utils.errors import ConfigError, ResourceError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody is kept out
-    fcntl = None
+from utils.file_lock import claim
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -134,16 +130,19 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, each of them whatever the others do."""
         if self.folder is None:
             return
-        with _disk_faults(self.folder, "save_dir"):
-            self._rows.close()
         log.removeHandler(self._words)
-        self._words.close()
-        if self._writer is not None:
-            with _disk_faults(self._writer.log_dir, "log_dir"):
-                self._writer.close()
+        with suppress(OSError):  # as _Words has it
+            self._words.close()
+        try:
+            with _disk_faults(self.folder, "save_dir"):
+                self._rows.close()
+        finally:
+            if self._writer is not None:
+                with _disk_faults(self._writer.log_dir, "log_dir"):
+                    self._writer.close()
 
 
 def open_run(
@@ -173,19 +172,12 @@ def open_run(
 def _claimed(path: Path) -> BinaryIO:
     """Open the rows to append; no second process can, until this one ends in whatever way."""
     file = path.open("ab")
-    if fcntl is None:
-        return file
-    try:
-        # A lock of the process and not of the file: workers that outlive a kill do not have it.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    if not claim(file, inherited=False):  # workers may outlive a kill for some seconds
         file.close()
         raise ConfigError(
             f"{path.parent}: another process is training in this run folder\n"
             "  wait until it ends, or stop it, and --resume again"
-        ) from None
-    except OSError:  # a file system without locks
-        pass
+        )
     return file
 
 

@@ -20,16 +20,12 @@ import torch
 from torch import Tensor
 
 from utils.errors import ResourceError
+from utils.file_lock import claim
 from utils.outputs import write_whole
 from utils.palette import Colour
 from utils.predictor import class_ids
 from utils.rasters import Raster, write_mask_tiff
 from utils.tiles import Axis, Grid, bands
-
-try:
-    import fcntl
-except ImportError:  # Windows locks a file that is open for writing by itself
-    fcntl = None
 
 _SAID_EVERY = 10.0  # seconds between two lines of progress
 
@@ -80,6 +76,9 @@ class MaskRows:
         dtype: Of a pixel.
         meaning: What the rows are made from, as JSON has it. Rows of another meaning under the same
             name are thrown away when the first of these are ready, not before.
+
+    Raises:
+        ResourceError: Another run is working on the same result.
     """
 
     def __init__(
@@ -91,19 +90,12 @@ class MaskRows:
         self._width = width
         self.dtype = dtype
         self._file = self._data.open("ab")
-        self._lock(target)
-        self._continued = _text(self._description) == self._meaning
-
-    def _lock(self, target: Path) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not claim(self._file, inherited=True):  # `read` opens the file once more
             self._file.close()
             raise ResourceError(
                 f"{target}: another run is working on it\n  fix: another --output, or wait"
-            ) from error
+            )
+        self._continued = _text(self._description) == self._meaning
 
     def __len__(self) -> int:
         if not self._continued:
