@@ -10,7 +10,7 @@ from base.base_data_loader import BaseDataLoader
 from dataloaders.camvid import CamVid
 from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
-from utils import pixel_cache
+from utils import memory, pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
 
 
@@ -139,12 +139,12 @@ def test_the_limit_of_a_container_counts(monkeypatch):
         "/sys/fs/cgroup/memory.max": ["900000"],
         "/sys/fs/cgroup/memory.current": ["100000"],
     }
-    monkeypatch.setattr(pixel_cache, "_lines", lambda path: files[path])
-    assert pixel_cache.free_memory() == 800000
+    monkeypatch.setattr(memory, "_lines", lambda path: files[path])
+    assert memory.free_memory() == 800000
     files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert pixel_cache.free_memory() == 1024000
+    assert memory.free_memory() == 1024000
     files["/proc/meminfo"] = []
-    assert pixel_cache.free_memory() > 2**60
+    assert memory.free_memory() > 2**60
 
 
 # ---- reduced decoding -----------------------------------------------------------------------

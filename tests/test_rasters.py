@@ -347,7 +347,7 @@ def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatc
     model, said = Blur(), []
     plenty = segmenter(model, tile=96, say=said.append).segment(pixels)
     assert said == []
-    monkeypatch.setattr("utils.segmenter._free_bytes", lambda: 1e5)
+    monkeypatch.setattr("utils.segmenter.free_memory", lambda: 1e5)
     scarce = segmenter(model, tile=96, say=said.append).segment(pixels, "a.jpg")
     assert np.array_equal(scarce.mask, plenty.mask)
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]

@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
 
     A training step asks for the buffers that the step before freed. By default the larger ones go
     back each time, and the system maps and clears their pages anew: 26,000 page faults a step of
-    ENet at 256 x 256, a sixth of its time on a CPU. The price is that memory of a peak stays with
+    ENet at 256 x 256, a fifth of its time on a CPU. The price is that memory of a peak stays with
     the process, up to fragments of it.
 
     Returns:

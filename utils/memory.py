@@ -1,8 +1,9 @@
-"""Memory: whether it ran out, what to do then in training, and how much was used at most."""
+"""Memory: whether it ran out, what to do then, how much is free, and was used at most."""
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import torch
 
@@ -13,10 +14,9 @@ _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_
 _CROP = 512  # a usual size of validation crops
 
 
-@contextmanager
 def memory_advice(
     batch_size: int, accumulate: int, *, shares: int, smallest: int
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turn running out of memory into the settings that compute the same in less.
 
     Args:
@@ -28,24 +28,17 @@ def memory_advice(
     Raises:
         ResourceError: The device's or the host's memory did not suffice.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        pairs = _pairs(batch_size, accumulate, multiple=shares, least=smallest * shares)
-        raise _explained(
-            error,
-            f"training with batch_size {batch_size}"
-            + (f" x accumulate {accumulate}" if accumulate > 1 else ""),
-            _advice(pairs, effective=batch_size * accumulate),
-        ) from error
+    pairs = _pairs(batch_size, accumulate, multiple=shares, least=smallest * shares)
+    times = f" x accumulate {accumulate}" if accumulate > 1 else ""
+    return _explained(
+        f"training with batch_size {batch_size}{times}",
+        _advice(pairs, effective=batch_size * accumulate),
+    )
 
 
-@contextmanager
 def validation_memory_advice(
     batch_size: int, *, crop_size: int | None, accumulate: int | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turn running out of memory in validation into the settings that need less.
 
     Args:
@@ -57,16 +50,24 @@ def validation_memory_advice(
     Raises:
         ResourceError: The device's or the host's memory did not suffice.
     """
+    size = f"{crop_size} x {crop_size}" if crop_size else "whole images"
+    return _explained(
+        f"validation with batch_size {batch_size} of {size}",
+        _validation_advice(batch_size, crop_size, accumulate),
+    )
+
+
+@contextmanager
+def _explained(doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        size = f"{crop_size} x {crop_size}" if crop_size else "whole images"
-        raise _explained(
-            error,
-            f"validation with batch_size {batch_size} of {size}",
-            _validation_advice(batch_size, crop_size, accumulate),
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ResourceError(
+            f"out of memory in {doing}: {first_line}\n{advice}"
+            "  what was saved is sound: go on with --resume and --set as above"
         ) from error
 
 
@@ -85,6 +86,19 @@ def peak_memory(device: torch.device) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take, its container's limit included.
+
+    Where the system does not tell, a number that forbids nothing.
+    """
+    available = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    candidates = [int(line.split()[1]) * 1024 for line in available]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdigit():
+        candidates.append(int(limit[0]) - int(used[0]))
+    return max(0, min(candidates)) if candidates else 2**62
 
 
 def _pairs(batch_size: int, accumulate: int, *, multiple: int, least: int) -> list[tuple[int, int]]:
@@ -129,12 +143,8 @@ def _validation_advice(batch_size: int, crop_size: int | None, accumulate: int |
     return "  validate in less memory:\n" + "".join(f"    --set {line}\n" for line in lines)
 
 
-def _explained(error: BaseException, doing: str, advice: str) -> ResourceError:
-    return ResourceError(
-        f"out of memory in {doing}: {_first_line(error)}\n{advice}"
-        "  what was saved is sound: go on with --resume and --set as above"
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []

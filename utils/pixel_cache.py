@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from utils.errors import ResourceError
+from utils.memory import free_memory
 
 Pixels = tuple[np.ndarray, np.ndarray]
 _HEADER = 4096  # one page: pixels begin at a page's start
@@ -208,23 +209,3 @@ def default_folder() -> Path:
     """Return where decoded pixels go unless the config says otherwise."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "segmentation" / "pixels"
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that this process may still take, its container's limit included.
-
-    Where the system does not tell, a number that forbids nothing.
-    """
-    available = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    candidates = [int(line.split()[1]) * 1024 for line in available]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdigit():
-        candidates.append(int(limit[0]) - int(used[0]))
-    return max(0, min(candidates)) if candidates else 2**62
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []

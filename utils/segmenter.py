@@ -1,11 +1,9 @@
 """From picture files to result files: read, predict, write, each while the others work."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import DataError, ResourceError, UserError
+from utils.memory import free_memory
 from utils.normalize import Normalize
 from utils.outputs import Job
 from utils.pictures import fit, read_picture
@@ -132,7 +131,7 @@ class Segmenter:
         scales = self.predictor.settings.used_scales
         factor = 1 + 2 * max(scales) ** 2  # the sum, and the largest before and after resizing
         needed = 4 * self._classes * height * width * factor
-        return self._device.type != "cpu" or needed < _free_bytes()
+        return self._device.type != "cpu" or needed < free_memory()
 
     def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
         """The mask of a picture whose logits do not fit, by bands of windows."""
@@ -227,13 +226,3 @@ def as_images(pixels: np.ndarray) -> Tensor:
     """(H, W, C) as (1, C, H, W), channels last, without a copy where the array is our own."""
     own = np.require(pixels, requirements=["C", "W"])
     return torch.from_numpy(own).permute(2, 0, 1)[None]
-
-
-def _free_bytes() -> float:
-    """Memory that the system can give away now; without limit where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return math.inf
-    free = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return 1024.0 * free[0] if free else math.inf
