@@ -11,6 +11,7 @@ from dataloaders.voc import VOC
 from tools import preview, sbd, statistics
 from utils.errors import ConfigError, DataError
 from utils.palette import voc_palette
+from utils.summary import short_names
 
 
 def config(folder, data, **extra):
@@ -123,7 +124,7 @@ def test_a_contact_sheet_of_five_bands(bands, capsys):
     ],
 )
 def test_samples_of_one_file_name_are_told_apart(names, expected):
-    assert preview.short_names(names) == expected
+    assert short_names(names) == expected
 
 
 def test_a_contact_sheet_needs_a_sample(tmp_path):

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
     """Draw samples, overlays and the histogram; a sample keeps its pixels up to a size."""
+    from utils.summary import short_names
+
     tiles = [_tile(sample, dataset) for sample in samples]
     names = short_names([dataset.name(sample.index) for sample in samples])
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
@@ -86,20 +88,6 @@ def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Ima
         pen.text((left, top + height), _ending(name, pen, width), fill=_INK)
     sheet.paste(bars, (0, grid[1]))
     return sheet
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Return the shortest ends of paths, whole parts, that tell them apart."""
-    parts = [Path(name).parts for name in names]
-    kept = next(
-        (
-            count
-            for count in range(1, max(map(len, parts)))
-            if len({path[-count:] for path in parts}) == len(set(parts))
-        ),
-        1,
-    )
-    return ["/".join(path[-kept:]) for path in parts]
 
 
 def _ending(name: str, pen: ImageDraw.ImageDraw, width: int) -> str:
