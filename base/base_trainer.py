@@ -157,6 +157,8 @@ class BaseTrainer:
         trained = self.state()  # before: it sums over processes, of which one may fail alone
         try:
             return self.validate(epoch)
+        except RunInterruptedError:  # has saved
+            raise
         except Exception:
             self._save_last(trained)
             raise
