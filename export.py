@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _SIZES = ((64, 96), (224, 160), (288, 352))
 _PICTURES = 4
-_SMALLEST = 32  # what every network takes
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,12 +32,16 @@ def main(arguments: Sequence[str]) -> int:
     suffix = options.output.suffix
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
-    if options.size and min(options.size) < _SMALLEST:
-        height, width = options.size
-        raise ConfigError(f"--size: found {height} {width}, expected sides of at least {_SMALLEST}")
     from models import model_from_checkpoint
     from utils.checkpoint import load
     from utils.exporting import Deployed
+    from utils.prediction import MINIMUM_SIZE
+
+    if options.size and min(options.size) < MINIMUM_SIZE:
+        height, width = options.size
+        raise ConfigError(
+            f"--size: found {height} {width}, expected sides of at least {MINIMUM_SIZE}"
+        )
 
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
