@@ -18,16 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.devices import pick_device, restrict_gpus
 from utils.errors import CheckpointError, ConfigError, DataError, guard
+from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
     import torch
 
     from base.base_dataset import BaseDataset
-    from utils.config import Config
-    from utils.evaluation import Evaluation, Predict
-    from utils.predictor import Settings
+    from utils.config.config import Config
+    from utils.evaluation.scoring import Evaluation, Predict
+    from utils.inference.predictor import Settings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
-    from utils import distributed
-    from utils.checkpoint import load
-    from utils.outputs import prepare_folder
+    from utils.files.outputs import prepare_folder
+    from utils.hardware import distributed
+    from utils.run.checkpoint import load
 
     checkpoint = load(options.model)
     config = _config(options, checkpoint)
@@ -111,7 +111,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Config":
-    from utils.config import load_config, parse_config
+    from utils.config.config import load_config, parse_config
 
     if options.config is not None:
         return load_config(options.config, options.set)
@@ -165,10 +165,10 @@ def _evaluate(
     data: "BaseDataset",
     device: "torch.device",
 ) -> "Evaluation":
-    from utils import distributed
-    from utils.evaluation import Evaluator
-    from utils.progress import Progress
-    from utils.report_pictures import draw
+    from utils.evaluation.report_images import draw
+    from utils.evaluation.scoring import Evaluator
+    from utils.hardware import distributed
+    from utils.run.progress import Progress
 
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
@@ -192,8 +192,8 @@ def _evaluate(
 
 
 def _settings(options: argparse.Namespace, config: "Config") -> "Settings":
-    from utils.prediction import WINDOW
-    from utils.predictor import Settings
+    from utils.inference.prediction import WINDOW
+    from utils.inference.predictor import Settings
 
     crop_size = config.train_loader.args.get("crop_size")
     return Settings(
@@ -211,7 +211,7 @@ def _predict(
 ) -> "Predict":
     """From an image (H, W, channels) to its class numbers, as inference computes them."""
     from models import model_from_checkpoint
-    from utils.segmenter import Segmenter
+    from utils.inference.segmenter import Segmenter
 
     segmenter = Segmenter(
         model_from_checkpoint(checkpoint),
@@ -231,7 +231,7 @@ def _about(
     device: "torch.device",
     split: str | None,
 ) -> dict[str, Any]:
-    from utils.precision import resolve_precision
+    from utils.hardware.precision import resolve_precision
 
     settings = _settings(options, config)
     section = config.val_loader or config.train_loader
@@ -255,9 +255,9 @@ def _about(
 def _write(
     evaluation: "Evaluation", data: "BaseDataset", about: Mapping[str, Any], output: Path
 ) -> None:
-    from utils.outputs import write_whole
-    from utils.report import render
-    from utils.summary import confusion_csv, summarise, table
+    from utils.evaluation.report import render
+    from utils.evaluation.summary import confusion_csv, summarise, table
+    from utils.files.outputs import write_whole
 
     summary = summarise(evaluation, classes=data.classes, about=about)
     files = {

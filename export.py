@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import ConfigError, guard
-from utils.outputs import find_pictures, prepare_folder, write_whole
+from utils.files.outputs import find_pictures, prepare_folder, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from utils.exporting import Comparison, Deployed
+    from utils.inference.exporting import Comparison, Deployed
 
 _SIZES = ((64, 96), (224, 160), (288, 352))
 _PICTURES = 4
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
     from models import model_from_checkpoint
-    from utils.checkpoint import load
-    from utils.exporting import Deployed
-    from utils.prediction import MINIMUM_SIZE
+    from utils.inference.exporting import Deployed
+    from utils.inference.prediction import MINIMUM_SIZE
+    from utils.run.checkpoint import load
 
     if options.size and min(options.size) < MINIMUM_SIZE:
         height, width = options.size
@@ -74,7 +74,7 @@ def _export(
 ) -> None:
     import torch
 
-    from utils.exporting import (
+    from utils.inference.exporting import (
         Rounding,
         compare,
         describe,
@@ -125,7 +125,7 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
     if options.size is None:
         made.append(np.concatenate([made[0], made[0][..., ::-1]]))
     if options.images is not None:
-        from utils.pictures import read_picture
+        from utils.inference.inputs import read_picture
 
         jobs = find_pictures(
             options.images, extension=options.extension, recursive=False, output=options.output

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.devices import pick_device, restrict_gpus
 from utils.errors import ConfigError, DataError, UserError, guard
-from utils.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
+from utils.files.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
+from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
-    from utils.segmenter import Segmenter
+    from utils.inference.segmenter import Segmenter
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -97,11 +97,11 @@ def _check(options: argparse.Namespace) -> None:
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
     # Late: --help and wrong paths answer without waiting for torch.
     from models import model_from_checkpoint
-    from utils.checkpoint import load
-    from utils.prediction import WINDOW
-    from utils.predictor import Settings
-    from utils.results import Extras
-    from utils.segmenter import Segmenter
+    from utils.inference.prediction import WINDOW
+    from utils.inference.predictor import Settings
+    from utils.inference.results import Extras
+    from utils.inference.segmenter import Segmenter
+    from utils.run.checkpoint import load
 
     checkpoint = load(options.model)
     config = checkpoint["config"] if options.config is None else _config(options.config, checkpoint)
@@ -127,7 +127,7 @@ def _segmenter(options: argparse.Namespace) -> "Segmenter":
 
 
 def _config(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    from utils.config import load_config
+    from utils.config.config import load_config
 
     config = load_config(path).resolved()
     if config["arch"]["type"] != checkpoint["arch"]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from base.base_dataset import BaseDataset
     from trainer import Parts, Trainer
-    from utils.config import Config
-    from utils.runlog import RunLog
+    from utils.config.config import Config
+    from utils.run.log import RunLog
 
 log = logging.getLogger("segmentation")
 
@@ -36,18 +36,18 @@ _OF_THE_DATA = ("classes", "palette", "mean", "std", "ignore_index", "input_dtyp
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see the module's text."""
     args = _parse(arguments)
-    from utils.devices import restrict_gpus
+    from utils.hardware.devices import restrict_gpus
 
     restrict_gpus(args.device)
     state, folder = None, None
     if args.resume is None:
-        from utils.config import load_config
+        from utils.config.config import load_config
 
         config = load_config(args.config or "config.json", args.set)
     else:
-        from utils.distributed import environment_rank
-        from utils.resume import resumed_run
-        from utils.runlog import log_to_console
+        from utils.hardware.distributed import environment_rank
+        from utils.run.log import log_to_console
+        from utils.run.resume import resumed_run
 
         log_to_console(first_process=environment_rank() == 0)
         if args.config is not None:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     device = "cpu" if config.n_gpu == 0 else args.device
     processes = _processes(config, device)
     if processes > 1:
-        from utils.distributed import launch
+        from utils.hardware.distributed import launch
 
         return launch(__file__, arguments, processes=processes)
     if args.benchmark is not None:
@@ -114,8 +114,8 @@ def _processes(config: "Config", device: str | None) -> int:
         return 1
     import torch
 
-    from utils.distributed import started_by_launcher
-    from utils.parallel import processes_wanted
+    from utils.hardware.distributed import started_by_launcher
+    from utils.hardware.parallel import processes_wanted
 
     if started_by_launcher():
         return 1
@@ -125,7 +125,7 @@ def _processes(config: "Config", device: str | None) -> int:
 def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
-    from utils.run_folder import check_folders
+    from utils.run.folder import check_folders
 
     section = config.trainer
     with _processes_met(config, device_name) as device:
@@ -142,8 +142,8 @@ def _train(
 
 
 def _benchmark(config: "Config", iterations: int, *, device_name: str | None) -> int:
-    from utils.memory import peak_memory
-    from utils.stopwatch import report
+    from utils.hardware.memory import peak_memory
+    from utils.run.stopwatch import report
 
     with _processes_met(config, device_name) as device:
         trainer = assemble(config, None, device=device)
@@ -158,10 +158,10 @@ def _benchmark(config: "Config", iterations: int, *, device_name: str | None) ->
 @contextmanager
 def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch.device]":
     """Join the other processes, if any; give this one's device."""
-    from utils import distributed
-    from utils.devices import pick_device, set_determinism
-    from utils.host_memory import keep_freed_memory
-    from utils.runlog import log_to_console
+    from utils.hardware import distributed
+    from utils.hardware.devices import pick_device, set_determinism
+    from utils.hardware.host_memory import keep_freed_memory
+    from utils.run.log import log_to_console
 
     set_determinism(deterministic=config.deterministic)
     device = pick_device(device_name, local_rank=distributed.local_rank())
@@ -188,7 +188,7 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
     """
     from base.base_trainer import Plan
     from trainer import Step, Trainer
-    from utils.precision import resolve_precision
+    from utils.hardware.precision import resolve_precision
 
     section = config.trainer
     parts = _parts(config, state, device)
@@ -217,12 +217,12 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from dataloaders.label_counts import loss_weights
     from models.building import build_model, check_batch, place
     from trainer import Parts
-    from utils.distributed import world_size
-    from utils.losses import build_loss
-    from utils.lr_scheduler import SCHEDULERS
-    from utils.optimizers import build_optimizer
-    from utils.registry import build
-    from utils.resume import check_classes
+    from utils.config.registry import build
+    from utils.hardware.distributed import world_size
+    from utils.losses.table import build_loss
+    from utils.optim.lr_scheduler import SCHEDULERS
+    from utils.optim.optimizers import build_optimizer
+    from utils.run.resume import check_classes
 
     _check_components(config)
     torch.manual_seed(config.seed)
@@ -292,10 +292,10 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
 def _check_components(config: "Config") -> None:
     """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
     from models import MODELS
-    from utils.losses import LOSSES
-    from utils.lr_scheduler import SCHEDULERS
-    from utils.optimizers import OPTIMIZERS
-    from utils.registry import component_faults
+    from utils.config.registry import component_faults
+    from utils.losses.table import LOSSES
+    from utils.optim.lr_scheduler import SCHEDULERS
+    from utils.optim.optimizers import OPTIMIZERS
 
     tables = {"arch": MODELS, "optimizer": OPTIMIZERS, "loss": LOSSES, "lr_scheduler": SCHEDULERS}
     faults: list[str] = []
@@ -318,9 +318,9 @@ def _sections(config: "Config") -> dict[str, Any]:
 
 
 def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "RunLog":
-    from utils import run_folder
-    from utils.distributed import rank
-    from utils.runlog import RunLog, open_run
+    from utils.hardware.distributed import rank
+    from utils.run import folder as run_folder
+    from utils.run.log import RunLog, open_run
 
     if rank() != 0:
         return RunLog(None)
@@ -341,7 +341,7 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
-    from utils.next_steps import best_line, commands, example_picture
+    from utils.run.next_steps import best_line, commands, example_picture
 
     val_loader = trainer.parts.val_loader
     data = (val_loader or trainer.parts.train_loader).dataset

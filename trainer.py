@@ -18,22 +18,22 @@ from torch.optim import Optimizer
 from base.base_data_loader import BaseDataLoader, Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
-from utils import distributed
-from utils.ema import ExponentialMovingAverage
-from utils.grid import comparison_grid
-from utils.losses import WithAuxiliary
-from utils.lr_scheduler import Schedule
-from utils.memory import memory_advice, validation_memory_advice
-from utils.normalize import Normalize
-from utils.parallel import shares
-from utils.precision import autocast
-from utils.prediction import whole
-from utils.prefetch import grouped, on_device
-from utils.progress import Progress, describe
+from utils.data.normalize import Normalize
+from utils.drawing.grid import comparison_grid
+from utils.hardware import distributed
+from utils.hardware.memory import memory_advice, validation_memory_advice
+from utils.hardware.parallel import shares
+from utils.hardware.precision import autocast
+from utils.hardware.prefetch import grouped, on_device
+from utils.inference.prediction import whole
+from utils.losses.table import WithAuxiliary
+from utils.metrics.totals import Totals, ValidationTotals
+from utils.optim.ema import ExponentialMovingAverage
+from utils.optim.lr_scheduler import Schedule
+from utils.optim.update import Update, diverged
+from utils.run.progress import Progress, describe
+from utils.run.stopwatch import LoaderWarning, Phases, Stopwatch
 from utils.seeding import iteration_seed
-from utils.stopwatch import LoaderWarning, Phases, Stopwatch
-from utils.totals import Totals, ValidationTotals
-from utils.update import Update, diverged
 
 log = logging.getLogger("segmentation")
 

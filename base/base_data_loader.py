@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from base.base_dataset import BaseDataset, Sample
 from utils.errors import ConfigError, ResourceError, UserError
+from utils.hardware.workers import START_METHOD
 from utils.seeding import epoch_order
-from utils.workers import START_METHOD
 
 
 class Batch(NamedTuple):

@@ -14,13 +14,13 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from utils import transforms
-from utils.colour_labels import ColourTable
+from utils.data import transforms
+from utils.data.color_labels import ColourTable
+from utils.data.labels import LabelTable, count_values, mask_dtype
+from utils.data.normalize import FULL_SCALE
+from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
-from utils.images import REDUCED, image_size, read_image, read_mask, sizes_differ
-from utils.labels import LabelTable, count_values, mask_dtype
-from utils.normalize import FULL_SCALE
-from utils.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
+from utils.files.images import REDUCED, image_size, read_image, read_mask, sizes_differ
 from utils.seeding import sample_generator, split_order
 
 
@@ -160,7 +160,7 @@ class BaseDataset:
             raise sizes_differ(pair.image, pair.mask, image, mask)
 
     def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
-        """Read an image file: (H, W, C) in its dtype, upright; see `utils.images.read_image`."""
+        """Read an image file: (H, W, C) in its dtype, upright; see utils/files/images.py."""
         return read_image(path, scale=scale)
 
     def read_labels(self, path: Path) -> np.ndarray:

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
-from utils import checkpoint, distributed, run_folder
-from utils.ema import ExponentialMovingAverage
 from utils.errors import CheckpointError, ConfigError, RunInterruptedError
-from utils.monitor import Monitor
-from utils.runlog import RunLog
+from utils.hardware import distributed
+from utils.optim.ema import ExponentialMovingAverage
+from utils.run import checkpoint
+from utils.run import folder as run_folder
+from utils.run.log import RunLog
+from utils.run.monitor import Monitor
 
 log = logging.getLogger("segmentation")
 

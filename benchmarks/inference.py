@@ -34,13 +34,13 @@ from torch import Tensor, nn  # noqa: E402
 from benchmarks import plain_inference as plain  # noqa: E402
 from dataloaders.shapes import Shapes, draw  # noqa: E402
 from models import MODELS, model_from_checkpoint  # noqa: E402
-from utils import checkpoint  # noqa: E402
-from utils.losses import CrossEntropyLoss2d  # noqa: E402
-from utils.normalize import Normalize  # noqa: E402
-from utils.outputs import find_pictures  # noqa: E402
-from utils.precision import autocast, resolve_precision  # noqa: E402
-from utils.predictor import Settings  # noqa: E402
-from utils.segmenter import Segmenter, as_images  # noqa: E402
+from utils.data.normalize import Normalize  # noqa: E402
+from utils.files.outputs import find_pictures  # noqa: E402
+from utils.hardware.precision import autocast, resolve_precision  # noqa: E402
+from utils.inference.predictor import Settings  # noqa: E402
+from utils.inference.segmenter import Segmenter, as_images  # noqa: E402
+from utils.losses.table import CrossEntropyLoss2d  # noqa: E402
+from utils.run import checkpoint  # noqa: E402
 
 SIZE = (375, 500)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

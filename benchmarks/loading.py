@@ -29,8 +29,8 @@ from base.base_dataset import BaseDataset
 from benchmarks.plain_pipeline import plain_sample
 from dataloaders.cityscapes import CityScapes
 from dataloaders.voc import VOC
-from utils.normalize import Normalize
-from utils.palette import to_palette_image, voc_palette
+from utils.data.normalize import Normalize
+from utils.drawing.palette import to_palette_image, voc_palette
 
 EVERYTHING = {"augment": True, "flip": True, "rotate": True, "blur": True}
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.losses import LOSSES
+from utils.losses.table import LOSSES
 
 BATCH, CLASSES, SIZE, VOID = 4, 21, 256, 255
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -38,9 +38,9 @@ from dataloaders import DATASETS
 from models import MODELS
 from train import assemble
 from trainer import Trainer
-from utils.config import parse_config
-from utils.palette import voc_palette
-from utils.precision import autocast, resolve_precision
+from utils.config.config import parse_config
+from utils.drawing.palette import voc_palette
+from utils.hardware.precision import autocast, resolve_precision
 
 SIZE, BATCH, CLASSES, VOID = 256, 2, 21, 255
 WARM_UP = 2

@@ -28,9 +28,9 @@ import tifffile  # noqa: E402
 import torch  # noqa: E402
 
 from models import MODELS  # noqa: E402
-from utils import checkpoint  # noqa: E402
-from utils.palette import voc_palette  # noqa: E402
-from utils.segmenter import STREAMED_PIXELS  # noqa: E402
+from utils.drawing.palette import voc_palette  # noqa: E402
+from utils.inference.segmenter import STREAMED_PIXELS  # noqa: E402
+from utils.run import checkpoint  # noqa: E402
 
 _TILE = 512
 _CLASSES = 12

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from base.base_dataset import BaseDataset
 from dataloaders.ade20k_classes import NAMES, PALETTE
 from dataloaders.layout import files_by_stem, first_folder, match, require_folder, require_some
-from utils.labels import LabelTable
+from utils.data.labels import LabelTable
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 Names: the first name of each line of the benchmark's list; colours: the benchmark's own.
 """
 
-from utils.palette import Colour
+from utils.drawing.palette import Colour
 
 NAMES: tuple[str, ...] = (
     "wall",

@@ -8,9 +8,9 @@ from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from dataloaders.doctor import check
-from utils import distributed
+from utils.config.registry import build, loader_arguments
 from utils.errors import ConfigError, DataError
-from utils.registry import build, loader_arguments
+from utils.hardware import distributed
 
 log = logging.getLogger("segmentation")
 

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from base.base_dataset import BaseDataset
 from dataloaders.layout import match, read_lines, require_folder, require_some
+from utils.data.labels import LabelTable
 from utils.errors import DataError
-from utils.labels import LabelTable
 
 _VOID = 11
 _LAYOUT = "data_dir/{split}/*.png and data_dir/{split}annot/*.png, same names in both"

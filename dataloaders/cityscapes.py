@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from base.base_dataset import BaseDataset, Pair
 from dataloaders.layout import first_folder, match, require_some
+from utils.data.labels import LabelTable
 from utils.errors import ConfigError
-from utils.labels import LabelTable
 
 # Label id -> train id of the official table; the other ids are not evaluated.
 TRAIN_IDS = {

@@ -29,10 +29,10 @@ from dataloaders.layout import (
     require_folder,
     require_some,
 )
+from utils.data.labels import LabelTable
+from utils.drawing.palette import voc_palette
 from utils.errors import ConfigError, DataError
-from utils.labels import LabelTable
-from utils.matlab import read_matrix
-from utils.palette import voc_palette
+from utils.files.matlab import read_matrix
 
 _LABELS = tuple(label for label in range(1, 183) if label not in UNUSED_LABELS)
 _SPLITS = {

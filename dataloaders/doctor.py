@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import cv2
 
 from base.base_dataset import BaseDataset
+from utils.data.mask_causes import Cause, find_cause
+from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.errors import DataError
-from utils.mask_causes import Cause, find_cause
-from utils.mask_facts import MaskFacts, look_at_mask
+from utils.hardware.workers import START_METHOD
 from utils.seeding import check_order
-from utils.workers import START_METHOD
 
 SAMPLE = 64  # masks looked at before every training
 _EXAMPLES = 5

@@ -19,12 +19,12 @@ from annotated_types import Ge, Gt, Le, MinLen
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
-from utils.colour_labels import ColourTable, parse_colour, parse_label_map
+from utils.data.color_labels import ColourTable, parse_colour, parse_label_map
+from utils.data.labels import LabelTable
+from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
 from utils.errors import ConfigError, DataError
-from utils.labels import LabelTable
-from utils.palette import VOID_COLOUR, Colour, voc_palette
-from utils.pictures import RGB, read_picture
-from utils.raw_pixels import Header, PixelKind, header, read_colours, read_values
+from utils.files.raw_pixels import Header, PixelKind, header, read_colours, read_values
+from utils.inference.inputs import RGB, read_picture
 
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from base.base_dataset import BaseDataset
-from utils import distributed
-from utils.class_weights import Scheme, class_weights
+from utils.config.sections import ClassWeightRule
+from utils.data.pixel_cache import default_folder
 from utils.errors import DataError
-from utils.outputs import write_whole
-from utils.pixel_cache import default_folder
-from utils.progress import Progress
+from utils.files.outputs import write_whole
+from utils.hardware import distributed
+from utils.losses.class_weights import class_weights
+from utils.run.progress import Progress
 
 log = logging.getLogger("segmentation")
 
@@ -30,7 +31,9 @@ class LabelCounts(NamedTuple):
     surroundings: list[int]
 
 
-def loss_weights(setting: Scheme | Sequence[float], dataset: BaseDataset) -> tuple[float, ...]:
+def loss_weights(
+    setting: ClassWeightRule | Sequence[float], dataset: BaseDataset
+) -> tuple[float, ...]:
     """What `class_weights` of a config means for a data set; named ones are logged class by class.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from annotated_types import Ge
 
 from base.base_dataset import BaseDataset
-from utils.labels import mask_dtype
+from utils.data.labels import mask_dtype
 from utils.seeding import picture_generator
 
 _RADIUS = (10.0, 26.0)  # pixels

@@ -10,10 +10,10 @@ from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from dataloaders.folder import Folder
 from dataloaders.folder_files import find_pairs
+from utils.config.registry import build, loader_arguments
+from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
-from utils.normalize import FULL_SCALE
-from utils.raw_pixels import header
-from utils.registry import build, loader_arguments
+from utils.files.raw_pixels import header
 from utils.seeding import check_order
 
 _SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 from base.base_dataset import BaseDataset, Pair
 from dataloaders.layout import first_folder, listed, read_lines, require_some
+from utils.drawing.palette import voc_palette
 from utils.errors import DataError
-from utils.palette import voc_palette
 
 _LAYOUT = (
     "data_dir/VOCdevkit/VOC2012 with JPEGImages/*.jpg, {masks}/*.png and "

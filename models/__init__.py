@@ -14,8 +14,8 @@ from models.pspnet import PSPDenseNet, PSPNet
 from models.segnet import SegNet, SegResNet
 from models.unet import UNet, UNetResnet
 from models.upernet import UperNet
+from utils.config.registry import build
 from utils.errors import CheckpointError, ConfigError
-from utils.registry import build
 
 __all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
 
@@ -45,7 +45,7 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """Rebuild the network of a checkpoint with its weights, averaged ones where there are any.
 
     Args:
-        checkpoint: What `utils.checkpoint.load` returned.
+        checkpoint: What `utils.run.checkpoint.load` returned.
 
     Returns:
         The network in eval mode, on the CPU.
@@ -85,7 +85,7 @@ def load_matching(model: BaseModel, checkpoint: Mapping) -> tuple[list[str], lis
 
     Args:
         model: Changed in place; its other tensors stay as they were.
-        checkpoint: What `utils.checkpoint.load` returned.
+        checkpoint: What `utils.run.checkpoint.load` returned.
 
     Returns:
         The names of the tensors taken, and one line for each that was left, with the reason.

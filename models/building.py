@@ -9,11 +9,11 @@ from torch import nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
 from models import MODELS, load_matching
-from utils import checkpoint
+from utils.config.registry import build
 from utils.errors import ConfigError
-from utils.parallel import shares, spread, synchronises_batch_norm
-from utils.recompute import recompute_blocks
-from utils.registry import build
+from utils.hardware.parallel import shares, spread, synchronises_batch_norm
+from utils.hardware.recompute import recompute_blocks
+from utils.run import checkpoint
 
 log = logging.getLogger("segmentation")
 
@@ -83,8 +83,8 @@ def place(
         recompute: Gradient checkpointing of the backbone's blocks.
         compiled: With torch.compile, at the first batch.
         use_synch_bn: Batch statistics over all processes.
-        parallel: As in `utils.parallel.spread`.
-        n_gpu: As in `utils.parallel.spread`.
+        parallel: As in `utils.hardware.parallel.spread`.
+        n_gpu: As in `utils.hardware.parallel.spread`.
 
     Returns:
         What the training step calls.

@@ -1,6 +1,6 @@
 """A short config, and what can be wrong with one: the change, and the whole message."""
 
-from utils.config import Config
+from utils.config.config import Config
 
 SHORT = {
     "name": "short",

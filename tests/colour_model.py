@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils import checkpoint
+from utils.run import checkpoint
 
 CLASSES = ("sky", "tree", "road", "car")
 COLOURS = ((251, 12, 7), (9, 241, 18), (13, 22, 255), (240, 237, 229))  # ties are rare

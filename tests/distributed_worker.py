@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 from training import record_gradients, trainer_of  # noqa: E402
 
-from utils import distributed  # noqa: E402
+from utils.hardware import distributed  # noqa: E402
 
 STEPS = 10
 

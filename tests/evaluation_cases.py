@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from models import MODELS
-from utils import checkpoint
+from utils.run import checkpoint
 
 CLASSES = ("sky", "road", "tree", "tram")
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200))

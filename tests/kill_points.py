@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils import checkpoint
+from utils.run import checkpoint
 
 CONTENT = {
     "arch": "ENet",

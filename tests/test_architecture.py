@@ -15,6 +15,23 @@ BELOW = {
     "dataloaders": {"dataloaders", "base", "utils"},
     "trainer": {"base", "utils"},
 }
+# Which package of utils/ may use which; errors and seeding serve all. CONTRIBUTING.md draws it.
+PACKAGES_OF_UTILS = {
+    "errors": set(),
+    "seeding": set(),
+    "config": set(),
+    "drawing": set(),
+    "hardware": set(),
+    "files": {"drawing"},
+    "losses": {"config"},
+    "optim": {"config"},
+    "lr_scheduler": {"optim"},
+    "metrics": {"hardware"},
+    "data": {"drawing", "files", "hardware"},
+    "run": {"config", "files"},
+    "inference": {"data", "drawing", "files", "hardware"},
+    "evaluation": {"drawing", "hardware", "inference", "metrics"},
+}
 OURS = {*PACKAGES, *COMMANDS, "trainer"}
 
 
@@ -42,6 +59,20 @@ def wrong_imports(room, tree):
     ]
 
 
+def modules(tree):
+    """Full names of what is imported from utils: `from utils.a import b` may mean utils.a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def wrong_packages(package, tree):
+    used = {name.split(".")[1] for name in modules(tree) if name.startswith("utils.")}
+    return sorted(used - PACKAGES_OF_UTILS[package] - {package, "errors", "seeding"})
+
+
 def offenders(rule):
     """The files that break a rule, each with what the rule says of it."""
     found = {str(path.relative_to(ROOT)): rule(path, path.read_text()) for path in sources()}
@@ -61,6 +92,27 @@ def test_an_import_that_points_up_is_found():
     assert wrong_imports("utils", tree) == ["trainer", "models.enet"]
     assert wrong_imports("models", tree) == ["trainer"]
     assert wrong_imports("train", tree) == []
+
+
+def test_packages_of_utils_use_only_those_of_the_table():
+    def rule(path, text):
+        parts = path.relative_to(ROOT).parts
+        if parts[0] != "utils" or len(parts) == 2 and parts[1] == "__init__.py":
+            return []
+        return wrong_packages(parts[1].removesuffix(".py"), ast.parse(text))
+
+    assert offenders(rule) == {}
+    tree = ast.parse("from utils.run import log\nfrom utils import evaluation\nimport utils.errors")
+    assert wrong_packages("data", tree) == ["evaluation", "run"]
+
+
+def test_the_table_has_no_circle():
+    open_ = dict(PACKAGES_OF_UTILS)
+    while open_:
+        free = [name for name, below in open_.items() if not below & set(open_)]
+        assert free, f"a circle among {sorted(open_)}"
+        for name in free:
+            del open_[name]
 
 
 def test_files_and_functions_fit_a_reader():
@@ -97,9 +149,9 @@ def test_nothing_runs_what_a_stranger_wrote():
 
 
 def test_checkpoints_are_read_in_two_places_and_never_unsafely():
-    """Ours by utils/checkpoint.py; the predecessor's, of another form, by the tool for them."""
+    """Ours by utils/run/checkpoint.py; the predecessor's, of another form, by the tool for them."""
     calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))
-    assert set(calls) == {"utils/checkpoint.py", "tools/import_checkpoint.py"}
+    assert set(calls) == {"utils/run/checkpoint.py", "tools/import_checkpoint.py"}
     assert all("weights_only=True" in call for found in calls.values() for call in found)
 
 

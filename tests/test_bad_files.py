@@ -192,7 +192,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("utils.images.Image.open", refuse)
+    monkeypatch.setattr("utils.files.images.Image.open", refuse)
     with pytest.raises(DataError, match=r"secret\.png: cannot be decoded: .*Permission denied"):
         data.load(1)
 

@@ -14,9 +14,9 @@ from dataloaders.cityscapes import CityScapes
 from dataloaders.coco import COCO
 from dataloaders.coco_classes import UNUSED_LABELS
 from dataloaders.voc import VOC
+from utils.drawing.palette import VOID_COLOUR, to_palette_image, voc_palette
 from utils.errors import ConfigError, DataError
-from utils.matlab import read_matrix
-from utils.palette import VOID_COLOUR, to_palette_image, voc_palette
+from utils.files.matlab import read_matrix
 
 HEIGHT, WIDTH = 12, 16
 

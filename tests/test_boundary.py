@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.boundary import boundary_counts, error_places, near_boundary, width_in_pixels
+from utils.metrics.boundary import boundary_counts, error_places, near_boundary, width_in_pixels
 
 
 def eroded(region, distance):

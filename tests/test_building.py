@@ -7,7 +7,7 @@ from PIL import Image
 
 from dataloaders.building import build_loaders, build_whole, check_data
 from train import main
-from utils.config import parse_config
+from utils.config.config import parse_config
 from utils.errors import ConfigError, DataError
 
 COMMON = {"ignore_index": 255, "seed": 0}

@@ -10,8 +10,9 @@ from base.base_data_loader import BaseDataLoader
 from dataloaders.camvid import CamVid
 from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
-from utils import memory, pixel_cache
+from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
+from utils.hardware import memory
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tools import figures
-from utils.chart import Curve, draw, new_figure
+from utils.drawing.chart import Curve, draw, new_figure
 from utils.errors import ResourceError
 
 

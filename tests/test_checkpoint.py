@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checkpoint
 from utils.errors import CheckpointError, ResourceError
+from utils.run import checkpoint
 
 CONTENT = {
     "arch": "ENet",

@@ -14,9 +14,9 @@ from dataloaders.camvid import CamVid
 from dataloaders.label_counts import count_labels, loss_weights
 from dataloaders.shapes import Shapes
 from train import assemble
-from utils.class_weights import class_weights
-from utils.config import parse_config
+from utils.config.config import parse_config
 from utils.errors import ConfigError, DataError
+from utils.losses.class_weights import class_weights
 
 PIXELS, SURROUNDINGS = [600, 300, 100, 0], [1000, 600, 400, 0]
 

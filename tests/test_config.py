@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.base_trainer import Plan
-from utils.config import Config, load_config, parse_config
-from utils.config_sections import OptimizerSection, TrainerSection
+from utils.config.config import Config, load_config, parse_config
+from utils.config.sections import OptimizerSection, TrainerSection
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

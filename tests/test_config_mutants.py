@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from config_mutants import mutants, valid
 
-from utils.config import load_config
+from utils.config.config import load_config
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,9 +9,9 @@ from scipy.sparse import csc_matrix
 from dataloaders.shapes import Shapes
 from dataloaders.voc import VOC
 from tools import preview, sbd, statistics
+from utils.drawing.palette import voc_palette
 from utils.errors import ConfigError, DataError
-from utils.palette import voc_palette
-from utils.summary import short_names
+from utils.evaluation.summary import short_names
 
 
 def config(folder, data, **extra):

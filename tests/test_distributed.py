@@ -14,7 +14,8 @@ from distributed_worker import STEPS, ten_steps
 from training import plain_config, relative_difference
 
 import train
-from utils import checkpoint, distributed
+from utils.hardware import distributed
+from utils.run import checkpoint
 
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).parent / "distributed_worker.py"
@@ -159,7 +160,7 @@ def test_a_signal_to_the_launcher_saves_the_run(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     call = f"distributed.launch('train.py', ['-c', {str(path)!r}, '-d', 'cpu'], processes=2)"
-    launcher = f"import sys; from utils import distributed; sys.exit({call})"
+    launcher = f"import sys; from utils.hardware import distributed; sys.exit({call})"
     process = subprocess.Popen([sys.executable, "-c", launcher], stderr=subprocess.PIPE, text=True)
     saved = tmp_path / "saved" / "tiny"
     deadline = time.monotonic() + 100

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from dataloaders import DATASETS
 from models import MODELS
-from utils.config import load_config, parse_config
+from utils.config.config import load_config, parse_config
+from utils.config.json_text import parse_json5
 from utils.errors import ConfigError
-from utils.json_text import parse_json5
-from utils.losses import LOSSES
-from utils.lr_scheduler import SCHEDULERS
+from utils.losses.table import LOSSES
+from utils.optim.lr_scheduler import SCHEDULERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

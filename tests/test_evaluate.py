@@ -17,9 +17,9 @@ from base.base_dataset import Pair
 from dataloaders.building import build_whole
 from dataloaders.shapes import Shapes
 from models import model_from_checkpoint
-from utils import checkpoint
+from utils.data.normalize import Normalize
 from utils.errors import CheckpointError, ConfigError, DataError, guard
-from utils.normalize import Normalize
+from utils.run import checkpoint
 
 FILES = ("metrics.json", "confusion.csv", "report.html")
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from evaluation_cases import Pictures, answer, draw_nothing, oracle
 
-from utils import distributed
-from utils.boundary import RATIO, boundary_counts
 from utils.errors import DataError
-from utils.evaluation import SHOWN, Evaluator, confusion
+from utils.evaluation.scoring import SHOWN, Evaluator, confusion
+from utils.hardware import distributed
+from utils.metrics.boundary import RATIO, boundary_counts
 
 
 def evaluate(data, **options):

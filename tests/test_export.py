@@ -16,9 +16,9 @@ from torch import nn
 
 import export
 from models import MODELS
-from utils import exporting
 from utils.errors import NumericError, guard
-from utils.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
+from utils.inference import exporting
+from utils.inference.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
 
 ROOT = Path(__file__).resolve().parent.parent
 # torch's exporter and onnxscript use what they themselves have deprecated.

@@ -3,9 +3,9 @@ import pytest
 from test_folder import folder, write
 
 from base.base_data_loader import BaseDataLoader
-from utils.config import load_config
+from utils.config.config import load_config
+from utils.data.normalize import Normalize
 from utils.errors import ConfigError, DataError
-from utils.normalize import Normalize
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".npy"])

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from base.base_model import convert_sync_batchnorm
 from models import MODELS
-from utils.signatures import offered_arguments
+from utils.config.signatures import offered_arguments
 
 ALL = list(MODELS)
 

@@ -6,7 +6,7 @@ from training import batches_of, plain_config, record_gradients, relative_differ
 
 from base.base_data_loader import BaseDataLoader
 from utils.errors import ResourceError
-from utils.prefetch import on_device
+from utils.hardware.prefetch import on_device
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.grid import comparison_grid, shrink_mask, shrunk_size
-from utils.palette import VOID_COLOUR
+from utils.drawing.grid import comparison_grid, shrink_mask, shrunk_size
+from utils.drawing.palette import VOID_COLOUR
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 

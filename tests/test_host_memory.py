@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import train
-from utils.host_memory import keep_freed_memory
+from utils.hardware.host_memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 PAGE_FAULTS = """
 import resource
-from utils.host_memory import keep_freed_memory
+from utils.hardware.host_memory import keep_freed_memory
 {first}
 def step():
     blocks = [b"x" * (size << 20) for size in (1, 8, 16, 40, 40)]
@@ -38,7 +38,7 @@ def test_a_step_finds_the_pages_of_the_one_before():
 
 def test_training_on_a_cpu_keeps_what_it_frees(write_config, monkeypatch):
     kept = []
-    monkeypatch.setattr("utils.host_memory.keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr("utils.hardware.host_memory.keep_freed_memory", lambda: kept.append(True))
     assert train.main(["--config", str(write_config()), "--device", "cpu", "--benchmark", "1"]) == 0
     assert kept == [True]
 

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import batches_of, plain_config, trainer_of
 
-from utils.losses import LOSSES
+from utils.losses.table import LOSSES
 
 # Operators whose CUDA kernels copy a value to the host, to return it or to size their result.
 READING_OPERATORS = {

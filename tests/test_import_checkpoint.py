@@ -13,8 +13,8 @@ from torch import nn
 
 from models import MODELS, model_from_checkpoint
 from tools.import_checkpoint import OBSTACLES, convert, main, read_foreign
-from utils import checkpoint
 from utils.errors import CheckpointError, guard
+from utils.run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 CONFIG = json5.loads((ROOT / "tests" / "documented.json").read_text())

@@ -25,11 +25,11 @@ from PIL import Image
 
 import inference
 from models import MODELS
+from utils.drawing.overlay import overlay
 from utils.errors import guard
-from utils.overlay import overlay
-from utils.predictor import Settings
-from utils.results import Extras, mask_dtype, to_half
-from utils.segmenter import Segmenter
+from utils.inference.predictor import Settings
+from utils.inference.results import Extras, mask_dtype, to_half
+from utils.inference.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -289,7 +289,7 @@ def test_over_255_classes_are_16_bit(folder, tmp_path):
     )
     mask = np.arange(400).repeat(4).reshape(40, 40)
     Image.fromarray(picture_of(mask, colours)).save(folder / "a.png")
-    from utils.outputs import find_pictures
+    from utils.files.outputs import find_pictures
 
     jobs = find_pictures(folder, extension="png", recursive=False, output=tmp_path)
     assert [error for _, error in segmenter.run(jobs)] == [None]
@@ -353,7 +353,7 @@ def test_another_architecture_in_config_is_refused(
             return {"arch": {"type": "UNet"}}
 
     save(folder / "a.jpg", quarters(40, 40))
-    monkeypatch.setattr("utils.config.load_config", lambda _path: Config())
+    monkeypatch.setattr("utils.config.config.load_config", lambda _path: Config())
     assert run("-m", model_file, "-i", folder, "-c", "other.json") == 2
     assert "other.json: arch.type is UNet, the checkpoint holds ENet" in capsys.readouterr().err
 
@@ -372,7 +372,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_classes_of_the_checkpoint_are_used(model_file):
-    from utils.checkpoint import load
+    from utils.run.checkpoint import load
 
     assert tuple(load(model_file)["classes"]) == CLASSES
 

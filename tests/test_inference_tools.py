@@ -8,9 +8,9 @@ from PIL import Image
 
 from models import MODELS, model_from_checkpoint
 from tools import average, submission
-from utils.checkpoint import load
+from utils.drawing.palette import to_palette_image, voc_palette
 from utils.errors import guard
-from utils.palette import to_palette_image, voc_palette
+from utils.run.checkpoint import load
 
 # From the official table (cityscapesScripts, helpers/labels.py): train id -> id.
 CITYSCAPES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]

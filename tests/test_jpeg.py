@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataloaders.folder import Folder
 from utils.errors import DataError
-from utils.images import read_image
+from utils.files.images import read_image
 
 
 def photo(height, width, seed=0):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.config.json_text import MAX_BYTES, MAX_DEPTH, parse_json5, read_json5
 from utils.errors import ConfigError
-from utils.json_text import MAX_BYTES, MAX_DEPTH, parse_json5, read_json5
 
 DOCUMENTED = Path(__file__).parent / "documented.json"
 

@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
+from utils.data.labels import LabelTable, count_values, mask_dtype
 from utils.errors import DataError
-from utils.labels import LabelTable, count_values, mask_dtype
 
 
 def table(ignore_index=255, void=255, classes=4):

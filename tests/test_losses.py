@@ -8,10 +8,10 @@ from loss_cases import CASES, case, value_and_gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.errors import ConfigError
-from utils.losses import LOSSES, CE_DiceLoss, Part, Sum, build_loss
-from utils.metrics import ConfusionMatrix
-from utils.pixel_losses import CrossEntropyLoss2d
-from utils.region_losses import DiceLoss
+from utils.losses.pixel import CrossEntropyLoss2d
+from utils.losses.region import DiceLoss
+from utils.losses.table import LOSSES, CE_DiceLoss, Part, Sum, build_loss
+from utils.metrics.confusion import ConfusionMatrix
 
 PARTS = (
     Part(type="CrossEntropyLoss2d", args={"label_smoothing": 0.1}),

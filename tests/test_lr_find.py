@@ -11,7 +11,7 @@ from PIL import Image
 from tools import lr_find
 from tools.lr_find import Sweep, diverged, smoothed, suggestion
 from utils.errors import ConfigError, NumericError
-from utils.lr_scheduler import Exponential
+from utils.optim.lr_scheduler import Exponential
 
 
 def planted(best, *, steps=100):

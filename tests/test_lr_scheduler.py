@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from utils.errors import ConfigError
-from utils.lr_scheduler import SCHEDULERS, Cosine, OneCycle, Poly, Step
+from utils.optim.lr_scheduler import SCHEDULERS, Cosine, OneCycle, Poly, Step
 
 
 def sgd(*rates: float, momentum: float = 0.9) -> torch.optim.SGD:

@@ -11,8 +11,8 @@ from training import batches_of, plain_config, trainer_of
 
 import train
 from utils.errors import ResourceError, guard
-from utils.memory import memory_advice, peak_memory, ran_out, validation_memory_advice
-from utils.stopwatch import PHASES, LoaderWarning, Phases, report
+from utils.hardware.memory import memory_advice, peak_memory, ran_out, validation_memory_advice
+from utils.run.stopwatch import PHASES, LoaderWarning, Phases, report
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_time_goes_to_the_phase_that_a_mark_ends(monkeypatch):
     clock = iter([0.0, 1.0, 3.0, 3.5, 10.0])
     phases = Phases(torch.device("cpu"))
     phases.mark("data")
-    monkeypatch.setattr("utils.stopwatch.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
     phases.start()
     for name in ("data", "forward", "data", "rest"):
         phases.mark(name)
@@ -80,7 +80,7 @@ def test_time_goes_to_the_phase_that_a_mark_ends(monkeypatch):
 def test_a_slow_loader_is_named_once_with_the_line_to_change(
     workers, cores, fix, caplog, monkeypatch
 ):
-    monkeypatch.setattr("utils.stopwatch.usable_cores", lambda: cores)
+    monkeypatch.setattr("utils.run.stopwatch.usable_cores", lambda: cores)
     warning = LoaderWarning(workers, shown=True)
     with caplog.at_level(logging.WARNING, "segmentation"):
         for share in (0.9, 0.1, 0.43, 0.6):
@@ -103,7 +103,7 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path, caplog):
     clock = iter(range(10**6))
     trainer.stopwatch._started = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.stopwatch.time.perf_counter", lambda: next(clock))
+        patch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
         with caplog.at_level(logging.WARNING, "segmentation"):
             trainer.train_epoch(1)
     assert "the loader is the bottleneck" in caplog.text
@@ -209,7 +209,7 @@ def test_running_out_of_memory_on_the_way_to_the_device_exits_6(config_path, mon
     def starved(*_):
         raise MESSAGES[0]
 
-    monkeypatch.setattr("utils.prefetch._moved", starved)
+    monkeypatch.setattr("utils.hardware.prefetch._moved", starved)
     assert guard(train.main, ["--config", str(config_path)]) == 6
     assert "error: out of memory in training with batch_size 4" in capsys.readouterr().err
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.metrics import ConfusionMatrix
-from utils.scores import mean_scores
+from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.scores import mean_scores
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("default")]
 

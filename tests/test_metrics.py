@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.metrics import ConfusionMatrix
+from utils.metrics.confusion import ConfusionMatrix
 
 
 def oracle(predictions, labels, num_classes, ignore_index):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import MODELS
-from utils.metrics import ConfusionMatrix
+from utils.metrics.confusion import ConfusionMatrix
 
 HEAVY = ("FCN8", "SegNet")  # VGG16 is what it is
 ALL = list(MODELS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.normalize import FULL_SCALE, Normalize
+from utils.data.normalize import FULL_SCALE, Normalize
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from utils.errors import ConfigError
-from utils.optimizers import OPTIMIZERS, build_optimizer
+from utils.optim.optimizers import OPTIMIZERS, build_optimizer
 
 
 class TwoParts(nn.Module):

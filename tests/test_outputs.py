@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.outputs import find_pictures, prepare_folder, refuse_overwriting, write_whole
+from utils.files.outputs import find_pictures, prepare_folder, refuse_overwriting, write_whole
 
 
 def make(folder, *names):

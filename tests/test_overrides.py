@@ -6,9 +6,9 @@ import re
 import pytest
 from bad_configs import SHORT
 
-from utils.config import load_config, parse_config
+from utils.config.config import load_config, parse_config
+from utils.config.overrides import apply_overrides
 from utils.errors import ConfigError
-from utils.overrides import apply_overrides
 
 SET = {
     "number": ("trainer.epochs=2", {"trainer": {"epochs": 2}}),

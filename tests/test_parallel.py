@@ -13,9 +13,9 @@ from training import batches_of, plain_config, record_gradients, trainer_of
 
 from base.base_model import convert_sync_batchnorm
 from models.building import check_batch
-from utils import devices, distributed, parallel
-from utils.config import parse_config
+from utils.config.config import parse_config
 from utils.errors import ConfigError
+from utils.hardware import devices, distributed, parallel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from utils.errors import DataError, ResourceError
-from utils.pipeline import overlapped
+from utils.inference.pipeline import overlapped
 
 
 def same(_item, value=None):

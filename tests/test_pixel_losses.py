@@ -7,8 +7,8 @@ import torch
 from loss_cases import CASES, agree, case, softmax, valid_pixels
 from torch.nn import functional
 
-from utils.losses import WithAuxiliary
-from utils.pixel_losses import CrossEntropyLoss2d, FocalLoss
+from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
+from utils.losses.table import WithAuxiliary
 
 
 def weight_of(weights, label):

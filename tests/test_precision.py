@@ -10,10 +10,10 @@ from training import plain_config, trainer_of
 
 from models import MODELS
 from models.enet import PReLU
-from utils.devices import set_determinism
-from utils.losses import WithAuxiliary
-from utils.pixel_losses import CrossEntropyLoss2d
-from utils.precision import autocast, resolve_precision
+from utils.hardware.devices import set_determinism
+from utils.hardware.precision import autocast, resolve_precision
+from utils.losses.pixel import CrossEntropyLoss2d
+from utils.losses.table import WithAuxiliary
 
 CPU = torch.device("cpu")
 HEAVY = {"FCN8", "SegNet"}  # VGG16, whatever the size
@@ -189,7 +189,7 @@ def test_inductors_step_is_the_eager_step(name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_recomputing_and_compiling_go_together():
-    from utils.recompute import recompute_blocks
+    from utils.hardware.recompute import recompute_blocks
 
     torch.compiler.reset()
     images, _ = inputs()

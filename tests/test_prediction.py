@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from utils.prediction import SCALES, mirrored, multiscale, sliding, whole
-from utils.tiles import axis, bands, grid
+from utils.inference.prediction import SCALES, mirrored, multiscale, sliding, whole
+from utils.inference.tiles import axis, bands, grid
 
 random.seed(0)
 SIZES = [(1, 1), (1, 90), (33, 1), (32, 32), (100, 31)] + [

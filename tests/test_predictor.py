@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import ResourceError
-from utils.predictor import Predictor, Settings, SmallerBatches
+from utils.inference.predictor import Predictor, Settings, SmallerBatches
 
 
 class Limited:
@@ -84,7 +84,7 @@ def test_whole_pictures_fall_back_to_windows():
 
 def test_sums_on_the_host_when_the_device_cannot_hold_them(monkeypatch):
     """The sums do not fit on the device: everything but the model moves to the host."""
-    import utils.predictor as module
+    import utils.inference.predictor as module
 
     real = module.sliding
 

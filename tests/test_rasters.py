@@ -19,12 +19,12 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from utils.errors import DataError, ResourceError
-from utils.outputs import Job
-from utils.predictor import Settings
-from utils.rasters import Raster, write_mask_tiff
-from utils.results import Extras
-from utils.segmenter import Segmenter
-from utils.streaming import MaskRows
+from utils.files.outputs import Job
+from utils.files.rasters import Raster, write_mask_tiff
+from utils.inference.predictor import Settings
+from utils.inference.results import Extras
+from utils.inference.segmenter import Segmenter
+from utils.inference.streaming import MaskRows
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = list(
@@ -74,7 +74,7 @@ def test_one_huge_compressed_strip_goes_through_rasterio(tmp_path, monkeypatch):
     tifffile.imwrite(
         tmp_path / "a.tif", pixels, photometric="rgb", compression="zlib", rowsperstrip=90
     )
-    monkeypatch.setattr("utils.rasters._SEGMENT_LIMIT", 1000)
+    monkeypatch.setattr("utils.files.rasters._SEGMENT_LIMIT", 1000)
     with Raster(tmp_path / "a.tif") as raster:
         assert np.array_equal(raster.rows(20, 50), pixels[20:50])
     monkeypatch.setitem(sys.modules, "rasterio", None)
@@ -131,7 +131,7 @@ def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, 
             raise MemoryError
         return np.zeros((40, 40, 3), np.uint8)
 
-    monkeypatch.setattr("utils.segmenter.read_picture", scarce)
+    monkeypatch.setattr("utils.inference.segmenter.read_picture", scarce)
     jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
     (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
     assert isinstance(bad, ResourceError)
@@ -347,7 +347,7 @@ def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatc
     model, said = Blur(), []
     plenty = segmenter(model, tile=96, say=said.append).segment(pixels)
     assert said == []
-    monkeypatch.setattr("utils.segmenter.free_memory", lambda: 1e5)
+    monkeypatch.setattr("utils.inference.segmenter.free_memory", lambda: 1e5)
     scarce = segmenter(model, tile=96, say=said.append).segment(pixels, "a.jpg")
     assert np.array_equal(scarce.mask, plenty.mask)
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
@@ -394,7 +394,7 @@ import sys, torch
 from pathlib import Path
 from colour_model import ColourModel
 from test_rasters import only, segmenter
-from utils.outputs import Job
+from utils.files.outputs import Job
 torch.set_num_threads(1)
 job = Job(Path(sys.argv[1]), Path(sys.argv[1] + ".out"))
 assert only(segmenter(ColourModel(), streamed_pixels=1, tile=128).run([job])) is None
@@ -424,7 +424,7 @@ def test_killed_and_taken_up_the_bytes_are_the_same(tmp_path):
 import sys, torch
 from pathlib import Path
 from test_rasters import Blur, only, segmenter
-from utils.outputs import Job
+from utils.files.outputs import Job
 torch.set_num_threads(1)
 job = Job(Path(sys.argv[1]), Path(sys.argv[2]))
 assert only(segmenter(Blur(), streamed_pixels=1, tile=256).run([job])) is None

@@ -6,8 +6,8 @@ import pytest
 import torch
 from loss_cases import CASES, agree, case, softmax, valid_pixels
 
-from utils.lovasz import LovaszSoftmax, jaccard_slopes
-from utils.region_losses import DiceLoss, Tversky
+from utils.losses.lovasz import LovaszSoftmax, jaccard_slopes
+from utils.losses.region import DiceLoss, Tversky
 
 
 def class_mean(losses, weights):

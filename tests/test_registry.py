@@ -10,9 +10,9 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor
 
+from utils.config.messages import hint, nearest
+from utils.config.registry import build, loader_arguments
 from utils.errors import ConfigError
-from utils.faults import hint, nearest
-from utils.registry import build, loader_arguments
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -264,7 +264,7 @@ def test_a_hint_names_the_known():
 
 def test_the_registry_does_not_import_torch():
     source = "".join(
-        (Path(__file__).parent.parent / "utils" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("registry", "signatures", "faults", "config", "config_faults", "overrides")
+        path.read_text(encoding="utf-8")
+        for path in (Path(__file__).parent.parent / "utils" / "config").glob("*.py")
     )
     assert not re.search(r"^\s*(import|from) (torch|timm|numpy|cv2|PIL)", source, re.MULTILINE)

@@ -15,11 +15,11 @@ import pytest
 from evaluation_cases import CLASSES, PALETTE, Pictures, answer
 from PIL import Image
 
-from utils.evaluation import Evaluator
-from utils.palette import VOID_COLOUR
-from utils.report import render
-from utils.report_pictures import WRONG, draw, heat_colours
-from utils.summary import confusion_csv, percent, short_names, summarise, table
+from utils.drawing.palette import VOID_COLOUR
+from utils.evaluation.report import render
+from utils.evaluation.report_images import WRONG, draw, heat_colours
+from utils.evaluation.scoring import Evaluator
+from utils.evaluation.summary import confusion_csv, percent, short_names, summarise, table
 
 ABOUT = {"arch": "UNet", "data": "<Pictures>", "split": "val", "mode": "whole", "scales": [0.5, 1]}
 

@@ -14,8 +14,8 @@ from conftest import tiny_config
 
 import train
 from trainer import Trainer, whole
-from utils import checkpoint
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
+from utils.run import checkpoint
 
 
 def weights(folder, name="last.pth"):
@@ -210,7 +210,7 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatc
 
 
 def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_folder, monkeypatch):
-    monkeypatch.setattr("utils.run_folder._KEPT_ITERATIONS", 100)
+    monkeypatch.setattr("utils.run.folder._KEPT_ITERATIONS", 100)
     path = write_config(save_per_iters=1, epochs=2, ema=0.9, accumulate=2, clip_grad_norm=0.5)
     assert train.main(["--config", str(path)]) == 0
     folder = run_folder()

@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
-from utils import checkpoint
 from utils.errors import ConfigError, DataError, NumericError, ResourceError
+from utils.run import checkpoint
 
 METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU", "Class_IoU"}
 CLASSES = ("background", "disc", "square", "triangle", "ring", "star", "cross")
@@ -158,7 +158,7 @@ def test_without_validation_the_last_model_is_the_one_to_use(write_config, run_f
 def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     write_config, run_folder, monkeypatch, planted
 ):
-    from utils.losses import CrossEntropyLoss2d
+    from utils.losses.table import CrossEntropyLoss2d
 
     real = CrossEntropyLoss2d.forward
     calls = []

@@ -5,8 +5,9 @@ import re
 import pytest
 from test_checkpoint import CONTENT
 
-from utils import checkpoint, run_folder
 from utils.errors import CheckpointError, ResourceError
+from utils.run import checkpoint
+from utils.run import folder as run_folder
 
 
 def save(path, step):

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from utils.errors import ConfigError, ResourceError
-from utils.runlog import RunLog, log_to_console, open_run
+from utils.run.log import RunLog, log_to_console, open_run
 
 
 def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):

@@ -12,12 +12,12 @@ from mutant import base
 from pydantic import ValidationError
 
 from tools import schema as tool
-from utils import component_schema
-from utils.component_schema import SCHEMA_FILE, TABLES, Components
-from utils.config import Config, load_config, parse_config
-from utils.config_sections import OptimizerSection, TrainerSection
+from utils.config import component_schema
+from utils.config.component_schema import SCHEMA_FILE, TABLES, Components
+from utils.config.config import Config, load_config, parse_config
+from utils.config.sections import OptimizerSection, TrainerSection
+from utils.config.signatures import SUPPLIED, offered_arguments
 from utils.errors import ConfigError
-from utils.signatures import SUPPLIED, offered_arguments
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 EDITOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -149,9 +149,9 @@ def _tables():
     from base.base_data_loader import BaseDataLoader
     from dataloaders import DATASETS
     from models import MODELS
-    from utils.losses import LOSSES
-    from utils.lr_scheduler import SCHEDULERS
-    from utils.optimizers import OPTIMIZERS
+    from utils.losses.table import LOSSES
+    from utils.optim.lr_scheduler import SCHEDULERS
+    from utils.optim.optimizers import OPTIMIZERS
 
     plain = {"arch": MODELS, "loss": LOSSES, "lr_scheduler": SCHEDULERS, "optimizer": OPTIMIZERS}
     for section, table in plain.items():

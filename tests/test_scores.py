@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_metrics import random_case
 
-from utils.metrics import ConfusionMatrix
-from utils.scores import class_scores, mean_scores, top_confusions
+from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.scores import class_scores, mean_scores, top_confusions
 
 
 def divided(a, b):

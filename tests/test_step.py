@@ -17,11 +17,11 @@ from training import (
 )
 
 from base.base_data_loader import Batch
-from utils import checkpoint
-from utils.ema import ExponentialMovingAverage
 from utils.errors import NumericError
-from utils.recompute import recompute_blocks
-from utils.runlog import RunLog
+from utils.hardware.recompute import recompute_blocks
+from utils.optim.ema import ExponentialMovingAverage
+from utils.run import checkpoint
+from utils.run.log import RunLog
 
 IGNORED = 255
 

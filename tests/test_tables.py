@@ -7,10 +7,10 @@ import pytest
 from base.base_data_loader import BaseDataLoader
 from dataloaders import DATASETS
 from models import MODELS
-from utils.losses import LOSSES
-from utils.lr_scheduler import SCHEDULERS
-from utils.optimizers import OPTIMIZERS
-from utils.signatures import SUPPLIED, offered_arguments
+from utils.config.signatures import SUPPLIED, offered_arguments
+from utils.losses.table import LOSSES
+from utils.optim.lr_scheduler import SCHEDULERS
+from utils.optim.optimizers import OPTIMIZERS
 
 TABLES = {
     "MODELS": MODELS,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import transforms
+from utils.data import transforms
 from utils.seeding import sample_generator
 
 VOID = -1

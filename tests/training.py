@@ -7,7 +7,7 @@ from conftest import tiny_config
 from torch import nn
 
 from train import assemble
-from utils.config import parse_config
+from utils.config.config import parse_config
 
 
 def plain_config(folder, **trainer):

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    from utils.checkpoint import load, save
+    from utils.run.checkpoint import load, save
 
     save([options.output], average(options.checkpoints, [load(p) for p in options.checkpoints]))
     print(f"{options.output}: the average of {len(options.checkpoints)} checkpoints")

@@ -17,12 +17,12 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from utils.chart import Curve, draw, new_figure  # noqa: E402
+from utils.drawing.chart import Curve, draw, new_figure  # noqa: E402
 from utils.errors import guard  # noqa: E402
-from utils.outputs import prepare_folder  # noqa: E402
+from utils.files.outputs import prepare_folder  # noqa: E402
 
 if TYPE_CHECKING:
-    from utils.lr_scheduler import Schedule
+    from utils.optim.lr_scheduler import Schedule
 
 _STEPS = 1000
 _PAPER, _INK, _EDGE = (255, 255, 255), (27, 36, 48), (150, 150, 150)
@@ -95,7 +95,7 @@ def momentum_curve() -> tuple[list[float], list[float]]:
 
 
 def _table() -> Mapping:
-    from utils.lr_scheduler import SCHEDULERS
+    from utils.optim.lr_scheduler import SCHEDULERS
 
     return SCHEDULERS
 
@@ -136,9 +136,9 @@ def shapes(model: Path) -> Image.Image:
 
     from dataloaders.shapes import Shapes
     from models import model_from_checkpoint
-    from utils.checkpoint import load
-    from utils.normalize import Normalize
-    from utils.palette import to_colours
+    from utils.data.normalize import Normalize
+    from utils.drawing.palette import to_colours
+    from utils.run.checkpoint import load
 
     network = model_from_checkpoint(load(model))
     data = Shapes(split="val", length=_SHOWN)

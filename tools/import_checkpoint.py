@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     from models import model_from_checkpoint
-    from utils import checkpoint
+    from utils.run import checkpoint
 
     content = convert(read_foreign(options.old), source=str(options.old))
     model = model_from_checkpoint(content)
@@ -210,7 +210,7 @@ def _section(config: Mapping[str, Any], key: str, source: str) -> Mapping[str, A
 
 
 def _config(old: Mapping[str, Any], arguments: Mapping[str, object], source: str) -> dict[str, Any]:
-    from utils.config import parse_config
+    from utils.config.config import parse_config
     from utils.errors import ConfigError
 
     config = copy.deepcopy(dict(old))
@@ -223,7 +223,7 @@ def _config(old: Mapping[str, Any], arguments: Mapping[str, object], source: str
 
 def _classes(data: str, count: int) -> dict[str, object]:
     from dataloaders import DATASETS
-    from utils.palette import voc_palette
+    from utils.drawing.palette import voc_palette
 
     known = DATASETS[data]
     if len(known.classes) == count:
@@ -233,7 +233,7 @@ def _classes(data: str, count: int) -> dict[str, object]:
 
 
 def _format_version() -> int:
-    from utils.checkpoint import FORMAT_VERSION
+    from utils.run.checkpoint import FORMAT_VERSION
 
     return FORMAT_VERSION
 

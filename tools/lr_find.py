@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
 
-from utils.chart import Curve, draw, new_figure  # noqa: E402
-from utils.devices import pick_device, restrict_gpus  # noqa: E402
+from utils.drawing.chart import Curve, draw, new_figure  # noqa: E402
 from utils.errors import ConfigError, NumericError, guard  # noqa: E402
-from utils.outputs import write_whole  # noqa: E402
+from utils.files.outputs import write_whole  # noqa: E402
+from utils.hardware.devices import pick_device, restrict_gpus  # noqa: E402
 
 if TYPE_CHECKING:
     from base.base_data_loader import Batch
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     from train import assemble
-    from utils.config import load_config
+    from utils.config.config import load_config
 
     config = load_config(options.config, options.set)
     figure = new_figure(860, 420)  # first: what it needs may be missing
@@ -107,7 +107,7 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
         end: The rate of the last.
         steps: How many.
     """
-    from utils.lr_scheduler import Exponential
+    from utils.optim.lr_scheduler import Exponential
 
     schedule = Exponential(trainer.optimizer, total_steps=steps, start=start, end=end)
     trainer.parts = replace(trainer.parts, schedule=schedule)
@@ -124,7 +124,7 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
 
 
 def _endless(trainer: "Trainer") -> "Iterator[Batch]":
-    from utils.prefetch import on_device
+    from utils.hardware.prefetch import on_device
 
     epoch = 0
     while True:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if args.number < 1:
         raise ConfigError(f"--number: found {args.number}, expected at least 1")
-    from utils.config import load_config
+    from utils.config.config import load_config
 
     config = load_config(args.config, args.set)
     from dataloaders.building import build_dataset
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
     """Draw samples, overlays and the histogram; a sample keeps its pixels up to a size."""
-    from utils.summary import short_names
+    from utils.evaluation.summary import short_names
 
     tiles = [_tile(sample, dataset) for sample in samples]
     names = short_names([dataset.name(sample.index) for sample in samples])
@@ -99,8 +99,8 @@ def _ending(name: str, pen: ImageDraw.ImageDraw, width: int) -> str:
 
 def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:
     """Return a sample beside the same under its mask."""
-    from utils.overlay import shown
-    from utils.palette import to_colours
+    from utils.drawing.overlay import shown
+    from utils.drawing.palette import to_colours
 
     pixels = shown(sample.image).astype(np.uint8)
     colours = to_colours(sample.mask, dataset.palette, ignore_index=dataset.ignore_index)

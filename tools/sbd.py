@@ -20,10 +20,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataloaders.layout import first_folder, read_lines, require_folder
+from utils.drawing.palette import to_palette_image, voc_palette
 from utils.errors import DataError, guard
-from utils.images import opened
-from utils.matlab import read_matrix
-from utils.palette import to_palette_image, voc_palette
+from utils.files.images import opened
+from utils.files.matlab import read_matrix
 
 _LISTS = "data_dir/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt of VOC 2012"
 

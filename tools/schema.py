@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/schema.py` puts tools/ on the path, not its parent
 
 from tools.config_reference import MARK, reference  # noqa: E402
-from utils.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
-from utils.config import Config  # noqa: E402
+from utils.config.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
+from utils.config.config import Config  # noqa: E402
+from utils.config.signatures import offered_arguments  # noqa: E402
 from utils.errors import ConfigError, guard  # noqa: E402
-from utils.signatures import offered_arguments  # noqa: E402
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE_FILE = ROOT / "docs" / "config.md"
@@ -113,9 +113,9 @@ def _tables() -> dict[str, dict[str, Any]]:
     from base.base_data_loader import BaseDataLoader
     from dataloaders import DATASETS
     from models import MODELS
-    from utils.losses import LOSSES
-    from utils.lr_scheduler import SCHEDULERS
-    from utils.optimizers import OPTIMIZERS
+    from utils.losses.table import LOSSES
+    from utils.optim.lr_scheduler import SCHEDULERS
+    from utils.optim.optimizers import OPTIMIZERS
 
     tables = {
         "arch": MODELS,

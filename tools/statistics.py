@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if args.images is not None and args.images < 1:
         raise ConfigError(f"--images: found {args.images}, expected at least 1")
-    from utils.config import load_config
+    from utils.config.config import load_config
 
     config = load_config(args.config, args.set)
     from dataloaders.statistics import channel_statistics, unnormalised

@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from utils.errors import ConfigError, DataError, guard  # noqa: E402
-from utils.outputs import prepare_folder, write_whole  # noqa: E402
+from utils.files.outputs import prepare_folder, write_whole  # noqa: E402
 
 _UNKNOWN = 255
 

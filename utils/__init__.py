@@ -1,1 +1,1 @@
-"""One subject a file; imports nothing of ours above it."""
+"""One package a subject; imports nothing of ours above it. CONTRIBUTING.md has the map."""

@@ -1,0 +1,223 @@
+"""Build what a config names: explicit tables, checked against the real signatures.
+
+A table maps a name to a class (or a function). Whatever a config may say about it is in its
+signature: the names of the arguments, their types and, as `annotated_types`, their ranges. So a
+class that was added a minute ago is checked like the others, and nothing is written down twice.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Container, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from utils.config.messages import hint, join, nearest, show, wrong_value
+from utils.config.signatures import OVERRIDABLE, SUPPLIED, Argument, Checker, offered_arguments
+from utils.errors import ConfigError
+
+__all__ = [
+    "OVERRIDABLE",
+    "SUPPLIED",
+    "argument_faults",
+    "build",
+    "component_faults",
+    "hint",
+    "loader_arguments",
+    "taken_by",
+]
+
+T = TypeVar("T")
+
+_SHOWN = 4  # names of other components in a message
+
+
+def build(
+    kind: str,
+    table: Mapping[str, Callable[..., T]],
+    name: str,
+    args: Mapping[str, object],
+    /,
+    **supplied: object,
+) -> T:
+    """Call the entry of a table that a config names, after checking everything said about it.
+
+    Args:
+        kind: The JSON path of the component: `"arch"`, `"train_loader"`, `"loss"`, ...
+        table: What there is to choose from.
+        name: The component's `type`.
+        args: The component's `args`, JSON values. A list is accepted for a tuple and an integer
+            for a float; nothing else is converted. An annotation that JSON cannot express (a
+            tensor, a callable) is not checked.
+        **supplied: What the program adds. A name in both is a fault, but for `OVERRIDABLE`, where
+            the config wins.
+
+    Returns:
+        What the entry returns.
+
+    Raises:
+        ConfigError: For an unknown name, and for unknown, missing, doubly set or ill-typed
+            arguments, all of them in one message, each with its JSON path.
+    """
+    factory = _look_up(kind, table, name)
+    arguments = offered_arguments(factory, supplied)
+    if faults := [
+        *_refused(kind, name, factory, supplied),
+        *argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name)),
+    ]:
+        raise ConfigError("\n".join(faults))
+    checked = {key: _convert(arguments[key].checker, value) for key, value in args.items()}
+    try:
+        return factory(**(supplied | checked))
+    except ValueError as error:
+        # PyTorch's own constructors check their ranges and know nothing of our error family.
+        # From our classes a ValueError is a bug, and keeps its traceback.
+        if not factory.__module__.startswith("torch."):
+            raise
+        message = f"{kind}.args: {name} refuses its arguments: {error}"
+        raise ConfigError(message) from error
+
+
+def component_faults(
+    kind: str, table: Mapping[str, Callable[..., Any]], name: str, args: Mapping[str, object]
+) -> list[str]:
+    """What `build` would refuse of a config, without building: one line for each fault.
+
+    Args:
+        kind: As for `build`.
+        table: As for `build`.
+        name: As for `build`.
+        args: As for `build`.
+    """
+    try:
+        factory = _look_up(kind, table, name)
+    except ConfigError as error:
+        return [str(error)]
+    arguments = offered_arguments(factory, OVERRIDABLE)
+    return argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name))
+
+
+def loader_arguments(
+    kind: str,
+    table: Mapping[str, Callable[..., Any]],
+    name: str,
+    args: Mapping[str, object],
+    *,
+    loader: Callable[..., Any],
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Divide a loader's `args` into those of the data set and those of the batches.
+
+    Args:
+        kind: The JSON path of the component: `"train_loader"` or `"val_loader"`.
+        table: The data sets there are.
+        name: The component's `type`.
+        args: The component's `args`; their names must be arguments of the data set or of `loader`.
+        loader: The class that makes batches; of its arguments those that the program does not set.
+
+    Returns:
+        The data set's arguments and the loader's, ready for two calls of `build`.
+
+    Raises:
+        ConfigError: For an unknown data set, and for every fault in the arguments of both.
+    """
+    for_data = offered_arguments(_look_up(kind, table, name))
+    for_batches = offered_arguments(loader)
+    if faults := argument_faults(
+        kind, name, args, for_data | for_batches, advise=partial(_advice, table, name)
+    ):
+        raise ConfigError("\n".join(faults))
+    batches = {key: value for key, value in args.items() if key in for_batches}
+    return {key: value for key, value in args.items() if key not in batches}, batches
+
+
+def argument_faults(
+    kind: str,
+    name: str,
+    args: Mapping[str, object],
+    known: Mapping[str, Argument],
+    *,
+    advise: Callable[[str, object], str | None] = lambda *_: None,
+) -> list[str]:
+    """One line for each unknown, misplaced, ill-typed or missing argument.
+
+    Args:
+        kind: The JSON path of the component.
+        name: The component's `type`.
+        args: The component's `args`, JSON values.
+        known: What it takes.
+        advise: What to say about an unknown argument instead of naming the nearest one.
+    """
+    faults = []
+    for key, value in args.items():
+        path = join(kind, "args", key)
+        if key in known:
+            try:
+                _convert(known[key].checker, value)
+            except ValidationError as error:
+                faults.append(wrong_value(path, value, error.errors(include_url=False)))
+        elif key in SUPPLIED:
+            faults.append(f"{path}: set by the program, from {SUPPLIED[key]}; delete it here")
+        else:
+            tail = advise(key, value) or hint(key, known)
+            faults.append(f"{path}: unknown argument of {name}{tail}")
+    misspelt = {nearest(key, known) for key in args.keys() - known.keys()}
+    faults += [
+        f"{join(kind, 'args', key)}: missing; {name} needs it"
+        for key, argument in known.items()
+        if argument.needed and key not in args.keys() | misspelt
+    ]
+    return faults
+
+
+def taken_by(key: str, value: object, others: Mapping[str, Container[str]]) -> str | None:
+    """What to do with an argument that this component does not take, but others of its table do.
+
+    Args:
+        key: The argument.
+        value: What the config says for it.
+        others: The arguments of the others, by name.
+
+    Returns:
+        The end of a message, or None where no other takes it either.
+    """
+    names = [name for name, arguments in others.items() if key in arguments]
+    if not names:
+        return None
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f" (but of {shown}); delete the line {show(key)}: {show(value)}"
+
+
+def _look_up(kind: str, table: Mapping[str, Callable[..., T]], name: str) -> Callable[..., T]:
+    if name not in table:
+        raise ConfigError(f"{kind}.type: unknown name {name!r}{hint(name, table)}")
+    return table[name]
+
+
+def _refused(
+    kind: str, name: str, factory: Callable[..., Any], supplied: Iterable[str]
+) -> list[str]:
+    """What the program passes and the entry does not take: a signature to be completed."""
+    parameters = inspect.signature(factory).parameters
+    return [
+        f"{kind}.type: {name} has no argument {key!r}, which the program passes; add it to its "
+        "signature"
+        for key in supplied
+        if key not in parameters
+    ]
+
+
+def _advice(
+    table: Mapping[str, Callable[..., Any]], name: str, key: str, value: object
+) -> str | None:
+    others = {
+        other: inspect.signature(entry).parameters
+        for other, entry in table.items()
+        if other != name
+    }
+    return taken_by(key, value, others)
+
+
+def _convert(checker: Checker | None, value: object) -> object:
+    # JSON mode, because strict checks of Python values refuse a list where a tuple is asked.
+    return value if checker is None else checker.validate_json(json.dumps(value, default=str))

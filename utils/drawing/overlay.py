@@ -1,0 +1,74 @@
+"""A picture with its classes drawn in, and below it a legend of the classes that occur."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from utils.drawing.palette import Colour, to_colours
+
+_OPACITY = 0.5
+_BACKGROUND = (255, 255, 255)
+_INK = (0, 0, 0)
+
+
+def overlay(
+    picture: np.ndarray, mask: np.ndarray, palette: Sequence[Colour], classes: Sequence[str]
+) -> Image.Image:
+    """Draw class colours over a picture and add a legend with names and shares.
+
+    Args:
+        picture: (H, W, C), uint8, uint16 or float; other than three channels show what they can.
+        mask: (H, W) class ids.
+        palette: A colour for each class.
+        classes: A name for each class.
+
+    Returns:
+        RGB, as wide as the picture (at least as wide as the longest name), higher by the legend.
+    """
+    colours = to_colours(mask, palette).astype(np.float32)
+    mixed = (1 - _OPACITY) * shown(picture) + _OPACITY * colours
+    drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
+    legend = _legend(mask, palette, classes, least_width=drawn.width)
+    sheet = Image.new("RGB", (legend.width, drawn.height + legend.height), _BACKGROUND)
+    sheet.paste(drawn, (0, 0))
+    sheet.paste(legend, (0, drawn.height))
+    return sheet
+
+
+def shown(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, C) as something to look at: (H, W, 3) float32 in [0, 255].
+
+    The first three channels, or the first as grey; other dtypes than uint8 are stretched from
+    their lowest to their highest value.
+    """
+    channels = picture[..., :3] if picture.shape[2] >= 3 else picture[..., :1].repeat(3, axis=2)
+    pixels = channels.astype(np.float32)
+    if picture.dtype == np.uint8:
+        return pixels
+    low, high = np.nanmin(pixels), np.nanmax(pixels)
+    return np.nan_to_num((pixels - low) * (255 / max(float(high - low), 1e-12)))
+
+
+def _legend(
+    mask: np.ndarray, palette: Sequence[Colour], classes: Sequence[str], *, least_width: int
+) -> Image.Image:
+    """Entries of the classes that occur, the largest first, in as many columns as fit."""
+    counts = np.bincount(mask.ravel(), minlength=len(classes))
+    present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
+    size = max(11, least_width // 60)
+    font = ImageFont.load_default(size)
+    texts = [f"{classes[one]} {counts[one] / mask.size:.1%}" for one in present]
+    box = size + size // 2
+    widest = max(int(font.getlength(text)) for text in texts) + 2 * box
+    width = max(least_width, widest + size)
+    columns = max(1, (width - size) // widest)
+    rows = -(-len(present) // columns)
+    legend = Image.new("RGB", (width, rows * box + size), _BACKGROUND)
+    draw = ImageDraw.Draw(legend)
+    for index, (one, text) in enumerate(zip(present, texts, strict=True)):
+        left = size // 2 + index % columns * widest
+        top = size // 2 + index // columns * box
+        draw.rectangle((left, top, left + size, top + size), fill=palette[one], outline=_INK)
+        draw.text((left + box, top), text, fill=_INK, font=font)
+    return legend

@@ -1,0 +1,96 @@
+"""The small pictures of a report: image, label, prediction, and where they differ."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from utils.drawing.grid import shrink_mask, shrink_picture
+from utils.drawing.overlay import shown
+from utils.drawing.palette import VOID_COLOUR, Colour
+
+_LONGEST = 320  # pixels of the long side: four side by side fill a page
+RIGHT: Colour = (29, 92, 160)
+WRONG: Colour = (220, 38, 38)
+_PALETTE = 256  # colours that a PNG of one byte a pixel holds
+_GREY = 0.45  # of an image's contrast that stays behind the errors
+KINDS = ("image", "label", "prediction", "errors")
+TYPES = ("image/jpeg", "image/png", "image/png", "image/jpeg")
+
+
+def draw(
+    image: np.ndarray,
+    mask: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    palette: Sequence[Colour],
+    ignore_index: int,
+) -> tuple[bytes, ...]:
+    """Encode one image of an evaluation as the four `KINDS`, of the four `TYPES`.
+
+    Args:
+        image: (H, W, channels) in the file's dtype.
+        mask: (H, W) labels.
+        prediction: (H, W) class numbers.
+        palette: A colour for each class.
+        ignore_index: The label of void pixels.
+    """
+    picture = shrink_picture(shown(image), longest=_LONGEST)
+    label = shrink_mask(mask.astype(np.int64), longest=_LONGEST)
+    predicted = shrink_mask(prediction.astype(np.int64), longest=_LONGEST)
+    grey = picture.mean(axis=2, keepdims=True) * _GREY + 255 * (1 - _GREY)
+    errors = grey.repeat(3, axis=2).astype(np.uint8)
+    errors[predicted != label] = WRONG
+    errors[label == ignore_index] = VOID_COLOUR
+    return (
+        _jpeg(picture),
+        _labels(label, palette, ignore_index),
+        # A class may have the number of void: what is predicted is always a class.
+        _labels(predicted, palette, None),
+        _jpeg(errors),
+    )
+
+
+def heat_map(shares: np.ndarray) -> bytes:
+    """(C, C) row shares as a PNG of one pixel a cell: right answers blue, wrong ones red."""
+    return _png(heat_colours(shares))
+
+
+def heat_colours(shares: np.ndarray) -> np.ndarray:
+    """(C, C) shares in [0, 1] -> (C, C, 3) uint8, white at 0."""
+    strength = strength_of(shares)[..., None]
+    right = np.eye(len(shares), dtype=bool)[..., None]
+    full = np.where(right, np.array(RIGHT), np.array(WRONG))
+    return np.rint(255 + (full - 255) * strength).astype(np.uint8)
+
+
+def strength_of(shares: np.ndarray) -> np.ndarray:
+    """How strong a colour shows a share: its root, for small confusions are what one looks for."""
+    return np.sqrt(np.clip(shares, 0, 1))
+
+
+def _labels(labels: np.ndarray, palette: Sequence[Colour], ignore_index: int | None) -> bytes:
+    """Class numbers as a PNG, of one byte a pixel where the classes allow it."""
+    void = len(palette)
+    numbers = labels if ignore_index is None else np.where(labels == ignore_index, void, labels)
+    colours = np.array([*palette, VOID_COLOUR], np.uint8)
+    if void >= _PALETTE:
+        return _png(colours[numbers])
+    picture = Image.fromarray(numbers.astype(np.uint8))
+    picture.putpalette(colours.tobytes())
+    return _encoded(picture, format="PNG", optimize=True)
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    return _encoded(Image.fromarray(pixels), format="JPEG", quality=85, subsampling=0)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return _encoded(Image.fromarray(pixels), format="PNG", optimize=True)
+
+
+def _encoded(picture: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)  # pyrefly: ignore
+    return buffer.getvalue()

@@ -1,0 +1,137 @@
+"""What is written for a picture: mask, overlay, probabilities, each whole or not at all."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from utils.drawing.overlay import overlay
+from utils.drawing.palette import Colour, to_palette_image
+from utils.errors import ResourceError
+from utils.files.outputs import Job, write_whole
+from utils.files.rasters import Raster, write_mask_tiff
+from utils.inference.streaming import MaskRows, finish
+
+_PALETTE_CLASSES = 255  # the 256th entry of a palette is void's
+_PNG_EFFORT = 3  # of 9: masks compress well at any; 9 costs more than a small network
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is written beside the masks."""
+
+    overlay: bool = False
+    probabilities: bool = False
+
+
+class Results(NamedTuple):
+    """What is known about one picture."""
+
+    pixels: np.ndarray  # (H, W, C)
+    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes
+    probabilities: np.ndarray | None  # (K, H, W) float16
+    raster: Raster | None = None  # where the mask lies on the ground
+
+
+class Streamed(NamedTuple):
+    """A mask whose rows are on disk."""
+
+    rows: MaskRows
+    raster: Raster
+
+
+class Writer:
+    """Writes results under a job's name.
+
+    Args:
+        classes: A name for each class.
+        palette: A colour for each class.
+        extras: What to write beside the masks.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], palette: Sequence[Sequence[int]], *, extras: Extras
+    ) -> None:
+        self._classes = classes
+        self._palette: list[Colour] = [(red, green, blue) for red, green, blue in palette]
+        self._extras = extras
+
+    def __call__(self, job: Job, results: Results | Streamed) -> None:
+        """Write all that belongs to one picture.
+
+        Raises:
+            ResourceError: The folder or disk does not take it.
+        """
+        with writing(job.target):
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(results, Streamed):
+                finish(results.rows, job.result(".tif"), results.raster, self._palette)
+            else:
+                self._write(job, results)
+
+    def _write(self, job: Job, results: Results) -> None:
+        mask, raster = results.mask, results.raster
+        if raster is None:
+            write_whole(job.result(".png"), partial(write_mask, mask, self._palette))
+        else:
+            in_place = partial(
+                write_mask_tiff,
+                rows=lambda top, bottom: mask[top:bottom],
+                size=raster.size,
+                dtype=mask.dtype,
+                palette=self._palette,
+                tags=raster.tags,
+            )
+            write_whole(job.result(".tif"), in_place)
+        if self._extras.overlay:
+            drawn = overlay(results.pixels, mask, self._palette, self._classes)
+            as_jpeg = partial(drawn.save, format="JPEG", quality=90)
+            write_whole(job.result(".overlay.jpg"), as_jpeg)
+        if results.probabilities is not None:
+            write_whole(job.result(".npy"), partial(_save_array, results.probabilities))
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ResourceError that names the result."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(f"{target}: cannot be written ({reason})") from error
+
+
+def mask_dtype(num_classes: int) -> np.dtype[Any]:
+    """What holds all class ids: uint8, or uint16 over 255 classes."""
+    return np.dtype(np.uint8 if num_classes <= _PALETTE_CLASSES else np.uint16)
+
+
+def to_half(probabilities: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Round (K, H, W) to float16 such that its argmax is still the mask.
+
+    Rounding can make the two likeliest classes equal; the mask's then gets the next number up.
+    """
+    half = probabilities.astype(np.float16)
+    tied = half.argmax(0) != mask
+    if tied.any():
+        highest = half.max(0)
+        raised = np.where(tied, np.nextafter(highest, np.float16(2)), highest)
+        np.put_along_axis(half, mask[None].astype(np.int64), raised[None], axis=0)
+    return half
+
+
+def write_mask(mask: np.ndarray, palette: Sequence[Colour], path: Path) -> None:
+    """Write a mask as PNG: uint8 with its palette, uint16 as 16-bit grey."""
+    wide = mask.dtype == np.uint16
+    picture = Image.fromarray(mask) if wide else to_palette_image(mask, palette)
+    picture.save(path, format="PNG", compress_level=_PNG_EFFORT)
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)

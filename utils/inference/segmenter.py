@@ -1,0 +1,228 @@
+"""From picture files to result files: read, predict, write, each while the others work."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.data.normalize import Normalize
+from utils.errors import DataError, ResourceError, UserError
+from utils.files.outputs import Job
+from utils.files.rasters import SUFFIXES, Raster
+from utils.hardware.memory import free_memory
+from utils.hardware.precision import autocast, resolve_precision
+from utils.inference.inputs import fit, read_picture
+from utils.inference.pipeline import overlapped
+from utils.inference.prediction import Model
+from utils.inference.predictor import Predictor, Settings
+from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
+from utils.inference.streaming import MaskRows, MemoryRows, Rows, fill
+
+STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
+
+
+class Read(NamedTuple):
+    """A picture as read: its pixels, and of some TIFF files what else is known, closed."""
+
+    pixels: np.ndarray | None  # (H, W, C); None: too large to be read whole
+    raster: Raster | None = None
+
+
+class Segmenter:
+    """Segments pictures with one model.
+
+    Args:
+        model: Maps normalised images (N, C, H, W) to logits (N, K, H, W).
+        checkpoint: Gives classes, palette, mean, std and dtype of the input.
+        settings: How to predict.
+        device: Where the model runs.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        extras: What to write beside the masks.
+        say: Told what the user should know, once each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        checkpoint: Mapping[str, Any],
+        *,
+        settings: Settings,
+        device: torch.device,
+        precision: str,
+        extras: Extras = Extras(),  # noqa: B008  frozen
+        say: Callable[[str], None],
+    ) -> None:
+        classes: Sequence[str] = checkpoint["classes"]
+        self._classes = len(classes)
+        self._mask_dtype = mask_dtype(len(classes))
+        self._write = Writer(classes, checkpoint["palette"], extras=extras)
+        self.expected = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
+        self.streamed_pixels = STREAMED_PIXELS
+        self._model = model.eval().to(device)
+        self._device = device
+        self._precision = resolve_precision(precision, device)
+        self._extras = extras
+        self._say = say
+        self._input = [list(checkpoint["mean"]), list(checkpoint["std"]), self.expected[1]]
+        normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
+        self.predictor = Predictor(
+            as_model(self._model, normalize.to(device), self._precision), settings, say=say
+        )
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
+        """Segment all; yields each picture when it is written, with what went wrong, if anything.
+
+        Raises:
+            ResourceError: A result cannot be written.
+        """
+        return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
+
+    def _read(self, job: Job) -> Read:
+        try:
+            return self._decode(job)
+        except MemoryError as error:
+            raise ResourceError(f"{job.picture}: too little memory to read it") from error
+
+    def _decode(self, job: Job) -> Read:
+        if job.picture.suffix.lower() not in SUFFIXES:
+            return Read(read_picture(job.picture, self.expected))
+        try:
+            raster = Raster(job.picture)
+        except DataError as first:
+            try:  # Pillow knows some that tifffile's plain pixels leave out
+                return Read(read_picture(job.picture, self.expected))
+            except DataError:
+                raise first from None
+        height, width = raster.size
+        with raster:
+            if height * width > self.streamed_pixels:
+                fit(raster.rows(0, 1), self.expected, job.picture)
+                return Read(None, raster)
+            if raster.georeferenced:
+                return Read(fit(raster.rows(0, height), self.expected, job.picture), raster)
+        return Read(read_picture(job.picture, self.expected))
+
+    def _compute(self, job: Job, read: Read) -> Results | Streamed:
+        if read.pixels is not None:
+            return self.segment(read.pixels, job.picture.name)._replace(raster=read.raster)
+        with Raster(job.picture) as raster:
+            return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
+
+    @torch.inference_mode()
+    def segment(self, pixels: np.ndarray, name: str = "picture") -> Results:
+        """Segment one decoded picture (H, W, C) of the channels and dtype that are expected."""
+        height, width = pixels.shape[:2]
+        if self._fits(height, width):
+            images = as_images(pixels).to(self._device)
+            found = self.predictor.segment(images, probabilities=self._extras.probabilities)
+            mask = found.mask.numpy().astype(self._mask_dtype)
+            if found.probabilities is None:
+                return Results(pixels, mask, None)
+            return Results(pixels, mask, to_half(found.probabilities.numpy(), mask))
+        return Results(pixels, self._banded(pixels, name), None)
+
+    def _fits(self, height: int, width: int) -> bool:
+        """Whether the logits of a picture fit into what is free; on a GPU trying tells."""
+        scales = self.predictor.settings.used_scales
+        factor = 1 + 2 * max(scales) ** 2  # the sum, and the largest before and after resizing
+        needed = 4 * self._classes * height * width * factor
+        return self._device.type != "cpu" or needed < free_memory()
+
+    def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        """The mask of a picture whose logits do not fit, by bands of windows."""
+        size = (pixels.shape[0], pixels.shape[1])
+        images = as_images(pixels)
+        self._announce(name, size)
+        rows = MemoryRows(size, self._mask_dtype)
+        self._fill(rows, size, lambda top, bottom: images[:, :, top:bottom], name)
+        return rows.mask
+
+    @torch.inference_mode()
+    def _stream(self, job: Job, raster: Raster) -> Streamed:
+        def read(top: int, bottom: int) -> Tensor:
+            return as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
+
+        self._announce(job.picture.name, raster.size)
+        with writing(job.target):
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            rows = MaskRows(
+                job.result(".tif"),
+                width=raster.size[1],
+                dtype=self._mask_dtype,
+                meaning=self._meaning(raster),
+            )
+        try:
+            self._fill(rows, raster.size, read, job.picture.name)
+        except BaseException:
+            rows.close()
+            raise
+        if self._extras.overlay:
+            self._say(f"{job.picture.name}: too large for an overlay: mask only")
+        return Streamed(rows, raster)
+
+    def _fill(
+        self,
+        rows: Rows,
+        size: tuple[int, int],
+        read: Callable[[int, int], Tensor],
+        name: str,
+    ) -> None:
+        predictor = self.predictor
+        fill(
+            rows,
+            lambda images: predictor.windows(images.to(self._device)),
+            read,
+            predictor.grid(size),
+            batch_size=predictor.settings.batch_size,
+            store=predictor.store,
+            say=lambda line: self._say(f"{name}: {line}"),
+        )
+
+    def _announce(self, name: str, size: tuple[int, int]) -> None:
+        scales = len(self.predictor.settings.used_scales)
+        at = f" at {scales} scales (--mode sliding: at one)" if scales > 1 else ""
+        windows = len(self.predictor.grid(size))
+        self._say(f"{name}: {size[1]} x {size[0]} pixels do not fit whole, {windows} windows{at}")
+        if self._extras.probabilities:
+            self._say(f"{name}: too large for probabilities: mask only")
+
+    def _meaning(self, raster: Raster) -> dict[str, Any]:
+        """What makes two masks of one name the same mask."""
+        status = raster.path.stat()
+        return {
+            "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
+            "weights": self._weights_digest,
+            "input": self._input,
+            "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},
+            "arithmetic": [self._device.type, self._precision, torch.__version__],
+        }
+
+    @cached_property
+    def _weights_digest(self) -> str:
+        digest = hashlib.sha256()
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def as_model(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
+    """The model as prediction wants it: from plain pixels (N, C, H, W) to logits."""
+    model = model.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
+
+    def run(images: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            return model(normalize(images).contiguous(memory_format=torch.channels_last))
+
+    return run
+
+
+def as_images(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) as (1, C, H, W), channels last, without a copy where the array is our own."""
+    own = np.require(pixels, requirements=["C", "W"])
+    return torch.from_numpy(own).permute(2, 0, 1)[None]

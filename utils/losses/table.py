@@ -1,0 +1,220 @@
+"""The table of losses, their sums, and the wrapper for deep supervision."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, MinLen
+from torch import Tensor, nn
+
+from utils.config.registry import build
+from utils.errors import ConfigError
+from utils.losses.contract import SegmentationLoss, divide
+from utils.losses.lovasz import LovaszSoftmax
+from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
+from utils.losses.region import Classes, DiceLoss, Tversky
+
+log = logging.getLogger("segmentation")
+
+__all__ = ["LOSSES", "CE_DiceLoss", "Part", "Sum", "WithAuxiliary", "build_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a sum, as a config writes it."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # a misspelt key is a fault, not a no-op
+
+    type: str
+    args: dict[str, Any] = field(default_factory=dict)
+    weight: Annotated[float, Ge(0)] = 1.0
+
+
+class _Mixture(SegmentationLoss):
+    """A weighted sum of losses.
+
+    Where the trainer supplies the effective batch's divisor, parts that divide by it take it,
+    and the others are averaged over micro-batches and processes by the share of valid pixels
+    (or of their class weights) that each holds: the shares of an effective batch add up to 1.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[float, SegmentationLoss]],
+        *,
+        ignore_index: int,
+        class_weights: Sequence[float] | None,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, class_weights=class_weights)
+        self.weights = [weight for weight, _ in parts]
+        self.parts = nn.ModuleList(loss for _, loss in parts)
+        self.divides_by_total = any(loss.divides_by_total for _, loss in parts)
+
+    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+        """The weighted sum of the parts."""
+        value = logits.new_zeros(())
+        share = divide(self.own_total(logits, target), total) if total is not None else None
+        for weight, loss in zip(self.weights, self.parts, strict=True):
+            assert isinstance(loss, SegmentationLoss)
+            if loss.divides_by_total or share is None:
+                value = value + weight * loss(logits, target, total=total)
+            else:
+                value = value + weight * share * loss(logits, target)
+        return value
+
+
+class CE_DiceLoss(_Mixture):  # noqa: N801 - the documented name
+    """Cross-entropy plus Dice."""
+
+    def __init__(
+        self,
+        *,
+        smooth: Annotated[float, Ge(0)] = 1.0,
+        classes: Classes = "present",
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Build both.
+
+        Args:
+            smooth: As in `DiceLoss`.
+            classes: As in `DiceLoss`.
+            ignore_index: The label of void pixels.
+            class_weights: For both parts.
+        """
+        entropy = CrossEntropyLoss2d(ignore_index=ignore_index, class_weights=class_weights)
+        dice = DiceLoss(
+            smooth=smooth, classes=classes, ignore_index=ignore_index, class_weights=class_weights
+        )
+        super().__init__(
+            [(1.0, entropy), (1.0, dice)], ignore_index=ignore_index, class_weights=class_weights
+        )
+
+
+class Sum(_Mixture):
+    """A weighted sum of any losses, from the config."""
+
+    def __init__(
+        self,
+        *,
+        parts: Annotated[tuple[Part, ...], MinLen(1)],
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        """Build the parts.
+
+        Args:
+            parts: Each `{"type": name, "args": {...}, "weight": 1.0}`; the latter two optional.
+            ignore_index: The label of void pixels.
+            class_weights: For all parts.
+
+        Raises:
+            ConfigError: A part that `LOSSES` does not have, or arguments it does not take.
+        """
+        losses = []
+        for number, part in enumerate(parts):
+            loss = build(
+                f"loss.args.parts[{number}]",
+                LOSSES,
+                part.type,
+                part.args,
+                ignore_index=ignore_index,
+                class_weights=class_weights,
+            )
+            losses.append((part.weight, loss))
+        super().__init__(losses, ignore_index=ignore_index, class_weights=class_weights)
+
+
+class WithAuxiliary(nn.Module):
+    """The loss of a model's output, be it logits or `(logits, *auxiliary logits)`."""
+
+    def __init__(self, loss: SegmentationLoss, aux_weight: Annotated[float, Ge(0)] = 0.4) -> None:
+        """Weigh auxiliary outputs.
+
+        Args:
+            loss: Applied to every output.
+            aux_weight: Factor of each auxiliary output (0.4 in PSPNet, section 5.1).
+        """
+        super().__init__()
+        self.loss = loss
+        self.aux_weight = aux_weight
+
+    def forward(
+        self,
+        output: Tensor | Sequence[Tensor],
+        target: Tensor,
+        *,
+        total: Tensor | None = None,
+    ) -> Tensor:
+        """loss(logits) + aux_weight * sum of loss(auxiliary); a scalar.
+
+        Args:
+            output: (N, C, H, W) logits, or a sequence of such with the main output first.
+            target: (N, H, W) int64.
+            total: As in `SegmentationLoss.forward`.
+        """
+        main, *auxiliary = (output,) if isinstance(output, Tensor) else output
+        value = self.loss(main, target, total=total)
+        for logits in auxiliary:
+            value = value + self.aux_weight * self.loss(logits, target, total=total)
+        return value
+
+    def total(self, label_counts: Tensor) -> Tensor | None:
+        """The divisor of the wrapped loss."""
+        return self.loss.total(label_counts)
+
+
+LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
+    "CrossEntropyLoss2d": CrossEntropyLoss2d,
+    "DiceLoss": DiceLoss,
+    "CE_DiceLoss": CE_DiceLoss,
+    "FocalLoss": FocalLoss,
+    "LovaszSoftmax": LovaszSoftmax,
+    "Tversky": Tversky,
+    "Sum": Sum,
+}
+
+
+def build_loss(
+    name: str,
+    args: Mapping[str, object],
+    *,
+    num_classes: int,
+    ignore_index: int,
+    class_weights: Sequence[float] | None = None,
+    aux_weight: float = 0.4,
+) -> WithAuxiliary:
+    """The loss that a config names, ready for any model's output.
+
+    Args:
+        name: A key of `LOSSES`.
+        args: The loss's own arguments.
+        num_classes: Classes of the data set.
+        ignore_index: The label of void pixels.
+        class_weights: One weight a class, or None.
+        aux_weight: Factor of auxiliary outputs.
+
+    Raises:
+        ConfigError: Unknown name or argument, or class weights that do not fit the classes.
+    """
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise ConfigError(
+            f"class_weights: found {len(class_weights)} weights, expected {num_classes}, one for "
+            "each class of the data set in its order"
+        )
+    loss = build("loss", LOSSES, name, args, ignore_index=ignore_index, class_weights=class_weights)
+    if _is_regional(loss):
+        log.info(
+            "loss: %s compares regions (or keeps the hardest pixels) of each process's micro-batch "
+            "by itself; the values are averaged",
+            name,
+        )
+    return WithAuxiliary(loss, aux_weight)
+
+
+def _is_regional(loss: nn.Module) -> bool:
+    """Whether a loss, or a part of it, cannot be divided by the effective batch's total."""
+    return any(
+        isinstance(part, SegmentationLoss) and not part.divides_by_total for part in loss.modules()
+    )

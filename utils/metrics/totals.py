@@ -1,0 +1,115 @@
+"""The sums of an epoch, kept on the device and read at log lines only."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.hardware.distributed import rank, sum_over_processes
+from utils.metrics.confusion import ConfusionMatrix
+
+
+class Totals:
+    """Loss and confusion counts of the training epoch so far.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_index: Label of void pixels.
+        classes: Class names.
+        device: Where the sums are kept.
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
+    ) -> None:
+        self.confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
+        # [epoch's sum, sum since the last log line]; a loss that is not finite stays visible.
+        self._losses = torch.zeros(2, device=device)
+        self._iterations = [0, 0]
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, logits: Tensor, masks: Tensor) -> None:
+        """Take one micro-batch; `loss` is its share of the iteration's."""
+        self._losses += loss.detach()
+        self.confusion.update(logits.detach(), masks)
+
+    def count(self) -> None:
+        """An iteration is complete."""
+        self._iterations = [number + 1 for number in self._iterations]
+
+    def are_finite(self) -> bool:
+        """Whether every loss so far was, in every process; one read."""
+        return bool(torch.isfinite(sum_over_processes(self._losses.clone())).all())
+
+    def recent_loss(self) -> float:
+        """The mean loss of the iterations since the last call, over all processes; one read."""
+        recent = float(sum_over_processes(self._losses[1:].clone()))
+        mean = recent / max(self._iterations[1], 1)
+        self._losses[1].zero_()
+        self._iterations[1] = 0
+        return mean
+
+    def compute(self) -> dict[str, object]:
+        """The epoch's mean loss and scores so far, over all processes."""
+        state = self.state()
+        whole = ConfusionMatrix(
+            self.confusion.num_classes, self.confusion.ignore_index, classes=self.confusion.classes
+        )
+        whole.counts.copy_(state["counts"])
+        loss = float(state["losses"][0]) / max(self._iterations[0], 1)
+        return {"loss": loss, **whole.compute()}
+
+    def state(self) -> dict:
+        """The sums over all processes, on the CPU."""
+        return {
+            "losses": sum_over_processes(self._losses.clone()).cpu(),
+            "iterations": list(self._iterations),
+            "counts": sum_over_processes(self.confusion.counts.clone()).cpu(),
+        }
+
+    def restore(self, state: Mapping) -> None:
+        """Go on from saved sums (held by the first process); an empty mapping starts at zero."""
+        self._losses.zero_()
+        self.confusion.reset()
+        self._iterations = list(state.get("iterations", [0, 0]))
+        if state and rank() == 0:
+            self._losses.copy_(state["losses"])
+            self.confusion.counts.copy_(state["counts"])
+
+
+class ValidationTotals:
+    """Loss and confusion counts of a validation.
+
+    Args:
+        num_classes: Number of classes.
+        ignore_index: Label of void pixels.
+        classes: Class names.
+        device: Where the sums are kept.
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
+    ) -> None:
+        self._confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
+        # [loss x weight, weight]; pixels of a data set are too many for float32.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(2, device=device, dtype=dtype)
+
+    def add(self, loss: Tensor, total: Tensor | None, predictions: Tensor, masks: Tensor) -> None:
+        """Take one batch.
+
+        Args:
+            loss: Its own loss.
+            total: The divisor of pixel losses, by which they weigh; others weigh by the batch.
+            predictions: (N, H, W) class numbers.
+            masks: (N, H, W) labels.
+        """
+        weight = torch.ones_like(loss) if total is None else total.to(loss.device, loss.dtype)
+        self._sums += torch.stack([loss * weight, weight])
+        self._confusion.update(predictions, masks)
+
+    def compute(self) -> dict:
+        """`val_loss` (None without a labelled pixel) and scores, over all processes."""
+        self._confusion.synchronise()
+        weighted, weight = sum_over_processes(self._sums).tolist()
+        return {"val_loss": weighted / weight if weight else None, **self._confusion.compute()}

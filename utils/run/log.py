@@ -1,0 +1,214 @@
+"""What a run says: words to the console and train.log, numbers to metrics.jsonl and TensorBoard.
+
+Only the first process has a folder; in the others every call is without effect.
+"""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import ConfigError, ResourceError
+from utils.files.lock import claim
+from utils.run import folder as run_folder
+from utils.run.checkpoint import write_durably
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("segmentation")
+
+
+class _Console(logging.Handler):
+    """Prints above a running progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Words(logging.FileHandler):
+    """Writes train.log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk stops the run at the next row or checkpoint, which says so."""
+
+
+def log_to_console(*, first_process: bool = True) -> None:
+    """Send the program's messages to stderr; other processes only their warnings."""
+    log.handlers.clear()
+    log.addHandler(_Console())
+    log.setLevel(logging.INFO if first_process else logging.WARNING)
+    log.propagate = False
+
+
+class RunLog:
+    """The files of one run.
+
+    Args:
+        folder: The run folder; None in all processes but the first.
+        tensorboard: Where TensorBoard's events go, or None.
+        resume_bytes: The length of metrics.jsonl at the checkpoint that the run goes on from:
+            rows written after it are cut, since they will be written again.
+        resume_step: TensorBoard hides what an earlier process wrote after this iteration.
+
+    Raises:
+        ConfigError: Another process is training in this folder.
+        ResourceError: A file cannot be written; so do all methods.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        tensorboard: Path | None = None,
+        resume_bytes: int | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+        if folder is None:
+            return
+        with _disk_faults(folder, "save_dir"):
+            self._rows = _claimed(folder / "metrics.jsonl")
+            if resume_bytes is not None and resume_bytes < self._rows.tell():
+                self._rows.truncate(resume_bytes)
+            self._words = _Words(folder / "train.log", encoding="utf-8")
+        self._words.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._words)
+        if tensorboard is not None:
+            try:
+                self._writer = _open_writer(tensorboard, resume_step)
+            except ResourceError:
+                self.close()
+                raise
+
+    @property
+    def position(self) -> int:
+        """The length of metrics.jsonl in bytes."""
+        return 0 if self.folder is None else self._rows.seek(0, 2)
+
+    def row(self, event: str, epoch: int, step: int, metrics: Mapping[str, object]) -> None:
+        """Append one line to metrics.jsonl; numbers that are not finite become null."""
+        if self.folder is None:
+            return
+        row = {"event": event, "epoch": epoch, "step": step, **_finite(metrics)}
+        with _disk_faults(self.folder / "metrics.jsonl", "save_dir"):
+            self._rows.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self._rows.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Write TensorBoard scalars, by tag, at a global iteration; None is left out."""
+        if self._writer is not None:
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                for tag, value in values.items():
+                    if value is not None:
+                        self._writer.add_scalar(tag, value, step)
+
+    def picture(self, step: int, tag: str, picture: np.ndarray) -> None:
+        """Write a TensorBoard image, (H, W, 3) uint8."""
+        if self._writer is not None:
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.add_image(tag, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        if self._writer is not None:
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files, each of them whatever the others do."""
+        if self.folder is None:
+            return
+        log.removeHandler(self._words)
+        with suppress(OSError):  # as _Words has it
+            self._words.close()
+        try:
+            with _disk_faults(self.folder, "save_dir"):
+                self._rows.close()
+        finally:
+            if self._writer is not None:
+                with _disk_faults(self._writer.log_dir, "log_dir"):
+                    self._writer.close()
+
+
+def open_run(
+    folder: Path, config: Mapping[str, object], *, tensorboard: Path | None, resumed: Mapping | None
+) -> RunLog:
+    """Write down a run's config and open its files.
+
+    Args:
+        folder: The run folder.
+        config: The whole config, as plain values.
+        tensorboard: Where TensorBoard's events go, or None.
+        resumed: The checkpoint that the run goes on from, if its rows are in this folder.
+    """
+    run = RunLog(
+        folder,
+        tensorboard=tensorboard,
+        resume_bytes=None if resumed is None else resumed["log_bytes"],
+        resume_step=None if resumed is None else resumed["step"],
+    )
+    # Only now: until RunLog has claimed the folder, a leftover may be another process's file.
+    run_folder.remove_leftovers(folder)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_durably(folder / "config.json", text.encode())
+    return run
+
+
+def _claimed(path: Path) -> BinaryIO:
+    """Open the rows to append; no second process can, until this one ends in whatever way."""
+    file = path.open("ab")
+    if not claim(file, inherited=False):  # workers may outlive a kill for some seconds
+        file.close()
+        raise ConfigError(
+            f"{path.parent}: another process is training in this run folder\n"
+            "  wait until it ends, or stop it, and --resume again"
+        )
+    return file
+
+
+@contextmanager
+def _disk_faults(path: Path | str, key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        or_off = ", or trainer.tensorboard to false" if key == "log_dir" else ""
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror or error}\n"
+            f"  free some space or set trainer.{key} to another disk{or_off}; what was saved "
+            "before is sound: go on with --resume"
+        ) from error
+
+
+def _open_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
+    from torch.utils.tensorboard import SummaryWriter  # 1 s to import, for those who want it
+
+    purge = None if resume_step is None else resume_step + 1
+    with _disk_faults(folder, "log_dir"):
+        return SummaryWriter(str(folder), purge_step=purge)
+
+
+def _finite(metrics: Mapping[str, object]) -> dict[str, object]:
+    plain: dict[str, object] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            plain[name] = _finite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            plain[name] = None
+        else:
+            plain[name] = value
+    return plain

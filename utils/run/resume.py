@@ -1,0 +1,79 @@
+"""The run that --resume goes on with: its checkpoint, its own config, its folder."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.config.config import Config, parse_config
+from utils.errors import CheckpointError, ConfigError
+from utils.run import folder as run_folder
+
+log = logging.getLogger("segmentation")
+
+
+def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Path | None]:
+    """Find a run and apply changes to its config.
+
+    Args:
+        path: A checkpoint or a run folder.
+        overrides: `--set` arguments; differences are listed in the log.
+
+    Returns:
+        The config, the checkpoint's content, and the run folder; None for a file that was moved
+        away from its folder, which starts a new one.
+
+    Raises:
+        CheckpointError: Nothing sound to go on from.
+        ConfigError: Faulty overrides, or another network.
+    """
+    file, state = run_folder.find_checkpoint(path)
+    if state.get("kind") != "training":
+        raise CheckpointError(
+            f"{file}: holds no optimiser state, so a run cannot go on from it\n"
+            f"  resume from last.pth or checkpoint-*.pth, or start anew with --set init_from={file}"
+        )
+    source = f"the config in {file}"
+    own = parse_config(state["config"], source=source)
+    config = parse_config(state["config"], source=source, overrides=overrides)
+    if config.arch != own.arch:
+        raise ConfigError(
+            f"--set arch: a resumed run keeps its network ({own.arch.type}); to start another one "
+            f"from these weights, train anew with --set init_from={file}"
+        )
+    _report_changes(own.resolved(), config.resolved())
+    if state["epoch"] >= config.trainer.epochs:
+        log.warning(
+            "%s: all %d epochs are done, nothing is left to train; more: --set trainer.epochs=%d",
+            file,
+            config.trainer.epochs,
+            2 * config.trainer.epochs,
+        )
+    log.info("going on from %s (epoch %d, iteration %d)", file, state["epoch"], state["step"])
+    return config, state, file.parent if (file.parent / "metrics.jsonl").exists() else None
+
+
+def check_classes(classes: Sequence[str], state: Mapping | None) -> None:
+    """Refuse to go on with other classes.
+
+    Raises:
+        CheckpointError: The data set's classes are not those of the checkpoint.
+    """
+    if state is not None and list(classes) != state["classes"]:
+        raise CheckpointError(
+            f"the checkpoint's classes are not the data set's: {_some(state['classes'])} against "
+            f"{_some(classes)}\n"
+            "  a resumed run keeps its classes; train anew with init_from to change them"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def _report_changes(old: Mapping, new: Mapping, path: str = "") -> None:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            _report_changes(before, after, f"{path}{key}.")
+        elif before != after:
+            log.info("changed: %s%s from %s to %s", path, key, before, after)
