@@ -97,7 +97,7 @@ def test_an_import_that_points_up_is_found():
 def test_packages_of_utils_use_only_those_of_the_table():
     def rule(path, text):
         parts = path.relative_to(ROOT).parts
-        if parts[0] != "utils" or len(parts) == 2 and parts[1] == "__init__.py":
+        if parts[0] != "utils" or (len(parts) == 2 and parts[1] == "__init__.py"):
             return []
         return wrong_packages(parts[1].removesuffix(".py"), ast.parse(text))
 
