@@ -148,6 +148,11 @@ def test_nothing_runs_what_a_stranger_wrote():
     assert offenders(dangerous) == {}
 
 
+def test_temporary_names_come_from_one_place():
+    """A process id is not unique: containers on several machines may share a folder."""
+    assert offenders(lambda _, text: re.findall(r"getpid|\.tmp\b", text)) == {}
+
+
 def test_checkpoints_are_read_in_two_places_and_never_unsafely():
     """Ours by utils/run/checkpoint.py; the predecessor's, of another form, by the tool for them."""
     calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))

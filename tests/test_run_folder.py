@@ -1,11 +1,13 @@
 """Run folders belong to one run; the furthest sound checkpoint is found; old ones go."""
 
+import os
 import re
 
 import pytest
 from test_checkpoint import CONTENT
 
 from utils.errors import CheckpointError, ResourceError
+from utils.files.outputs import write_whole
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 
@@ -78,7 +80,10 @@ def test_trimming_goes_by_number_not_by_name_or_time(tmp_path):
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    (tmp_path / "last.pth.tmp.123").touch()
     (tmp_path / "last.pth").touch()
+    if os.fork() == 0:
+        write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
+    os.wait()
+    assert len(list(tmp_path.iterdir())) == 2
     run_folder.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]

@@ -5,7 +5,6 @@ name and renamed, so that nobody sees half of one, and holds the size and time o
 that a changed file is read anew.
 """
 
-import contextlib
 import hashlib
 import json
 import mmap
@@ -18,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from utils.errors import ResourceError
+from utils.files.outputs import write_whole
 from utils.hardware.memory import free_memory
 
 Pixels = tuple[np.ndarray, np.ndarray]
@@ -188,17 +188,17 @@ def _write_entry(path: Path, stamp: list[list[int]], image: np.ndarray, mask: np
         "mask_dtype": mask.dtype.name,
         "mask_at": _HEADER + image_bytes,
     }
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
+
+    def write(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             file.write(json.dumps(facts).encode().ljust(_HEADER))
             file.write(np.ascontiguousarray(image).data)
             file.write(b"\0" * (image_bytes - image.nbytes))
             file.write(np.ascontiguousarray(mask).data)
-        unfinished.replace(path)
+
+    try:
+        write_whole(path, write)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise ResourceError(
             f"{path}: the cache cannot be written: {error.strerror}\n"
             '  fix: make room, set "cache_dir" to a larger disk, or leave the cache out'

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from utils.errors import CheckpointError, ResourceError
+from utils.files.outputs import write_whole
 
 FORMAT_VERSION = 1
 Plain = dict | list | str | int | float | bool | None | torch.Tensor
@@ -80,25 +81,23 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     Raises:
         ResourceError: The disk is full or the folder cannot be written; the old file is kept.
     """
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
+
+    def write(temporary: Path) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+
+    try:
+        write_whole(path, write)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ResourceError(
             f"cannot write {path}: {error.strerror or error}\n"
             f"  needed: {len(data):,} bytes, free: {_free_bytes(path.parent)}\n"
             "  what was saved before is untouched; free some space or set trainer.save_dir "
             "to another disk, then --resume"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path | str) -> dict:
