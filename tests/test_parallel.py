@@ -173,6 +173,13 @@ def test_data_parallel_refuses_synchronised_batch_norm(tmp_path):
         parse_config(config)
 
 
+def test_data_parallel_refuses_to_compile(tmp_path):
+    config = plain_config(tmp_path, compile=True) | {"parallel": "DataParallel"}
+    with pytest.raises(ConfigError, match=r"trainer\.compile: .*\"DDP\" or trainer\.compile to f"):
+        parse_config(config)
+    assert parse_config(config | {"parallel": "DDP"}).trainer.compile
+
+
 def test_several_processes_are_wrapped_for_their_device(monkeypatch):
     built = []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
