@@ -55,7 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         config, state, folder = resumed_run(Path(args.resume), args.set)
     if args.check_data:
         from dataloaders.building import check_data
+        from utils.hardware.distributed import environment_rank
 
+        if environment_rank() != 0:
+            return 0
         report, usable = check_data(**_sections(config))
         print(report)
         return 0 if usable else DataError.exit_code

@@ -99,6 +99,7 @@ class BaseDataset:
                 f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
             )
         self.pairs: tuple[Pair, ...] = ()
+        self.image_sizes: list[tuple[int, int]] | None = None
         self._cache: PixelCache | None = None
         self.table = self.label_table()
         self.border = tuple(self._full_scale(value) for value in self.mean)
@@ -133,6 +134,12 @@ class BaseDataset:
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` as displayed, from its header alone."""
         return image_size(self.pairs[index].image)
+
+    def all_sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every image; headers are opened where these are not known."""
+        if self.image_sizes is None:
+            self.image_sizes = [self.size(index) for index in range(len(self))]
+        return self.image_sizes
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -194,24 +201,36 @@ class BaseDataset:
         """
         if self.cache is None or self._cache is not None:
             return
-        dtype = np.dtype(self.input_dtype)
-        sizes = [self.size(index) for index in range(len(self))]
-        if self.cache == "ram" or not self.pairs:
+        if self.caches_in_memory:
             self._cache = RamCache(
-                sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
+                self.all_sizes(),
+                channels=len(self.mean),
+                dtype=np.dtype(self.input_dtype),
+                mask_dtype=np.dtype(self.table.dtype),
             )
             return
-        a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
             recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
-            total_bytes=sum(height * width for height, width in sizes) * a_pixel,
+            total_bytes=self.decoded_bytes(),
         )
+
+    @property
+    def caches_in_memory(self) -> bool:
+        """Whether decoded pixels are kept in memory, as those of generated pictures always are."""
+        return self.cache == "ram" or (self.cache == "disk" and not self.pairs)
+
+    def decoded_bytes(self) -> int:
+        """Return the bytes of all images and masks once they are decoded."""
+        a_pixel = len(self.mean) * np.dtype(self.input_dtype).itemsize
+        a_pixel += np.dtype(self.table.dtype).itemsize
+        return sum(height * width for height, width in self.all_sizes()) * a_pixel
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""
         self.pairs = tuple(self.pairs[index] for index in indices)
+        self.image_sizes = None
 
     def split_off(self) -> "BaseDataset":
         """Take the share `val_split` out of this data set.

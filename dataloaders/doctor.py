@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import cv2
 
 from base.base_dataset import BaseDataset
+from dataloaders.known_files import known, read_sizes, stamps
 from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.errors import DataError
+from utils.files.images import unreadable
 from utils.hardware.workers import START_METHOD
 from utils.seeding import check_order
 
@@ -94,7 +96,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title)
     findings = _run(partial(_examine_pair, dataset, full), looked_at)
-    headers = [] if full else _run(partial(_header_problem, dataset), range(total))
+    headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
     _report_values(result, dataset, [finding for finding in findings if finding.facts])
     _report_classes(result, dataset, findings, full=full)
@@ -103,23 +105,21 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
 
 def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
     """Return what is wrong when training and validation share images: a file or its content."""
-    groups: defaultdict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for kind, dataset in (("train", train), ("val", val)):
-        for pair in dataset.pairs:
-            if pair.image.is_file():
-                groups[pair.image.stat().st_size].append((kind, pair.image))
-    shared = []
-    for members in groups.values():
-        if len({kind for kind, _ in members}) == 2:
-            by_content: dict[bytes, Path] = {}
-            for kind, path in members:
-                if kind == "train":
-                    by_content.setdefault(_digest(path), path)
-            shared += [
-                f"{path} is {by_content[_digest(path)]}"
-                for kind, path in members
-                if kind == "val" and _digest(path) in by_content
-            ]
+    trained_on, validated = (
+        {path: stamp[0] for path, stamp in zip(paths, stamps(paths), strict=True) if stamp}
+        for paths in ([pair.image for pair in dataset.pairs] for dataset in (train, val))
+    )
+    of_one_size = set(trained_on.values()) & set(validated.values())
+    trained_on, validated = (
+        _contents([path for path, size in paths.items() if size in of_one_size])
+        for paths in (trained_on, validated)
+    )
+    originals = {content: path for path, content in trained_on.items()}
+    shared = [
+        f"{path} is {originals[content]}"
+        for path, content in validated.items()
+        if content in originals
+    ]
     if not shared:
         return None
     return _with_examples(
@@ -178,14 +178,6 @@ def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     except DataError as error:
         problem = str(error)
     return Finding(problem, facts, None if counts is None else tuple(counts.tolist()))
-
-
-def _header_problem(dataset: BaseDataset, index: int) -> str:
-    try:
-        dataset.size(index)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _report_problems(result: Examination, problems: Sequence[str]) -> None:
@@ -262,9 +254,18 @@ def _report_classes(
     result.notes.append(f"labelled pixels: {', '.join(shares)}")
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+def _contents(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return what stands for the content of each file that can be read."""
+    found = known(paths, lambda index: _digest(paths[index]), about="content", title="CONTENT")
+    return {path: one for path, one in zip(paths, found, strict=True) if isinstance(one, str)}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _indented(text: str) -> str:

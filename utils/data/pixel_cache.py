@@ -45,6 +45,18 @@ def _gib(count: float) -> str:
     return f"{count / _GIB:.1f} GiB"
 
 
+def require_memory(needed: int, *, images: int, processes: int = 1) -> None:
+    """Raise ResourceError unless this machine has `needed` bytes for all processes together."""
+    free = free_memory()
+    if needed > _MARGIN * free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise ResourceError(
+            f'"cache": "ram" needs {_gib(needed)} for {images} decoded images{each}, '
+            f"but {_gib(free)} of memory are free\n"
+            '  fix: "cache": "disk", or no cache'
+        )
+
+
 class RamCache:
     """One anonymous shared mapping, made before the workers are forked and filled by all of them.
 
@@ -70,13 +82,7 @@ class RamCache:
         for size in sizes:
             parts = _nbytes(size, channels, dtype.itemsize, mask_dtype.itemsize)
             self._starts.append(self._starts[-1] + sum(parts) + (-parts[1]) % _ALIGN)
-        free = free_memory()
-        if self._starts[-1] > _MARGIN * free:
-            raise ResourceError(
-                f'"cache": "ram" needs {_gib(self._starts[-1])} for {len(sizes)} decoded images, '
-                f"but {_gib(free)} of memory are free\n"
-                '  fix: "cache": "disk", or no cache'
-            )
+        require_memory(self._starts[-1], images=len(sizes))
         self._memory = mmap.mmap(-1, self._starts[-1])
         self._filled = np.frombuffer(self._memory, np.uint8, len(sizes))
 
