@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import socket
 
+import cv2
+
 from utils.errors import UserError
 from utils.hardware import distributed
 
@@ -34,11 +36,18 @@ def together(work, *, processes=2):
 
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     started = [
-        context.Process(target=process, args=(rank, sending))
+        context.Process(target=process, args=(rank, sending), daemon=True)
         for rank, (_, sending) in enumerate(pipes)
     ]
-    for one in started:
-        one.start()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork either
+    try:
+        for one in started:
+            one.start()
+    finally:
+        cv2.setNumThreads(threads)
+    for _, sending in pipes:
+        sending.close()  # so that a process that died ends the waiting
     results = [receiving.recv() for receiving, _ in pipes]
     for one in started:
         one.join()

@@ -1,15 +1,14 @@
 """Evaluation against naive oracles: sums, order, processes, memory."""
 
-import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 from evaluation_cases import Pictures, answer, draw_nothing, oracle
+from processes import together
 
 from utils.errors import DataError
 from utils.evaluation.scoring import SHOWN, Evaluator, confusion
-from utils.hardware import distributed
 from utils.metrics.boundary import RATIO, boundary_counts
 
 
@@ -74,51 +73,20 @@ def test_labels_of_no_class_are_not_counted():
     assert counts.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
-def together(monkeypatch, world, work):
-    """Run `work` as `world` processes would, each in a thread, with sums over all of them."""
-    here = threading.local()
-    barrier = threading.Barrier(world)
-    board = [None] * world
+@pytest.mark.parametrize("world", [2, 5])
+def test_any_number_of_processes_gives_the_same_evaluation(world):
+    def run():
+        return [evaluate(Pictures(length), boundary_ratio=RATIO) for length in (1, 2, 5, 33)]
 
-    def exchange(value):
-        barrier.wait()
-        board[here.rank] = value
-        barrier.wait()
-        return list(board)
-
-    monkeypatch.setattr(distributed, "rank", lambda: here.rank)
-    monkeypatch.setattr(distributed, "world_size", lambda: world)
-    monkeypatch.setattr(distributed, "collect", exchange)
-    monkeypatch.setattr(distributed, "sum_over_processes", lambda v: sum(exchange(v.clone())))
-    results = [None] * world
-
-    def process(rank):
-        here.rank = rank
-        results[rank] = work()
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-@pytest.mark.parametrize("length", [1, 2, 5, 33])
-def test_any_number_of_processes_gives_the_same_evaluation(monkeypatch, length):
-    alone = evaluate(Pictures(length), boundary_ratio=RATIO)
-    for world in (2, 3, 8):
-        with monkeypatch.context() as patch:
-            results = together(
-                patch, world, lambda: evaluate(Pictures(length), boundary_ratio=RATIO)
-            )
-        for result in results:
-            assert (result.counts == alone.counts).all()
-            assert (result.boundaries == alone.boundaries).all()
-            assert (result.places == alone.places).all()
-            assert result.images == alone.images
-            assert result.worst == alone.worst
-            assert result.best == alone.best
+    alone = run()
+    for results in together(run, processes=world):
+        for result, expected in zip(results, alone, strict=True):
+            assert (result.counts == expected.counts).all()
+            assert (result.boundaries == expected.boundaries).all()
+            assert (result.places == expected.places).all()
+            assert result.images == expected.images
+            assert result.worst == expected.worst
+            assert result.best == expected.best
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
