@@ -105,16 +105,14 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
 
 def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
     """Return what is wrong when training and validation share images: a file or its content."""
+    images = [[pair.image for pair in dataset.pairs] for dataset in (train, val)]
+    sizes = [[stamp.partition(" ")[0] for stamp in stamps(paths)] for paths in images]
+    of_one_size = set(sizes[0]) & set(sizes[1])
     trained_on, validated = (
-        {path: stamp[0] for path, stamp in zip(paths, stamps(paths), strict=True) if stamp}
-        for paths in ([pair.image for pair in dataset.pairs] for dataset in (train, val))
+        _contents([path for path, size in zip(*part, strict=True) if size in of_one_size])
+        for part in zip(images, sizes, strict=True)
     )
-    of_one_size = set(trained_on.values()) & set(validated.values())
-    trained_on, validated = (
-        _contents([path for path, size in paths.items() if size in of_one_size])
-        for paths in (trained_on, validated)
-    )
-    originals = {content: path for path, content in trained_on.items()}
+    originals = {content: path for path, content in reversed(trained_on.items())}
     shared = [
         f"{path} is {originals[content]}"
         for path, content in validated.items()
@@ -263,7 +261,7 @@ def _contents(paths: Sequence[Path]) -> dict[Path, str]:
 def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()
+            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
 

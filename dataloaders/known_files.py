@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,6 @@ log = logging.getLogger("segmentation")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Stamp = list[int]  # size in bytes, time of the last change in ns
 
 _FORMAT = 1  # to be raised when what was found sound may no longer be
 _THREADS = 32  # more than cores: they wait for a disk or the network
@@ -57,7 +57,8 @@ def known(
 
     Args:
         files: The files.
-        read: Gets a position in `files`; runs in threads. What it returns must outlive JSON.
+        read: Gets a position in `files`; runs in threads. What it returns must outlive JSON and is
+            not None.
         about: Names what is found out, and what that depends on beside the file.
         title: Of the progress bar.
 
@@ -66,12 +67,14 @@ def known(
     """
     if not files:
         return []
-    names = [str(file.absolute()) for file in files]
+    # First: what changes while it is read is read again the next time.
+    keys = [f"{stamp} {file.absolute()}" for stamp, file in zip(stamps(files), files, strict=True)]
     memory_file = _memory_file(files[0].absolute().parent, about)
     memory = _load(memory_file)
-    now = stamps(files)  # first: what changes while it is read is read again the next time
-    rows = [memory.get(name, (None, None)) for name in names]
-    unknown = [index for index, row in enumerate(rows) if row[0] is None or row[0] != now[index]]
+    results = [memory.get(key) for key in keys]
+    unknown = [index for index, result in enumerate(results) if result is None]
+    if not unknown:
+        return results
     if len(unknown) >= _MANY:
         log.info("%s: reading %d of %d files", title, len(unknown), len(files))
 
@@ -81,42 +84,39 @@ def known(
         except DataError as error:
             return error
 
-    results = [result for _, result in rows]
     for index, result in zip(unknown, _by_threads(caught, unknown, title), strict=True):
         results[index] = result
         if not isinstance(result, DataError):
-            memory[names[index]] = (now[index], result)
-    if unknown:
-        _save(memory_file, memory)
+            memory[keys[index]] = result
+    _save(memory_file, memory)
     return results
 
 
-def stamps(files: Sequence[Path]) -> list[Stamp | None]:
-    """Return size and time of each file; None where there is none."""
+def stamps(files: Sequence[Path]) -> list[str]:
+    """Return size in bytes and time of the last change in ns of each file, "" of none."""
     return _by_threads(_stamp, files, "FILES")
 
 
-def _stamp(file: Path) -> Stamp | None:
+def _stamp(file: Path) -> str:
     try:
         status = file.stat()
     except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _by_threads(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
     tasks = [items[start : start + _A_TASK] for start in range(0, len(items), _A_TASK)]
     results: list[Result] = []
-    bar = Progress(title, len(items))
     pool = ThreadPoolExecutor(_THREADS)
-    try:
-        for done in pool.map(lambda task: [work(item) for item in task], tasks):
-            results += done
-            for _ in done:
-                bar.advance()
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-        bar.close()
+    with closing(Progress(title, len(items))) as bar:
+        try:
+            for done in pool.map(lambda task: [work(item) for item in task], tasks):
+                results += done
+                for _ in done:
+                    bar.advance()
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     return results
 
 
@@ -125,15 +125,17 @@ def _memory_file(folder: Path, about: str) -> Path:
     return default_folder().parent / "files" / f"{digest[:32]}.json"
 
 
-def _load(file: Path) -> dict[str, tuple[Stamp | None, Any]]:
+def _load(file: Path) -> dict[str, Any]:
     try:
-        rows = json.loads(file.read_text(encoding="ascii"))
-        return {name: (stamp, result) for name, (stamp, result) in rows.items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged
+        memory = json.loads(file.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none yet, or damaged
         return {}
+    return memory if isinstance(memory, dict) else {}
 
 
-def _save(file: Path, memory: dict[str, tuple[Stamp | None, Any]]) -> None:
+def _save(file: Path, memory: dict[str, Any]) -> None:
+    newest = {key.split(" ", 2)[-1]: key for key in memory}  # of a file that changed, one stays
+    memory = {key: memory[key] for key in newest.values()}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lambda path: path.write_text(json.dumps(memory), encoding="ascii"))

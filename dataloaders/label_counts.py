@@ -112,8 +112,6 @@ def _digest(dataset: BaseDataset) -> str:
         if field.name not in _SHARED or field.name == "ignore_index"
     }
     masks = [pair.mask for pair in dataset.pairs if pair.mask is not None]
-    files = [
-        (str(mask.absolute()), stamp) for mask, stamp in zip(masks, stamps(masks), strict=True)
-    ]
+    files = [f"{stamp} {mask.absolute()}" for stamp, mask in zip(stamps(masks), masks, strict=True)]
     text = json.dumps([type(dataset).__name__, list(dataset.classes), own, files])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
