@@ -268,6 +268,11 @@ class Trainer(BaseTrainer):
         self._require_finite()
         return self.totals.state()
 
+    def restore(self, state: Mapping) -> None:
+        """Go on where a checkpoint left off, at the rates of its last update."""
+        super().restore(state)
+        self.parts.schedule.apply(self.progress.step - 1)
+
     def restore_running(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved sums, or from zero."""
         self.totals.restore(state)

@@ -264,7 +264,8 @@ class BaseTrainer:
                 + "\n  keep arch and the channels of the data, or start anew with init_from"
             ) from error
         self._restore_optimizer(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty in a run without fp16
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
         self.monitor.best = state["monitor_best"]

@@ -73,6 +73,14 @@ def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
     assert trainer.validate(1)["val_loss"] > 0
 
 
+def test_a_run_may_go_on_with_another_precision(tmp_path):
+    trainers = {one: trainer_of(plain_config(tmp_path, precision=one)) for one in ("fp32", "fp16")}
+    trainers["fp16"].restore(trainers["fp32"].state())
+    assert trainers["fp16"].scaler.get_scale() == 2.0**16
+    trainers["fp32"].restore(trainers["fp16"].state())
+    assert not trainers["fp32"].scaler.is_enabled()
+
+
 def test_enets_activation_is_torchs_own():
     torch.manual_seed(0)
     ours, theirs = PReLU(4).double(), nn.PReLU(4).double()
