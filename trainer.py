@@ -6,6 +6,7 @@ update whose loss or gradient is not finite is withheld there.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_grid
+from utils.errors import NumericError
 from utils.hardware import distributed
 from utils.hardware.memory import memory_advice, validation_memory_advice
 from utils.hardware.parallel import shares
@@ -30,7 +32,7 @@ from utils.losses.table import WithAuxiliary
 from utils.metrics.totals import Totals, ValidationTotals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.lr_scheduler import Schedule
-from utils.optim.update import Update, diverged
+from utils.optim.update import Update, diverged, not_finite
 from utils.run.progress import Progress, describe
 from utils.run.stopwatch import LoaderWarning, Phases, Stopwatch
 from utils.seeding import iteration_seed
@@ -221,7 +223,8 @@ class Trainer(BaseTrainer):
         """Write a log row and scalars; return what the progress bar shows.
 
         Raises:
-            NumericError: A loss or gradient since the last log line was not finite.
+            NumericError: A loss or gradient since the last log line was not finite, or a weight
+                or batch statistic is not.
         """
         self._require_finite()
         step, speed, waited = self.progress.step, *self.stopwatch.read()
@@ -248,11 +251,18 @@ class Trainer(BaseTrainer):
         }
 
     def _require_finite(self) -> None:
-        loss, gradient = self.totals.are_finite(), not distributed.agree(self.update.failed())
-        if loss and gradient:
-            return
-        raise diverged(
-            "the gradient" if loss else "the loss",
+        if not self.totals.are_finite():
+            raise self._diverged("the loss")
+        if distributed.agree(self.update.failed()):
+            raise self._diverged("the gradient")
+        networks = [self.model] if self.ema is None else [self.model, self.ema.model]
+        name = next(filter(None, map(not_finite, networks)), None)
+        if distributed.agree(name is not None):
+            raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
+
+    def _diverged(self, what: str) -> NumericError:
+        return diverged(
+            what,
             step=self.progress.step,
             epoch=self.progress.epoch + 1,
             rates=[group["lr"] for group in self.optimizer.param_groups],
@@ -320,6 +330,9 @@ class Trainer(BaseTrainer):
     def _validation_metrics(
         self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> dict:
+        loss = metrics["val_loss"]
+        if loss is not None and not math.isfinite(loss):
+            raise self._diverged("the validation loss")
         loader = self.parts.val_loader
         if loader is not None and loader.dataset.crop_size is not None:
             metrics["crop"] = loader.dataset.crop_size

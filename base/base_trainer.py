@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
-from utils.errors import CheckpointError, ConfigError, RunInterruptedError
+from utils.errors import CheckpointError, ConfigError, NumericError, RunInterruptedError
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
 from utils.run import checkpoint
@@ -116,7 +116,8 @@ class BaseTrainer:
 
         Raises:
             RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
-            NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
+            NumericError: A loss, gradient, weight or batch statistic stopped being finite; nothing
+                of it was saved.
             ResourceError: A worker process died, or the disk is full.
         """
         self.run = run
@@ -159,7 +160,7 @@ class BaseTrainer:
         trained = self.state()  # before: it sums over processes, of which one may fail alone
         try:
             return self.validate(epoch)
-        except RunInterruptedError:  # has saved
+        except (RunInterruptedError, NumericError):  # the one has saved, the other must not be
             raise
         except Exception:
             self._save_last(trained)

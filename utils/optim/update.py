@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
@@ -87,13 +87,21 @@ def _start_momentum(optimizer: Optimizer) -> None:
                     state["momentum_buffer"] = torch.zeros_like(parameter.grad)
 
 
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a weight or buffer that holds NaN or infinity; one read."""
+    values = model.state_dict()
+    sums = torch.stack([value.sum(dtype=torch.float32) for value in values.values()])
+    finite = torch.isfinite(sums).tolist()
+    return next((name for name, fine in zip(values, finite, strict=True) if not fine), None)
+
+
 def diverged(
     what: str, *, step: int, epoch: int, rates: Sequence[float], norm: float
 ) -> NumericError:
     """What to raise when updates were withheld.
 
     Args:
-        what: "the loss" or "the gradient".
+        what: Such as "the loss" or "the gradient".
         step: The iteration at which it was noticed.
         epoch: Its epoch.
         rates: The learning rates.
