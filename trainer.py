@@ -23,6 +23,7 @@ from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_grid
 from utils.errors import NumericError
 from utils.hardware import distributed
+from utils.hardware.devices import kernel_search
 from utils.hardware.memory import memory_advice, validation_memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
@@ -122,7 +123,7 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with self._memory_advice():
+        with self._memory_advice(), self._kernel_search():
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
@@ -147,7 +148,7 @@ class Trainer(BaseTrainer):
         groups = grouped(batches, self.step.accumulate)
         self.parts.network.train()
         images = 0
-        with self._memory_advice():
+        with self._memory_advice(), self._kernel_search():
             for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
                 if number == 0:
                     self.phases.start()
@@ -163,6 +164,9 @@ class Trainer(BaseTrainer):
             shares=shares(self.parts.network),
             smallest=self.parts.model.min_train_batch,
         )
+
+    def _kernel_search(self) -> AbstractContextManager[None]:
+        return kernel_search(one_size=self.data.augments and self.data.crop_size is not None)
 
     # One iteration: an update from one or more micro-batches.
 
