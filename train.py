@@ -135,6 +135,8 @@ def _train(
         )
         trainer = assemble(config, state, device=device)
         with _open_run(config, state, folder) as run:
+            if state is not None:
+                state.clear()  # callers hold it: a second copy of all weights, for the whole run
             trainer.fit(run)
         if run.folder is not None:
             _print_result(config, trainer, run.folder)
