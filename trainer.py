@@ -155,7 +155,7 @@ class Trainer(BaseTrainer):
                 self.train_iteration(micro_batches)
                 images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
                 self.progress.iteration = self.progress.step = 0
-        return self.phases.seconds(), int(distributed.sum_over_processes(torch.tensor(images)))
+        return self.phases.seconds(), int(distributed.sum_of_numbers(images))
 
     def _memory_advice(self) -> AbstractContextManager[None]:
         return memory_advice(
@@ -213,7 +213,7 @@ class Trainer(BaseTrainer):
         totals = [total for total in known if total is not None]
         if not totals:
             return None
-        effective = distributed.sum_over_processes(torch.stack(totals).sum(0))
+        effective = distributed.sum_of_numbers(sum(totals))
         return effective / (len(micro_batches) * distributed.world_size())
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:

@@ -54,7 +54,7 @@ def epoch(loader, number, start=0):
 
 def same(one, other):
     return len(one) == len(other) and all(
-        a[3] == b[3] and all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
+        a[2:] == b[2:] and all(torch.equal(x, y) for x, y in zip(a[:2], b[:2], strict=True))
         for a, b in zip(one, other, strict=True)
     )
 
@@ -99,9 +99,7 @@ def test_a_batch_is_channels_last_in_the_files_dtype_with_its_label_counts():
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.masks.shape == (6, 32, 32)
     assert batch.masks.dtype == torch.uint8
-    counts = [(batch.masks == label).sum() for label in range(7)]
-    assert batch.label_counts.tolist() == counts
-    assert batch.label_counts.dtype == torch.int64
+    assert batch.label_counts == tuple(int((batch.masks == label).sum()) for label in range(7))
 
 
 def test_an_ignored_class_is_not_counted():

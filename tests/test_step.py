@@ -27,6 +27,10 @@ from utils.run.log import RunLog
 IGNORED = 255
 
 
+def counts_of(masks, trainer):
+    return tuple(sum(trainer.data.label_counts(mask.numpy()) for mask in masks).tolist())
+
+
 def with_void(batch, shares, trainer):
     """The batch with the given share of each mask's rows made void, and its label counts."""
     masks = batch.masks.clone()
@@ -40,9 +44,7 @@ def split(batch, size, trainer):
     parts = []
     for begin in range(0, len(batch.images), size):
         part = slice(begin, begin + size)
-        counts = sum(
-            torch.from_numpy(trainer.data.label_counts(mask.numpy())) for mask in batch.masks[part]
-        )
+        counts = counts_of(batch.masks[part], trainer)
         parts.append(Batch(batch.images[part], batch.masks[part], counts, batch.indices[part]))
     return parts
 

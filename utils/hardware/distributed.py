@@ -86,6 +86,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def sum_of_numbers(number: float) -> float:
+    """The sum of the hosts' numbers, in float64."""
+    if world_size() == 1:
+        return number
+    return float(sum_over_processes(torch.tensor(number, dtype=torch.float64)))
+
+
 def agree(number: int) -> int:
     """The largest of the hosts' numbers."""
     if world_size() == 1:

@@ -51,7 +51,7 @@ class _Mixture(SegmentationLoss):
         self.parts = nn.ModuleList(loss for _, loss in parts)
         self.divides_by_total = any(loss.divides_by_total for _, loss in parts)
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The weighted sum of the parts."""
         value = logits.new_zeros(())
         share = divide(self.own_total(logits, target), total) if total is not None else None
@@ -145,7 +145,7 @@ class WithAuxiliary(nn.Module):
         output: Tensor | Sequence[Tensor],
         target: Tensor,
         *,
-        total: Tensor | None = None,
+        total: float | None = None,
     ) -> Tensor:
         """loss(logits) + aux_weight * sum of loss(auxiliary); a scalar.
 
@@ -160,7 +160,7 @@ class WithAuxiliary(nn.Module):
             value = value + self.aux_weight * self.loss(logits, target, total=total)
         return value
 
-    def total(self, label_counts: Tensor) -> Tensor | None:
+    def total(self, label_counts: Sequence[int]) -> float | None:
         """The divisor of the wrapped loss."""
         return self.loss.total(label_counts)
 
