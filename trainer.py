@@ -179,7 +179,18 @@ class Trainer(BaseTrainer):
         total = self._shared_total(micro_batches)
         for index, batch in enumerate(micro_batches):
             with self._gradient_sync(last=index == len(micro_batches) - 1):
-                self._add_gradient(batch, parts=len(micro_batches), total=total)
+                masks = batch.masks.long()
+                with autocast(self.device, self.step.precision):
+                    output = self.parts.network(self.normalize(batch.images))
+                loss = self.parts.loss(output, masks, total=total) / len(micro_batches)
+                self.phases.mark("forward")
+                self.update.backward(loss)
+                self.phases.mark("backward")
+            logits = output if isinstance(output, Tensor) else output[0]
+            self.totals.add(loss / distributed.world_size(), logits, masks)
+            del output, logits, loss  # or they would live through the next forward
+            self.stopwatch.count(len(batch.images))
+            self.phases.mark("rest")
         self.update.apply()
         self.phases.mark("optimiser")
         if self.ema is not None:
@@ -187,20 +198,6 @@ class Trainer(BaseTrainer):
         self.totals.count()
         self.progress.iteration += 1
         self.progress.step += 1
-        self.phases.mark("rest")
-
-    def _add_gradient(self, batch: Batch, *, parts: int, total: float | None) -> None:
-        # A method of its own, so that the logits are free before the next forward.
-        masks = batch.masks.long()
-        with autocast(self.device, self.step.precision):
-            output = self.parts.network(self.normalize(batch.images))
-        loss = self.parts.loss(output, masks, total=total) / parts
-        self.phases.mark("forward")
-        self.update.backward(loss)
-        self.phases.mark("backward")
-        logits = output if isinstance(output, Tensor) else output[0]
-        self.totals.add(loss / distributed.world_size(), logits, masks)
-        self.stopwatch.count(len(batch.images))
         self.phases.mark("rest")
 
     def _shared_total(self, micro_batches: Sequence[Batch]) -> float | None:
@@ -312,25 +309,22 @@ class Trainer(BaseTrainer):
         bar = Progress(title, len(loader), shown=self.first)
         with self._validation_memory_advice(loader):
             for batch in on_device(loader, self.device):
-                prediction = self._score(network, batch, totals)
+                masks = batch.masks.long()
+                with autocast(self.device, self.step.precision):
+                    logits = whole(network, self.normalize(batch.images))
+                predictions = logits.max(1).indices
+                total = self.parts.loss.total(batch.label_counts)
+                totals.add(self.parts.loss(logits, masks), total, predictions, masks)
                 if len(pictures) < _PICTURES:  # copies: a view would keep its whole batch
-                    pictures.append((batch.images[0].clone(), batch.masks[0].clone(), prediction))
+                    image, mask, prediction = batch.images[0], batch.masks[0], predictions[0]
+                    pictures.append((image.clone(), mask.clone(), prediction.clone()))
+                del logits, predictions  # or they would live through the next forward
                 bar.advance()
                 if self.interrupted:  # processes have unequal numbers of batches: they agree below
                     break
         bar.close()
         self.stop_if_asked()
         return self._validation_metrics(epoch, totals.compute(), pictures)
-
-    def _score(self, network: nn.Module, batch: Batch, totals: ValidationTotals) -> Tensor:
-        """Count one batch; return its first prediction, (H, W) int64."""
-        masks = batch.masks.long()
-        with autocast(self.device, self.step.precision):
-            logits = whole(network, self.normalize(batch.images))
-        predictions = logits.max(1).indices
-        total = self.parts.loss.total(batch.label_counts)
-        totals.add(self.parts.loss(logits, masks), total, predictions, masks)
-        return predictions[0].clone()
 
     def _validation_memory_advice(self, loader: BaseDataLoader) -> AbstractContextManager[None]:
         shared = self.data.val_split is not None  # both loaders have the training's batch size

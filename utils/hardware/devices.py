@@ -67,10 +67,9 @@ def set_determinism(*, deterministic: bool) -> None:
 
 @contextmanager
 def kernel_search(*, one_size: bool) -> Iterator[None]:
-    """Let cuDNN time its kernels for each size that comes, and keep the fastest.
+    """Let cuDNN time its kernels where all images have one size: a search takes seconds a size.
 
-    Seconds a size: on only where all images have one, off again behind the block, and never under
-    deterministic algorithms, since a search may end otherwise the next time.
+    Never under deterministic algorithms: the next search may end otherwise.
     """
     import torch
 

@@ -36,11 +36,8 @@ class Update:
     ) -> None:
         self.optimizer = optimizer
         # Without fp16 too a scaler, of scale 1: it is torch's own way to withhold an update.
-        self.scaler = (
-            scaler
-            if scaler.is_enabled()
-            else torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=_NEVER)
-        )
+        plain = torch.amp.GradScaler(device.type, init_scale=1.0, growth_interval=_NEVER)
+        self.scaler = scaler if scaler.is_enabled() else plain
         self._tolerated = _FP16_SKIPS if scaler.is_enabled() else 0
         self.clip_grad_norm = clip_grad_norm
         self.norm = torch.zeros((), device=device)
