@@ -33,7 +33,7 @@ from utils.losses.table import WithAuxiliary
 from utils.metrics.totals import Totals, ValidationTotals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.lr_scheduler import Schedule
-from utils.optim.update import Update, diverged, not_finite
+from utils.optim.update import Update, not_finite
 from utils.run.progress import Progress, describe
 from utils.run.stopwatch import LoaderWarning, Phases, Stopwatch
 from utils.seeding import iteration_seed
@@ -266,12 +266,14 @@ class Trainer(BaseTrainer):
             raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
 
     def _diverged(self, what: str) -> NumericError:
-        return diverged(
-            what,
-            step=self.progress.step,
-            epoch=self.progress.epoch + 1,
-            rates=[group["lr"] for group in self.optimizer.param_groups],
-            norm=float(self.update.norm),
+        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
+        return NumericError(
+            f"{what} stopped being finite before iteration {self.progress.step} (epoch "
+            f"{self.progress.epoch + 1}, learning rate {rates}, last gradient norm "
+            f"{float(self.update.norm):.3g})\n"
+            "  nothing of it was saved: the checkpoints hold the state before\n"
+            "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
+            'trainer.precision to "fp32"'
         )
 
     def running_state(self) -> dict:

@@ -1,13 +1,9 @@
 """The optimiser's update: unscaled, clipped, and withheld on the device when it is not finite."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
-
-from utils.errors import NumericError
 
 _FP16_SKIPS = 10  # in a row, while the scaler looks for its factor
 _NEVER = 2**31 - 1  # updates until a scale of 1 grows
@@ -90,25 +86,3 @@ def not_finite(model: nn.Module) -> str | None:
     sums = torch.stack([value.sum(dtype=torch.float32) for value in values.values()])
     finite = torch.isfinite(sums).tolist()
     return next((name for name, fine in zip(values, finite, strict=True) if not fine), None)
-
-
-def diverged(
-    what: str, *, step: int, epoch: int, rates: Sequence[float], norm: float
-) -> NumericError:
-    """What to raise when updates were withheld.
-
-    Args:
-        what: Such as "the loss" or "the gradient".
-        step: The iteration at which it was noticed.
-        epoch: Its epoch.
-        rates: The learning rates.
-        norm: Length of the last gradient.
-    """
-    shown = ", ".join(f"{rate:.3g}" for rate in rates)
-    return NumericError(
-        f"{what} stopped being finite before iteration {step} (epoch {epoch}, learning rate "
-        f"{shown}, last gradient norm {norm:.3g})\n"
-        "  nothing of it was saved: the checkpoints hold the state before\n"
-        "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
-        'trainer.precision to "fp32"'
-    )
