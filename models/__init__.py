@@ -1,41 +1,31 @@
 """The networks: one paper a file, and the table that names them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from base.base_model import BaseModel
-from models.deeplab import DeepLab
-from models.duc_hdc import DeepLab_DUC_HDC
-from models.enet import ENet
-from models.fcn import FCN8
-from models.gcn import GCN
-from models.pspnet import PSPDenseNet, PSPNet
-from models.segnet import SegNet, SegResNet
-from models.unet import UNet, UNetResnet
-from models.upernet import UperNet
-from utils.config.registry import build
+from base.base_model import BaseModel, Network
+from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
 
 __all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
 
-MODELS: Mapping[str, Callable[..., BaseModel]] = {
-    model.__name__: model
-    for model in (
-        FCN8,
-        UNet,
-        UNetResnet,
-        SegNet,
-        SegResNet,
-        ENet,
-        GCN,
-        DeepLab,
-        DeepLab_DUC_HDC,
-        UperNet,
-        PSPNet,
-        PSPDenseNet,
-    )
-}
+MODELS: Table[Network] = Table(
+    {
+        "FCN8": "models.fcn",
+        "UNet": "models.unet",
+        "UNetResnet": "models.unet",
+        "SegNet": "models.segnet",
+        "SegResNet": "models.segnet",
+        "ENet": "models.enet",
+        "GCN": "models.gcn",
+        "DeepLab": "models.deeplab",
+        "DeepLab_DUC_HDC": "models.duc_hdc",
+        "UperNet": "models.upernet",
+        "PSPNet": "models.pspnet",
+        "PSPDenseNet": "models.pspnet",
+    }
+)
 """What `arch.type` may say."""
 
 _SHOWN = 5
