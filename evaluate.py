@@ -35,10 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
+    from tables import add_plugins
     from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
     from utils.run.checkpoint import load
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     config = _config(options, checkpoint)
     device = pick_device(options.device, local_rank=distributed.local_rank())
@@ -87,6 +89,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
+    )
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
     )
     options = parser.parse_args(arguments)
     _check(options)

@@ -54,9 +54,12 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
             in_channels=len(checkpoint["mean"]),
         )
     except (ConfigError, KeyError) as error:
+        plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
+        cause = f"it was trained with {plugins}: give that again"
+        if arch.get("type") in MODELS or not plugins:
+            cause = "it was written by another version of this program, or edited"
         raise CheckpointError(
-            f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
-            "version of this program, or edited"
+            f"the checkpoint's architecture cannot be built: {error}\n  {cause}"
         ) from error
     _load_strictly(model, weights_of_checkpoint(checkpoint))
     return model.eval()

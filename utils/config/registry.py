@@ -27,6 +27,7 @@ __all__ = [
     "component_faults",
     "hint",
     "loader_arguments",
+    "signature_faults",
     "taken_by",
 ]
 
@@ -130,6 +131,35 @@ def component_faults(
         return [str(error)]
     arguments = offered_arguments(factory, OVERRIDABLE)
     return argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name))
+
+
+def signature_faults(
+    name: str, factory: Callable[..., Any], *, expected: Iterable[str] = ()
+) -> list[str]:
+    """What keeps an entry of a table from being checked against a config: one line for each fault.
+
+    Args:
+        name: The entry's name.
+        factory: The entry.
+        expected: Arguments that it must take.
+    """
+    parameters = inspect.signature(factory).parameters
+    loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    faults = [
+        f"{name}: *{key} takes anything, so a config cannot be checked; name the arguments"
+        for key, parameter in parameters.items()
+        if parameter.kind in loose
+    ]
+    faults += [
+        f"{name}: the argument {key!r} needs an annotation that JSON can express, such as int"
+        for key, argument in offered_arguments(factory).items()
+        if argument.checker is None and parameters[key].kind not in loose
+    ]
+    return faults + [
+        f"{name}: has no argument {key!r}; add it to its signature"
+        for key in expected
+        if key not in parameters
+    ]
 
 
 def loader_arguments(
