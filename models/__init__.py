@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from base.base_model import BaseModel
@@ -17,7 +18,7 @@ from models.upernet import UperNet
 from utils.config.registry import build
 from utils.errors import CheckpointError, ConfigError
 
-__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
+__all__ = ["MODELS", "build_network", "load_matching", "model_from_checkpoint"]
 
 MODELS: Mapping[str, Callable[..., BaseModel]] = {
     model.__name__: model
@@ -41,6 +42,22 @@ MODELS: Mapping[str, Callable[..., BaseModel]] = {
 _SHOWN = 5
 
 
+def build_network(
+    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
+) -> BaseModel:
+    """Build a network of the table; a first image tells whether its channels are the classes.
+
+    Raises:
+        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+    """
+    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    if found != num_classes:
+        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+    return model.train()
+
+
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """Rebuild the network of a checkpoint with its weights, averaged ones where there are any.
 
@@ -55,9 +72,7 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build(
-            "arch",
-            MODELS,
+        model = build_network(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),
