@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from base.base_model import BaseModel, Network
 from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
 
-__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
+__all__ = ["MODELS", "build_network", "load_matching", "model_from_checkpoint"]
 
 MODELS: Table[Network] = Table(
     {
@@ -31,6 +32,22 @@ MODELS: Table[Network] = Table(
 _SHOWN = 5
 
 
+def build_network(
+    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
+) -> BaseModel:
+    """Build a network of the table; a first image tells whether its channels are the classes.
+
+    Raises:
+        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+    """
+    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    if found != num_classes:
+        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+    return model.train()
+
+
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """Rebuild the network of a checkpoint with its weights, averaged ones where there are any.
 
@@ -45,9 +62,7 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build(
-            "arch",
-            MODELS,
+        model = build_network(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),

@@ -11,7 +11,7 @@ import numpy as np
 from utils.drawing.palette import VOID_COLOUR, Colour
 from utils.evaluation.report_images import KINDS, RIGHT, TYPES, WRONG, heat_map, strength_of
 from utils.evaluation.scoring import Evaluation, Shown
-from utils.evaluation.summary import overall, percent, short_names
+from utils.evaluation.summary import VOID, overall, percent, short_names
 
 _STYLE = Path(__file__).with_name("report.css")
 _TABLE_CLASSES = 32  # a confusion matrix of more is a picture: its numbers could not be read
@@ -153,12 +153,13 @@ def _confusion(counts: np.ndarray, summary: Mapping[str, Any]) -> str:
         return _section("confusion", note, picture)
     names = [row["name"] for row in summary["classes"]]
     strengths = strength_of(shares)
-    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in names)
+    columns = [*names, VOID][: counts.shape[1]]
+    head = "".join(f"<th><span>{escape(name)}</span></th>" for name in columns)
     rows = []
     for label, name in enumerate(names):
         cells = (
             _cell(share, strength, f"{name} → {other}", right=name == other)
-            for share, strength, other in zip(shares[label], strengths[label], names, strict=True)
+            for share, strength, other in zip(shares[label], strengths[label], columns, strict=True)
         )
         rows.append(f"<tr><th>{escape(name)}</th>{''.join(cells)}</tr>")
     table = (
