@@ -7,6 +7,7 @@ update whose loss or gradient is not finite is withheld there.
 
 import logging
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ class Trainer(BaseTrainer):
         self.device = device
         data = parts.train_loader.dataset
         self.data = data
+        self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
@@ -123,7 +125,7 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with self._memory_advice(), self._kernel_search():
+        with self._memory_advice(), kernel_search(one_size=self.one_size):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
@@ -148,7 +150,7 @@ class Trainer(BaseTrainer):
         groups = grouped(batches, self.step.accumulate)
         self.parts.network.train()
         images = 0
-        with self._memory_advice(), self._kernel_search():
+        with self._memory_advice(), kernel_search(one_size=self.one_size):
             for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
                 if number == 0:
                     self.phases.start()
@@ -164,9 +166,6 @@ class Trainer(BaseTrainer):
             shares=shares(self.parts.network),
             smallest=self.parts.model.min_train_batch,
         )
-
-    def _kernel_search(self) -> AbstractContextManager[None]:
-        return kernel_search(one_size=self.data.augments and self.data.crop_size is not None)
 
     # One iteration: an update from one or more micro-batches.
 
@@ -266,15 +265,7 @@ class Trainer(BaseTrainer):
             raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
 
     def _diverged(self, what: str) -> NumericError:
-        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
-        return NumericError(
-            f"{what} stopped being finite before iteration {self.progress.step} (epoch "
-            f"{self.progress.epoch + 1}, learning rate {rates}, last gradient norm "
-            f"{float(self.update.norm):.3g})\n"
-            "  nothing of it was saved: the checkpoints hold the state before\n"
-            "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
-            'trainer.precision to "fp32"'
-        )
+        return self.update.diverged(what, step=self.progress.step, epoch=self.progress.epoch + 1)
 
     def running_state(self) -> dict:
         """The sums of the unfinished epoch.
@@ -347,7 +338,8 @@ class Trainer(BaseTrainer):
             metrics["crop"] = loader.dataset.crop_size
         if self.first:
             log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, describe(_headline(metrics)))
-            log.info("IoU  %s", describe(metrics["Class_IoU"]))
+            ious = f"IoU  {describe(metrics['Class_IoU'])}"
+            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
             self.run.picture(
                 self.progress.step,
                 "val/inputs_targets_predictions",

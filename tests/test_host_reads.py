@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from training import batches_of, plain_config, trainer_of
 
 from utils.losses.table import LOSSES
+from utils.metrics.confusion import ConfusionMatrix
 from utils.metrics.totals import ValidationTotals
 from utils.optim.lr_scheduler import SCHEDULERS
 from utils.optim.optimizers import OPTIMIZERS
@@ -183,6 +184,12 @@ def test_no_batch_of_a_validation_reads_back(tmp_path, monkeypatch, loss):
     monkeypatch.setattr(ValidationTotals, "compute", lambda _: None)
     monkeypatch.setattr(trainer, "_validation_metrics", lambda *_: None)
     assert reads(lambda: trainer.validate(1)) == []
+
+
+def test_counting_class_numbers_reads_nothing():
+    matrix = ConfusionMatrix(3, 255)
+    numbers = torch.tensor([[[0, 2, 255, 7]]])
+    assert reads(lambda: matrix.update(numbers, numbers)) == []
 
 
 @pytest.mark.parametrize(

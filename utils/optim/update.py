@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from utils.errors import NumericError
+
 _FP16_SKIPS = 10  # in a row, while the scaler looks for its factor
 _NEVER = 2**31 - 1  # updates until a scale of 1 grows
 
@@ -65,6 +67,17 @@ class Update:
     def failed(self) -> bool:
         """Whether updates were withheld that should not have been; one read."""
         return int(self._withheld) > self._tolerated
+
+    def diverged(self, what: str, *, step: int, epoch: int) -> NumericError:
+        """What to raise in iteration `step` when `what`, such as "the loss", is not finite."""
+        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
+        return NumericError(
+            f"{what} stopped being finite before iteration {step} (epoch {epoch}, learning rate "
+            f"{rates}, last gradient norm {float(self.norm):.3g})\n"
+            "  nothing of it was saved: the checkpoints hold the state before\n"
+            "  lower optimizer.args.lr, set trainer.clip_grad_norm (1.0 is usual), or set "
+            'trainer.precision to "fp32"'
+        )
 
 
 def _start_momentum(optimizer: Optimizer) -> None:
