@@ -6,7 +6,6 @@ and resumed ends with the weights of one that was not.
 """
 
 import logging
-import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
 from utils.run.monitor import Monitor
+from utils.run.next_steps import command_line
 
 log = logging.getLogger("segmentation")
 
@@ -323,8 +323,7 @@ class BaseTrainer:
         self._save_last(self.state())
         where = ""
         if self.run.folder is not None:
-            run = shlex.quote(str(self.run.folder))
-            where = f"; go on with: python train.py --resume {run}"
+            where = f"\n  go on with: {command_line('train.py', '--resume', str(self.run.folder))}"
         name = signal.Signals(number).name
         raise RunInterruptedError(
             f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number
