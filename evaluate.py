@@ -37,10 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
+    from tables import add_plugins
     from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
     from utils.run.checkpoint import load
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     config = _config(options, checkpoint)
     device = pick_device(options.device, local_rank=distributed.local_rank())
@@ -87,9 +89,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="RATIO",
         help="Boundary IoU too, within this share of the diagonal (0.02)",
     )
+    formats = ("fp32", "bf16", "fp16", "auto")
+    add("--precision", choices=formats, default="fp32", help="(default: fp32, without TF32)")
     add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
+    )
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
     )
     options = parser.parse_args(arguments)
     _check(options)
@@ -171,12 +182,14 @@ def _evaluate(
     from utils.evaluation.report_images import draw
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
+    from utils.hardware.precision import full_fp32
     from utils.run.progress import Progress
 
+    full_fp32()
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
         data,
-        _predict(checkpoint, _settings(options, config), config.trainer.precision, device),
+        _predict(checkpoint, _settings(options, config), options.precision, device),
         draw=draws,
         boundary_ratio=options.boundary,
     )
@@ -247,7 +260,7 @@ def _about(
         "window": settings.used_window,
         "overlap": settings.overlap if settings.used_window else None,
         "boundary_ratio": options.boundary,
-        "precision": resolve_precision(config.trainer.precision, device),
+        "precision": resolve_precision(options.precision, device),
         "device": device.type,
     }
 
@@ -269,7 +282,7 @@ def _write(
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
         write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     print(table(summary))
-    print(f"\n{summary['rules']}")
+    print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
     print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")
 
 

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
     from models import model_from_checkpoint
+    from tables import add_plugins
     from utils.inference.exporting import Deployed
     from utils.inference.prediction import MINIMUM_SIZE
     from utils.run.checkpoint import load
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--size: found {height} {width}, expected sides of at least {MINIMUM_SIZE}"
         )
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
     deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
@@ -68,6 +70,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
     add("--argmax", action="store_true", help="answer with class ids instead of logits")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="for this size alone (default: any)")
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
+    )
     return parser.parse_args(arguments)
 
 

@@ -70,6 +70,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overlay", action="store_true", help="also the picture with its classes drawn in")
     add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
     add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
+    )
     options = parser.parse_args(arguments)
     _check(options)
     return options
@@ -99,12 +106,14 @@ def _check(options: argparse.Namespace) -> None:
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
     # Late: --help and wrong paths answer without waiting for torch.
     from models import model_from_checkpoint
+    from tables import add_plugins
     from utils.inference.prediction import WINDOW
     from utils.inference.predictor import Settings
     from utils.inference.results import Extras
     from utils.inference.segmenter import Segmenter
     from utils.run.checkpoint import load
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     config = checkpoint["config"] if options.config is None else _config(options.config, checkpoint)
     crop_size = config["train_loader"]["args"].get("crop_size")

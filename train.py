@@ -53,6 +53,11 @@ def main(arguments: Sequence[str]) -> int:
         if args.config is not None:
             log.info("--config is not read: a resumed run has its own; change it with --set")
         config, state, folder = resumed_run(Path(args.resume), args.set)
+    if args.plugin or state is not None:
+        from tables import add_plugins, require_plugins
+
+        add_plugins(args.plugin)
+        require_plugins(args.plugin, state or {})
     if args.check_data:
         from dataloaders.building import check_data
 
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         return launch(__file__, arguments, processes=processes)
     if args.benchmark is not None:
         return _benchmark(config, args.benchmark, device_name=device)
-    return _train(config, state, folder, device_name=device)
+    return _train(config, state, folder, device_name=device, plugins=args.plugin)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -99,6 +104,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="time N iterations: images/s, ms by phase, peak memory; writes nothing",
     )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
+    )
     args = parser.parse_args(arguments)
     if args.benchmark is not None and args.benchmark < 1:
         parser.error(f"--benchmark: found {args.benchmark}, expected a number of iterations")
@@ -122,7 +134,12 @@ def _processes(config: "Config", device: str | None) -> int:
 
 
 def _train(
-    config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
+    config: "Config",
+    state: dict | None,
+    folder: Path | None,
+    *,
+    device_name: str | None,
+    plugins: Sequence[str],
 ) -> int:
     from utils.run.folder import check_folders
 
@@ -132,7 +149,7 @@ def _train(
             save_dir=None if folder else Path(section.save_dir) / config.name,
             log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
         )
-        trainer = assemble(config, state, device=device)
+        trainer = assemble(config, state, device=device, plugins=plugins)
         with _open_run(config, state, folder) as run:
             trainer.fit(run)
             if run.folder is not None:
@@ -171,13 +188,16 @@ def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch
         yield device
 
 
-def assemble(config: "Config", state: dict | None, *, device: "torch.device") -> "Trainer":
+def assemble(
+    config: "Config", state: dict | None, *, device: "torch.device", plugins: Sequence[str] = ()
+) -> "Trainer":
     """Build everything that a run needs, in the order in which faults are cheapest to find.
 
     Args:
         config: The accepted config.
         state: The checkpoint to go on from, or None.
         device: Where to train.
+        plugins: Files that the command line added components from; checkpoints name them.
 
     Returns:
         A trainer that stands where `state` says.
@@ -202,7 +222,10 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
             seed=config.seed,
         ),
         plan=Plan(**{key.name: getattr(section, key.name) for key in fields(Plan)}),
-        description=_description(config, parts.train_loader.dataset),
+        description={
+            **_description(config, parts.train_loader.dataset),
+            "plugins": list(plugins),
+        },
     )
     if state is not None:
         trainer.restore(state)

@@ -6,6 +6,7 @@ update whose loss or gradient is not finite is withheld there.
 """
 
 import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
@@ -314,7 +315,8 @@ class Trainer(BaseTrainer):
             metrics["crop"] = loader.dataset.crop_size
         if self.first:
             log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, describe(_headline(metrics)))
-            log.info("IoU  %s", describe(metrics["Class_IoU"]))
+            ious = f"IoU  {describe(metrics['Class_IoU'])}"
+            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
             self.run.picture(
                 self.progress.step,
                 "val/inputs_targets_predictions",

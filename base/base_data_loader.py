@@ -96,6 +96,11 @@ def _mixed_sizes(one: Sample, other: Sample, dataset: BaseDataset) -> ConfigErro
     )
 
 
+class _Loader(DataLoader["Batch | _Failure"]):
+    def check_worker_number_rationality(self) -> None:
+        """Warn of nothing: the program says it in a line of its own."""
+
+
 class _Order(Sampler[list[Key]]):
     """Hands the loader's remaining batches to torch's DataLoader."""
 
@@ -260,7 +265,7 @@ class BaseDataLoader:
         return batches + list(open_groups.values())
 
     def _torch_loader(self) -> DataLoader[Batch | _Failure]:
-        return DataLoader(
+        return _Loader(
             _Batches(self.dataset),
             batch_size=None,  # a key is a whole batch, so a worker collates it
             sampler=_Order(self._remaining, len(self)),

@@ -1,44 +1,51 @@
 """The networks: one paper a file, and the table that names them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from base.base_model import BaseModel
-from models.deeplab import DeepLab
-from models.duc_hdc import DeepLab_DUC_HDC
-from models.enet import ENet
-from models.fcn import FCN8
-from models.gcn import GCN
-from models.pspnet import PSPDenseNet, PSPNet
-from models.segnet import SegNet, SegResNet
-from models.unet import UNet, UNetResnet
-from models.upernet import UperNet
-from utils.config.registry import build
+from base.base_model import BaseModel, Network
+from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
 
-__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
+__all__ = ["MODELS", "build_network", "load_matching", "model_from_checkpoint"]
 
-MODELS: Mapping[str, Callable[..., BaseModel]] = {
-    model.__name__: model
-    for model in (
-        FCN8,
-        UNet,
-        UNetResnet,
-        SegNet,
-        SegResNet,
-        ENet,
-        GCN,
-        DeepLab,
-        DeepLab_DUC_HDC,
-        UperNet,
-        PSPNet,
-        PSPDenseNet,
-    )
-}
+MODELS: Table[Network] = Table(
+    {
+        "FCN8": "models.fcn",
+        "UNet": "models.unet",
+        "UNetResnet": "models.unet",
+        "SegNet": "models.segnet",
+        "SegResNet": "models.segnet",
+        "ENet": "models.enet",
+        "GCN": "models.gcn",
+        "DeepLab": "models.deeplab",
+        "DeepLab_DUC_HDC": "models.duc_hdc",
+        "UperNet": "models.upernet",
+        "PSPNet": "models.pspnet",
+        "PSPDenseNet": "models.pspnet",
+    }
+)
 """What `arch.type` may say."""
 
 _SHOWN = 5
+
+
+def build_network(
+    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
+) -> BaseModel:
+    """Build a network of the table; a first image tells whether its channels are the classes.
+
+    Raises:
+        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+    """
+    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    if found != num_classes:
+        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+    return model.train()
 
 
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
@@ -55,18 +62,19 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build(
-            "arch",
-            MODELS,
+        model = build_network(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
     except (ConfigError, KeyError) as error:
+        plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
+        cause = f"it was trained with {plugins}: give that again"
+        if arch.get("type") in MODELS or not plugins:
+            cause = "it was written by another version of this program, or edited"
         raise CheckpointError(
-            f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
-            "version of this program, or edited"
+            f"the checkpoint's architecture cannot be built: {error}\n  {cause}"
         ) from error
     _load_strictly(model, weights_of_checkpoint(checkpoint))
     return model.eval()

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
-from models import MODELS, load_matching
-from utils.config.registry import build
+from models import build_network, load_matching
 from utils.errors import ConfigError
 from utils.hardware.parallel import shares, spread, synchronises_batch_norm
 from utils.hardware.recompute import recompute_blocks
@@ -38,18 +37,13 @@ def build_model(
         restoring: All weights are about to be restored: none are loaded.
 
     Raises:
-        ConfigError: Unknown name or arguments, or weights that cannot be had.
+        ConfigError: As `build_network`.
         CheckpointError: `init_from` is damaged, or nothing in it fits.
     """
     start = None if restoring else init_from
     without = {"pretrained": False} if restoring or start is not None else {}
-    model = build(
-        "arch",
-        MODELS,
-        name,
-        {**args, **without},
-        num_classes=num_classes,
-        in_channels=in_channels,
+    model = build_network(
+        name, {**args, **without}, num_classes=num_classes, in_channels=in_channels
     )
     for note in model.notes:
         log.info("arch.args: %s", note)

@@ -252,6 +252,25 @@ def test_without_a_map_masks_hold_train_ids_and_ignore_index(tmp_path, ignore_in
         assert data.load(0)[1].ravel()[:3].tolist() == [0, 2, ignore_index]
 
 
+@pytest.mark.parametrize(
+    ("label_map", "labels"),
+    [(None, (0, 1, 2)), ({"7": 0, "8": 1, "9": 2, "255": "void"}, (7, 8, 9))],
+)
+def test_an_ignore_index_that_is_a_class_is_refused_with_what_makes_it_void(
+    tmp_path, label_map, labels
+):
+    with pytest.raises(ConfigError) as caught:  # before any file is looked for
+        folder(tmp_path, ignore_index=1, label_map=label_map)
+    refused, mended, _, line = str(caught.value).splitlines()
+    assert refused == (
+        'ignore_index: found 1, the number of class "house": all of it would be void'
+    )
+    assert mended == '  fix: "ignore_index": 255'
+    pair(tmp_path, "images/a.png", "masks/a.png", labels=labels)
+    data = folder(tmp_path, ignore_index=255, **json.loads("{" + line + "}"))
+    assert data.load(0)[1].ravel()[:3].tolist() == [0, 255, 2]
+
+
 def test_values_are_mapped(tmp_path):
     pair(tmp_path, "images/a.png", "masks/a.png", labels=(0, 255, 7))
     label_map = {"0": 0, "255": 1, "7": "void"}

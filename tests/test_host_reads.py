@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training import batches_of, plain_config, trainer_of
 
 from utils.losses.table import LOSSES
+from utils.metrics.confusion import ConfusionMatrix
 
 # Operators whose CUDA kernels copy a value to the host, to return it or to size their result.
 READING_OPERATORS = {
@@ -145,6 +146,12 @@ def test_an_optimiser_without_a_fused_form_reads_one_flag_an_update(tmp_path):
     config["optimizer"] = {"type": "RMSprop", "args": {"lr": 0.01}}
     found = reads(iterations(trainer_of(config)))
     assert found == ["operator _local_scalar_dense"] * 10 + ["call __bool__"] * 10
+
+
+def test_counting_class_numbers_reads_nothing():
+    matrix = ConfusionMatrix(3, 255)
+    numbers = torch.tensor([[[0, 2, 255, 7]]])
+    assert reads(lambda: matrix.update(numbers, numbers)) == []
 
 
 def counts():

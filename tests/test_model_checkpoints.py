@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import SMALL, build_small
+from small_models import build_small
 
-from models import load_matching, model_from_checkpoint
+from models import MODELS, load_matching, model_from_checkpoint
 from utils.errors import CheckpointError
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,10 @@ def checkpoint_of(name, num_classes=3, **arguments):
     return {
         "arch": name,
         "config": {
-            "arch": {"type": name, "args": {**SMALL[name], **arguments, "pretrained": True}}
+            "arch": {
+                "type": name,
+                "args": {**MODELS[name].facts.small, **arguments, "pretrained": True},
+            }
         },
         "state_dict": model.state_dict(),
         "classes": [f"class {index}" for index in range(num_classes)],

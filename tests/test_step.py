@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from small_models import SMALL, build_small, outputs_of
+from small_models import build_small, outputs_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import (
@@ -17,6 +17,7 @@ from training import (
 )
 
 from base.base_data_loader import Batch
+from models import MODELS
 from utils.errors import NumericError
 from utils.hardware.recompute import recompute_blocks
 from utils.optim.ema import ExponentialMovingAverage
@@ -288,7 +289,10 @@ def test_recompute_is_wired_and_says_what_it_found(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "segmentation"):
         trainer_of(config)
     assert "trainer.recompute: no backbone with blocks: no use" in caplog.text
-    config["arch"] = {"type": "PSPNet", "args": dict(SMALL["PSPNet"], pretrained=False)}
+    config["arch"] = {
+        "type": "PSPNet",
+        "args": dict(MODELS["PSPNet"].facts.small, pretrained=False),
+    }
     with caplog.at_level(logging.INFO, "segmentation"):
         trainer = trainer_of(config)
     assert "trainer.recompute: 4 blocks of the backbone" in caplog.text

@@ -25,6 +25,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
+def full_fp32() -> None:
+    """Compute fp32 in full from here on; cuDNN's convolutions would multiply in TF32."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyrefly: ignore[missing-attribute]
+
+
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

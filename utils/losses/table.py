@@ -8,12 +8,11 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from utils.config.registry import build
+from utils.config.registry import Table, build
 from utils.errors import ConfigError
 from utils.losses.contract import SegmentationLoss, divide
-from utils.losses.lovasz import LovaszSoftmax
-from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
-from utils.losses.region import Classes, DiceLoss, Tversky
+from utils.losses.pixel import CrossEntropyLoss2d
+from utils.losses.region import Classes, DiceLoss
 
 log = logging.getLogger("segmentation")
 
@@ -165,15 +164,17 @@ class WithAuxiliary(nn.Module):
         return self.loss.total(label_counts)
 
 
-LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
-    "CrossEntropyLoss2d": CrossEntropyLoss2d,
-    "DiceLoss": DiceLoss,
-    "CE_DiceLoss": CE_DiceLoss,
-    "FocalLoss": FocalLoss,
-    "LovaszSoftmax": LovaszSoftmax,
-    "Tversky": Tversky,
-    "Sum": Sum,
-}
+LOSSES: Table[Callable[..., SegmentationLoss]] = Table(
+    {
+        "CrossEntropyLoss2d": "utils.losses.pixel",
+        "DiceLoss": "utils.losses.region",
+        "CE_DiceLoss": "utils.losses.table",
+        "FocalLoss": "utils.losses.pixel",
+        "LovaszSoftmax": "utils.losses.lovasz",
+        "Tversky": "utils.losses.region",
+        "Sum": "utils.losses.table",
+    }
+)
 
 
 def build_loss(
