@@ -374,6 +374,7 @@ def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
         crop=loader.dataset.crop_size if trainer.parts.val_loader else None,
         log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
         on_cpu=trainer.device.type == "cpu",
+        plugins=trainer.description["plugins"],
     ):
         print(line)
         log.debug("%s", line)  # into train.log

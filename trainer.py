@@ -332,13 +332,8 @@ def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
 
 def _shown(metrics: Mapping[str, object], speed: float, waited: float) -> dict[str, object]:
     """The numbers of a training line, the most important first: a narrow terminal cuts the last."""
-    return {
-        "loss": metrics["loss"],
-        "Mean_IoU": metrics["Mean_IoU"],
-        "waiting": f"{waited:.0%}",
-        "images/s": f"{speed * distributed.world_size():.1f}",
-        "Pixel_Accuracy": metrics["Pixel_Accuracy"],
-    }
+    pace = {"waiting": f"{waited:.0%}", "images/s": f"{speed * distributed.world_size():.1f}"}
+    return {"loss": metrics["loss"], "Mean_IoU": metrics["Mean_IoU"], **pace, **_headline(metrics)}
 
 
 def _momentum(optimizer: Optimizer) -> float | None:

@@ -43,10 +43,7 @@ class _Words(logging.FileHandler):
 
 
 def log_to_console(*, first_process: bool = True) -> None:
-    """Send the program's messages to stderr; other processes only their warnings.
-
-    DEBUG is what the console gets in another way.
-    """
+    """Send messages from INFO on to stderr, all to train.log; other processes only warnings."""
     log.handlers[:] = [_Console(logging.INFO), _early]
     log.setLevel(logging.DEBUG if first_process else logging.WARNING)
     log.propagate = False

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.run import folder as run_folder
@@ -20,6 +21,7 @@ def result_lines(
     crop: int | None,
     log_dir: str | None,
     on_cpu: bool,
+    plugins: Sequence[str],
 ) -> list[str]:
     """The best score, the run folder, and commands to go on with.
 
@@ -30,6 +32,7 @@ def result_lines(
         crop: The side of the centre crops that were scored, or None: whole images.
         log_dir: Where TensorBoard's files are, or None.
         on_cpu: Whether the run was on a CPU, where the quickest mode of inference is offered.
+        plugins: Files that the run took components from.
     """
     lines = [_best(monitor, crop), f"run folder: {folder}"]
     if log_dir is not None:
@@ -44,8 +47,9 @@ def result_lines(
         inference += ["--extension", extension]
     if on_cpu:
         inference += ["--mode", "whole"]
-    lines.append(f"next: {command_line('inference.py', *inference)}")
-    return [*lines, f"next: {command_line('evaluate.py', '--model', str(model))}"]
+    lines.append(f"next: {command_line('inference.py', *inference, plugins=plugins)}")
+    evaluation = command_line("evaluate.py", "--model", str(model), plugins=plugins)
+    return [*lines, f"next: {evaluation}"]
 
 
 def _best(monitor: Monitor, crop: int | None) -> str:
@@ -55,11 +59,12 @@ def _best(monitor: Monitor, crop: int | None) -> str:
     return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
 
 
-def command_line(script: str, *words: str) -> str:
+def command_line(script: str, *words: str, plugins: Sequence[str] = ()) -> str:
     """A command that works from where the user stands; `script` is in the program's folder."""
     name = Path(sys.executable).name
     python = name if shutil.which(name) == sys.executable else sys.executable
-    return _quoted(python, script if Path.cwd() == _ROOT else str(_ROOT / script), *words)
+    place = script if Path.cwd() == _ROOT else str(_ROOT / script)
+    return _quoted(python, place, *words, *(f"--plugin={file}" for file in plugins))
 
 
 def _quoted(*words: str) -> str:
