@@ -14,10 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
 from utils.hardware.devices import pick_device, restrict_gpus
 
@@ -61,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-c", "--config", type=Path, help="take the data from here, not from the checkpoint")
     add(
@@ -191,11 +194,8 @@ def _evaluate(
         boundary_ratio=options.boundary,
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
-    bar = Progress("EVAL", -(-len(data) // processes), shown=first)
-    try:
+    with closing(Progress("EVAL", -(-len(data) // processes), shown=first)) as bar:
         evaluation = evaluator.run(advance=bar.advance)
-    finally:
-        bar.close()
     if not evaluation.counts.any():
         raise DataError(
             f"{data.name(0)} and the {len(data) - 1} other images have no labelled pixel: "
@@ -279,7 +279,8 @@ def _write(
         "report.html": render(evaluation, summary, palette=data.palette),
     }
     for name, text in files.items():
-        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+        write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     print(table(summary))
     print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
     print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")

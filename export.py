@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, guard
 from utils.files.outputs import find_pictures, prepare_folder, write_whole
 
@@ -62,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     add("-i", "--images", type=Path, help="pictures to prove it on (default: generated ones)")
@@ -103,7 +105,8 @@ def _export(
         write_onnx(program, path, metadata=describe(checkpoint), output=output)
         exported = onnx_runner(path)
     else:
-        torch.export.save(program, path, extra_files=describe(checkpoint))
+        with path.open("wb") as file:  # torch takes no path that is not UTF-8
+            torch.export.save(program, file, extra_files=describe(checkpoint))
         exported = program_runner(path)
     reference = torch_runner(deployed)
     comparisons = []

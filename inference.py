@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
 from utils.files.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
 from utils.hardware.devices import pick_device, restrict_gpus
@@ -52,6 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-i", "--images", type=Path, required=True, help="folder of pictures, or one picture")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")

@@ -18,6 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, DataError, guard
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     from utils.hardware.devices import restrict_gpus
 
     restrict_gpus(args.device)
-    state, folder = None, None
     if args.resume is None:
         from utils.config.config import load_config
 
-        config = load_config(args.config or "config.json", args.set)
+        config, state, folder = load_config(args.config or "config.json", args.set), None, None
     else:
         from utils.hardware.distributed import environment_rank
         from utils.run.log import log_to_console
@@ -81,10 +81,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="docs/config.md explains every key of the config.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("-c", "--config", help="the JSON file (default: config.json)")
-    parser.add_argument(
-        "-r", "--resume", metavar="FILE|RUN_DIR", help="go on from a checkpoint, in its run folder"
-    )
+    parser.add_argument("-r", "--resume", metavar="FILE|RUN_DIR", help="go on from a checkpoint")
     parser.add_argument("-d", "--device", help="GPU indices such as 0,1, or cpu, cuda, mps")
     parser.add_argument(
         "--set",
@@ -155,8 +154,8 @@ def _train(
             if state is not None:
                 state.clear()  # callers hold it: a second copy of all weights, for the whole run
             trainer.fit(run)
-        if run.folder is not None:
-            _print_result(config, trainer, run.folder)
+            if run.folder is not None:
+                _print_result(config, trainer, run.folder)
     return 0
 
 
@@ -366,19 +365,21 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
-    from utils.run.next_steps import best_line, commands, example_picture
+    from dataloaders.examples import example_picture
+    from utils.run.next_steps import result_lines
 
-    val_loader = trainer.parts.val_loader
-    data = (val_loader or trainer.parts.train_loader).dataset
-    print(best_line(trainer.monitor, crop=None if val_loader is None else data.crop_size))
-    print(f"run folder: {folder}")
-    for command in commands(
+    loader = trainer.parts.val_loader or trainer.parts.train_loader
+    for line in result_lines(
         folder,
-        example=example_picture(data, folder),
+        trainer.monitor,
+        example=example_picture(loader.dataset, folder),
+        crop=loader.dataset.crop_size if trainer.parts.val_loader else None,
         log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
         on_cpu=trainer.device.type == "cpu",
+        plugins=trainer.description["plugins"],
     ):
-        print(f"next: {command}")
+        print(line)
+        log.debug("%s", line)  # into train.log
 
 
 if __name__ == "__main__":

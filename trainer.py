@@ -9,7 +9,7 @@ import logging
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -125,7 +125,7 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with self._memory_advice(), kernel_search(one_size=self.one_size):
+        with closing(bar), self._memory_advice(), kernel_search(one_size=self.one_size):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
@@ -133,10 +133,9 @@ class Trainer(BaseTrainer):
                     bar.say(self.log_iteration(epoch))
                 self.save_iteration()
                 self.stop_if_asked()
-        bar.close()
         metrics = self.totals.compute()
         if self.first:
-            log.info("%s  %s", title, describe(_headline(metrics)))
+            log.info("%s  %s", title, describe(_shown(metrics, *self.stopwatch.read(epoch=True))))
         return metrics
 
     def measure(self, iterations: int) -> tuple[Mapping[str, float], int]:
@@ -248,11 +247,7 @@ class Trainer(BaseTrainer):
                 **{f"train/Learning_rate_{i}": rate for i, rate in enumerate(rates)},
             },
         )
-        return {
-            **_headline(metrics),
-            "images/s": f"{speed * distributed.world_size():.1f}",
-            "waiting for data": f"{waited:.0%}",
-        }
+        return _shown(metrics, speed, waited)
 
     def _require_finite(self) -> None:
         if not self.totals.are_finite():
@@ -300,7 +295,7 @@ class Trainer(BaseTrainer):
         loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
         bar = Progress(title, len(loader), shown=self.first)
-        with self._validation_memory_advice(loader):
+        with closing(bar), self._validation_memory_advice(loader):
             for batch in on_device(loader, self.device):
                 masks = batch.masks.long()
                 with autocast(self.device, self.step.precision):
@@ -315,7 +310,6 @@ class Trainer(BaseTrainer):
                 bar.advance()
                 if self.interrupted:  # processes have unequal numbers of batches: they agree below
                     break
-        bar.close()
         self.stop_if_asked()
         return self._validation_metrics(epoch, totals.compute(), pictures)
 
@@ -351,6 +345,12 @@ class Trainer(BaseTrainer):
 def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
     """The numbers that fit a line: all but those of single classes."""
     return {name: value for name, value in metrics.items() if name != "Class_IoU"}
+
+
+def _shown(metrics: Mapping[str, object], speed: float, waited: float) -> dict[str, object]:
+    """The numbers of a training line, the most important first: a narrow terminal cuts the last."""
+    pace = {"waiting": f"{waited:.0%}", "images/s": f"{speed * distributed.world_size():.1f}"}
+    return {"loss": metrics["loss"], "Mean_IoU": metrics["Mean_IoU"], **pace, **_headline(metrics)}
 
 
 def _momentum(optimizer: Optimizer) -> float | None:

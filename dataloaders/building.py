@@ -11,6 +11,7 @@ from dataloaders.doctor import check
 from utils.config.registry import build, loader_arguments
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
+from utils.run.next_steps import command_line
 from utils.run.stopwatch import usable_cores
 
 log = logging.getLogger("segmentation")
@@ -54,7 +55,7 @@ def build_loaders(
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
-            "  all of it is looked at by: python train.py --check-data, with the same config"
+            f"  to look at all, with the same config: {command_line('train.py', '--check-data')}"
         )
     for line in report.splitlines():
         log.info("%s", line)

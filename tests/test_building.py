@@ -77,7 +77,7 @@ def test_data_are_looked_at_before_a_training(tmp_path):
     message = str(caught.value)
     assert message.startswith("the data cannot be used\ntrain_loader: Folder, 8 images, 8 masks")
     assert '"label_map": {"0": 0, "255": 1}' in message
-    assert "python train.py --check-data" in message
+    assert "train.py --check-data" in message
 
 
 def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +228,12 @@ def test_a_missing_checkpoint_exits_4(tmp_path, capsys):
     missing = str(tmp_path / "none.pth")
     assert guard(evaluate.main, ["--model", missing]) == 4
     assert missing in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8_are_written_escaped(model, tmp_path):
+    other = shutil.copy(model, tmp_path / "caf\udce9.pth")
+    assert run(other, tmp_path)["about"]["checkpoint"] == str(other)
+    assert r"caf\udce9.pth" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_manual_lists_every_flag(capsys):

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,16 @@ def folder(root, **options):
 
 def values(data):
     return [int(data.load(index)[0][0, 0, 0]) for index in range(len(data))]
+
+
+def test_a_drive_that_is_not_there_is_explained(monkeypatch):
+    def missing(self):
+        raise FileNotFoundError(2, "cannot find the path specified")
+
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    monkeypatch.setattr(Path, "iterdir", missing)
+    with pytest.raises(DataError, match=r"no such folder(?s:.*)holds what cannot be listed"):
+        folder("Z:/data")
 
 
 # ---- which files belong together ------------------------------------------------------------

@@ -126,7 +126,9 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
         real(self, batches)
 
     monkeypatch.setattr(Trainer, "train_iteration", interrupted)
-    with pytest.raises(RunInterruptedError, match="at iteration 4: saved; go on with:") as caught:
+    with pytest.raises(
+        RunInterruptedError, match=r"at iteration 4: saved\n  go on with:"
+    ) as caught:
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     assert caught.value.exit_code == code
     monkeypatch.undo()
