@@ -185,7 +185,6 @@ def _evaluate(
     from utils.hardware.precision import full_fp32
     from utils.run.progress import Progress
 
-    full_fp32()
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
         data,
@@ -194,7 +193,8 @@ def _evaluate(
         boundary_ratio=options.boundary,
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
-    with closing(Progress("EVAL", -(-len(data) // processes), shown=first)) as bar:
+    bar = Progress("EVAL", -(-len(data) // processes), shown=first)
+    with closing(bar), full_fp32():
         evaluation = evaluator.run(advance=bar.advance)
     if not evaluation.counts.any():
         raise DataError(

@@ -100,6 +100,7 @@ def test_the_score_is_that_of_fp32_whatever_the_training_computed_in(
         found = run(tmp_path / "bf16.pth", tmp_path / "two")
     assert "Predicted in fp32 on cpu." in capsys.readouterr().out
     assert set(seen) == {"ieee"}  # no TF32
+    assert {kind.fp32_precision for kind in FLOAT32} == {"tf32"}  # as before
     assert found["about"] == reference["about"] | {"checkpoint": str(tmp_path / "bf16.pth")}
     assert "precision <b>fp32</b>" in (tmp_path / "two" / "report.html").read_text()
     assert found["Class_IoU"] == reference["Class_IoU"]
