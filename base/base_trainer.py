@@ -47,7 +47,7 @@ class Plan:
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
 
     epoch: int = 0
@@ -86,13 +86,13 @@ class BaseTrainer:
         self.run = RunLog(None)
         self.description: dict[str, Any] = dict(description)
         self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
-        self.progress = Progress()
+        self.position = Position()
         self._signal: int | None = None
 
     # What a subclass says.
 
     def train_epoch(self, epoch: int) -> dict:
-        """Train from `self.progress.iteration` to the end of the epoch; return its metrics."""
+        """Train from `self.position.iteration` to the end of the epoch; return its metrics."""
         raise NotImplementedError
 
     def validate(self, epoch: int) -> dict:
@@ -137,7 +137,7 @@ class BaseTrainer:
         log.info("trained for %.0f s", time.monotonic() - started)
 
     def _run_epochs(self) -> None:
-        for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):
+        for epoch in range(self.position.epoch + 1, self.plan.epochs + 1):
             if self.monitor.exhausted():
                 break
             self._run_epoch(epoch)
@@ -146,13 +146,13 @@ class BaseTrainer:
         train_metrics = self.train_epoch(epoch)
         val_metrics = self._validated(epoch) if self._validation_due(epoch) else None
         improved = val_metrics is not None and self.monitor.improved(val_metrics, epoch)
-        self.run.row("train", epoch, self.progress.step, train_metrics)
+        self.run.row("train", epoch, self.position.step, train_metrics)
         scores = {name: train_metrics[name] for name in ("Pixel_Accuracy", "Mean_IoU")}
-        self.run.scalars(self.progress.step, self._tags("train", scores))
+        self.run.scalars(self.position.step, self._tags("train", scores))
         if val_metrics is not None:
-            self.run.row("val", epoch, self.progress.step, val_metrics)
-            self.run.scalars(self.progress.step, self._tags("val", val_metrics))
-        self.progress.epoch, self.progress.iteration = epoch, 0
+            self.run.row("val", epoch, self.position.step, val_metrics)
+            self.run.scalars(self.position.step, self._tags("val", val_metrics))
+        self.position.epoch, self.position.iteration = epoch, 0
         self.restore_running({})
         self._save_epoch(improved=improved)
 
@@ -199,8 +199,8 @@ class BaseTrainer:
                 folder / run_folder.BEST,
             )
         paths = [folder / run_folder.LAST]
-        if self.progress.epoch % self.plan.save_period == 0:
-            paths.append(folder / f"checkpoint-epoch{self.progress.epoch}.pth")
+        if self.position.epoch % self.plan.save_period == 0:
+            paths.append(folder / f"checkpoint-epoch{self.position.epoch}.pth")
         checkpoint.save(paths, state)
         run_folder.trim(folder, keep=self.plan.keep)
         self.run.flush()
@@ -208,11 +208,11 @@ class BaseTrainer:
     def save_iteration(self) -> None:
         """Save in the middle of an epoch, when the iteration's number says so."""
         every = self.plan.save_per_iters
-        if every is None or self.progress.step % every:
+        if every is None or self.position.step % every:
             return
         state = self.state()
         if self.run.folder is not None:
-            path = self.run.folder / f"checkpoint-iter{self.progress.step}.pth"
+            path = self.run.folder / f"checkpoint-iter{self.position.step}.pth"
             checkpoint.save([path], state)
             run_folder.trim(self.run.folder, keep=self.plan.keep)
 
@@ -226,9 +226,9 @@ class BaseTrainer:
         return {
             **self.description,
             "kind": "training",
-            "epoch": self.progress.epoch,
-            "iteration": self.progress.iteration,
-            "step": self.progress.step,
+            "epoch": self.position.epoch,
+            "iteration": self.position.iteration,
+            "step": self.position.step,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -244,8 +244,8 @@ class BaseTrainer:
         return {
             **self.description,
             "kind": "best",
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
             "state_dict": weights.state_dict(),
             "monitor_best": self.monitor.best,
         }
@@ -272,7 +272,7 @@ class BaseTrainer:
             self.ema.load_state_dict(state["ema"])
         self.monitor.best = state["monitor_best"]
         self.monitor.best_epoch, self.monitor.last_epoch = state["monitor_epochs"]
-        self.progress = Progress(state["epoch"], state["iteration"], state["step"])
+        self.position = Position(state["epoch"], state["iteration"], state["step"])
         self.restore_running(state["running"])
 
     def _restore_optimizer(self, state: dict) -> None:
@@ -331,5 +331,5 @@ class BaseTrainer:
             where = f"\n  go on with: {command}"
         name = signal.Signals(number).name
         raise RunInterruptedError(
-            f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number
+            f"{name} at iteration {self.position.step}: saved{where}", signal_number=number
         )

@@ -18,7 +18,7 @@ from utils.errors import DataError
 from utils.files.outputs import write_whole
 from utils.hardware import distributed
 from utils.losses.class_weights import class_weights
-from utils.run.progress import Progress
+from utils.run.progress import ProgressBar
 
 log = logging.getLogger("segmentation")
 
@@ -94,7 +94,7 @@ def _remembered(dataset: BaseDataset, folder: Path | None) -> LabelCounts:
 def _count(dataset: BaseDataset) -> LabelCounts:
     pixels = np.zeros(dataset.num_classes, np.int64)
     surroundings = np.zeros_like(pixels)
-    with closing(Progress("LABELS", len(dataset))) as bar:
+    with closing(ProgressBar("LABELS", len(dataset))) as bar:
         for index in range(len(dataset)):
             # Of files the mask alone is read; decoding its image would take most of the time.
             file = dataset.pairs[index].mask if dataset.pairs else None

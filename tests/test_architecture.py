@@ -14,6 +14,8 @@ BELOW = {
     "models": {"models", "base", "utils"},
     "dataloaders": {"dataloaders", "base", "utils"},
     "trainer": {"base", "utils"},
+    "measuring": {"trainer", "base", "utils"},
+    "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
 }
 # Which package of utils/ may use which; errors and seeding serve all. CONTRIBUTING.md draws it.

@@ -66,10 +66,10 @@ def run_until_it_diverges(trainer, folder, at, plant):
     iteration = trainer.train_iteration
 
     def planted(micro_batches):
-        if trainer.progress.step == at - 1:
+        if trainer.position.step == at - 1:
             before.update(files(folder))
         iteration(micro_batches)
-        if trainer.progress.step == at:
+        if trainer.position.step == at:
             plant()
 
     trainer.train_iteration = planted

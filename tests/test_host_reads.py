@@ -113,7 +113,7 @@ def _unscaling_is_torchs_own(monkeypatch):
 
 
 def iterations(trainer, count=10):
-    batches = batches_of(trainer)[: trainer.step.accumulate]
+    batches = batches_of(trainer)[: trainer.options.accumulate]
     return lambda: [trainer.train_iteration(batches) for _ in range(count)]
 
 

@@ -8,6 +8,7 @@ from small_models import build_small, images, outputs_of
 from torch import nn
 from training import plain_config, trainer_of
 
+from measuring import MeasuredTrainer
 from models import MODELS
 from models.enet import PReLU
 from utils.hardware.devices import set_determinism
@@ -131,16 +132,19 @@ def test_cudnn_searches_in_training_steps_of_one_size_only(
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
     config = plain_config(tmp_path)
     config["train_loader"]["args"] |= {"crop_size": crop_size, "base_size": None, "batch_size": 1}
-    trainer, seen = trainer_of(config), set()
-    trainer.model.register_forward_hook(
-        lambda model, *_: seen.add((model.training, torch.backends.cudnn.benchmark))
-    )
+    trainer, measured = trainer_of(config), trainer_of(config, kind=MeasuredTrainer)
+    seen = set()
+    for one in (trainer, measured):
+        one.model.register_forward_hook(
+            lambda model, *_: seen.add((model.training, torch.backends.cudnn.benchmark))
+        )
     trainer.train_epoch(1)
     assert seen == {(True, searching)}
     trainer.validate(1)
     assert seen == {(True, searching), (False, False)}
-    trainer.measure(1)
-    assert seen == {(True, searching), (False, False)}
+    seen.clear()
+    measured.measure(1)
+    assert seen == {(True, searching)}
     assert not torch.backends.cudnn.benchmark
 
 

@@ -121,7 +121,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
     real = Trainer.train_iteration
 
     def interrupted(self, batches):
-        if self.progress.step == 3:
+        if self.position.step == 3:
             signal.raise_signal(number)
         real(self, batches)
 
@@ -188,7 +188,7 @@ def test_an_error_in_validation_does_not_cost_the_training_before_it(
     monkeypatch.setattr(
         Trainer,
         "train_iteration",
-        lambda self, batches: (trained.append(self.progress.step), iteration(self, batches)),
+        lambda self, batches: (trained.append(self.position.step), iteration(self, batches)),
     )
     assert train.main(["--resume", str(folder)]) == 0
     assert trained == [6, 7, 8]  # nothing twice
