@@ -215,7 +215,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
 
     from dataloaders.building import build_loaders
     from dataloaders.label_counts import loss_weights
-    from models.building import build_model, check_batch, place
+    from models.building import build_model, check_batch, check_model, place
     from trainer import Parts
     from utils.config.registry import build
     from utils.hardware.distributed import world_size
@@ -225,6 +225,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from utils.run.resume import check_classes
 
     _check_components(config)
+    start = check_model(config.arch.type, config.arch.args, config.init_from, state)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
     check_classes(train_loader.dataset.classes, state)
@@ -242,8 +243,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         config.arch.args,
         num_classes=len(train_loader.dataset.classes),
         in_channels=len(train_loader.dataset.mean),
-        init_from=config.init_from,
-        restoring=state is not None,
+        start=start,
     )
     network = place(
         model,

@@ -16,6 +16,7 @@ from models.unet import UNet, UNetResnet
 from models.upernet import UperNet
 from utils.config.registry import build
 from utils.errors import CheckpointError, ConfigError
+from utils.run.matching import Match, align, match, require
 
 __all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
 
@@ -37,8 +38,6 @@ MODELS: Mapping[str, Callable[..., BaseModel]] = {
     )
 }
 """What `arch.type` may say."""
-
-_SHOWN = 5
 
 
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
@@ -68,7 +67,8 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
             f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
             "version of this program, or edited"
         ) from error
-    _load_strictly(model, weights_of_checkpoint(checkpoint))
+    what = f"the checkpoint's weights are not those of its {type(model).__name__}:"
+    model.load_state_dict(require(weights_of_checkpoint(checkpoint), model.state_dict(), what))
     return model.eval()
 
 
@@ -78,62 +78,25 @@ def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
     return ema["state_dict"] if ema else checkpoint["state_dict"]
 
 
-def load_matching(model: BaseModel, checkpoint: Mapping) -> tuple[list[str], list[str]]:
-    """Start from a checkpoint with other classes or another head (`init_from`).
-
-    Every tensor of the model whose name and shape occur in the checkpoint is taken.
+def load_matching(model: BaseModel, weights: Mapping[str, Tensor]) -> Match:
+    """Start from another network's weights (`init_from`): all that fit by name and shape.
 
     Args:
         model: Changed in place; its other tensors stay as they were.
-        checkpoint: What `utils.run.checkpoint.load` returned.
-
-    Returns:
-        The names of the tensors taken, and one line for each that was left, with the reason.
+        weights: Tensors by the names of whatever program they come from.
 
     Raises:
         CheckpointError: Nothing fits.
     """
-    weights = weights_of_checkpoint(checkpoint)
     own = model.state_dict()
-    taken = {name: weights[name] for name in own if _fits(own[name], weights.get(name))}
-    if not taken:
+    found = match(align(weights, own), own)
+    if not any(tensor.is_floating_point() for tensor in found.taken.values()):
+        names = [
+            f"{len(some)} tensors: {', '.join(list(some)[:3])}, ..." for some in (weights, own)
+        ]
         raise CheckpointError(
-            f"init_from: no tensor of this {type(model).__name__} is in the checkpoint, which "
-            f"holds a {checkpoint['arch']}; take one of the same arch.type and backbone"
+            f"init_from: nothing in the file fits this {type(model).__name__}\n  found {names[0]}\n"
+            f"  expected {names[1]}\n  take a file of the same arch.type or backbone"
         )
-    left = [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} here"
-        if name in weights
-        else f"{name}: not in the file"
-        for name, value in own.items()
-        if name not in taken
-    ]
-    model.load_state_dict(taken, strict=False)
-    return list(taken), left
-
-
-def _load_strictly(model: BaseModel, weights: Mapping) -> None:
-    own = model.state_dict()
-    faults = [f"{name}: missing" for name in own if name not in weights]
-    faults += [f"{name}: unknown" for name in weights if name not in own]
-    faults += [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} expected"
-        for name, value in own.items()
-        if name in weights and not _fits(value, weights[name])
-    ]
-    if faults:
-        more = f"\n  ... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise CheckpointError(
-            f"the checkpoint's weights are not those of its {type(model).__name__}:\n  "
-            + "\n  ".join(faults[:_SHOWN])
-            + more
-        )
-    model.load_state_dict(dict(weights))
-
-
-def _fits(own: object, other: object) -> bool:
-    return isinstance(other, Tensor) and isinstance(own, Tensor) and own.shape == other.shape
-
-
-def _shape(value: object) -> str:
-    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, Tensor) else "no tensor"
+    model.load_state_dict(found.taken, strict=False)
+    return found

@@ -1,20 +1,13 @@
 """Checkpoints: plain types in one file, written so that a kill leaves the old one or the new one.
 
 A file holds dicts, lists, strings, numbers, booleans, None and tensors, nothing else, so that it
-loads with `weights_only=True` and nothing allow-listed. Loading verifies the checksums that
-`torch.save` writes and `torch.load` ignores.
+loads with `weights_only=True` and nothing allow-listed.
 """
 
 import io
 import os
-import pickle
 import platform
-import re
 import shutil
-import stat
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,25 +15,13 @@ from typing import Any
 import torch
 
 from utils.errors import CheckpointError, ResourceError
+from utils.files import tensor_files
 
 FORMAT_VERSION = 1
 Plain = dict | list | str | int | float | bool | None | torch.Tensor
 
 _REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
 
-# What torch's unpickler raises over bytes that it does not understand.
-_UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 _REQUIRED_TO_RESUME = (
     "epoch",
     "iteration",
@@ -114,25 +95,18 @@ def load(path: Path | str) -> dict:
         CheckpointError: Missing, damaged, foreign, or from a newer version.
     """
     path = Path(path)
-    _verify_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # over bytes that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # The rest of torch's message advises to load it unsafely.
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{path}: refused: it holds {found[1] if found else 'foreign objects'}, more than "
-            "tensors and plain values, and loading it could run code\n"
-            "  expected: a checkpoint of this program; a file of pytorch-segmentation is converted "
-            "by tools/import_checkpoint.py"
-        ) from error
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
+    content = tensor_files.read(path)
     _verify_content(path, content)
     return content
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read the weights alone, of a checkpoint of this program or of any other; averaged ones first.
+
+    Raises:
+        CheckpointError: Missing, damaged, or without weights.
+    """
+    return tensor_files.state_dict_of(tensor_files.read(path), path)
 
 
 def to_plain(value: Any) -> Plain:
@@ -158,36 +132,6 @@ def _plain_key(key: Any) -> str | int:
     if type(key) not in (str, int):
         raise TypeError(f"a checkpoint cannot hold the key {key!r}")
     return key
-
-
-def _verify_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror})\n"
-            "  expected: a file that train.py wrote: best_model.pth, last.pth or checkpoint-*.pth "
-            "in saved/<name>/<date>/"
-        ) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path}: not a file; give a .pth file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch stores its records uncompressed; a compressed one could unpack to any size.
-            packed = [
-                i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED
-            ]
-            damaged = packed[0] if packed else archive.testzip()
-    except (zipfile.BadZipFile, *_UNREADABLE) as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or cut short ({status.st_size:,} bytes; {error})\n"
-            "  take an older file of the same run folder, or give the folder to --resume"
-        ) from error
-    if damaged is not None:
-        raise CheckpointError(
-            f"{path}: damaged: the checksum of {damaged} does not match its content\n"
-            "  take an older file of the same run folder, or give the folder to --resume"
-        )
 
 
 def _verify_content(path: Path, content: object) -> None:
