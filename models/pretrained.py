@@ -1,7 +1,6 @@
 """Where an encoder's pretrained weights come from: timm's hub, or a file that the user names."""
 
-import pickle
-import urllib.error
+import re
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +9,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import CheckpointError, ConfigError
+from models import hub
+from utils.errors import CheckpointError, ConfigError, UserError
+from utils.run.checkpoint import load_weights
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
-_HUB_FILE = "model.safetensors"
 _SHOWN_KEYS = 3
 _TIMEOUT_S = 20
 
 
-def weights_of(name: str, pretrained: str | bool) -> dict[str, Tensor] | None:
+def weights_of(
+    name: str, pretrained: str | bool, *, only_ask: bool = False
+) -> dict[str, Tensor] | None:
     """Return the weights that ``pretrained`` asks for, under timm's names.
 
     Args:
         name: A timm name with or without its tag.
         pretrained: True for timm's own weights, a path for a file, False for none.
+        only_ask: Make sure that timm's can be had, and download nothing: None stands for them.
 
     Raises:
         ConfigError: timm has no weights for ``name``, or they cannot be downloaded.
@@ -33,7 +36,7 @@ def weights_of(name: str, pretrained: str | bool) -> dict[str, Tensor] | None:
     """
     if isinstance(pretrained, str):
         return _read(Path(pretrained))
-    return _fetch(name) if pretrained else None
+    return _fetch(name, only_ask=only_ask) if pretrained else None
 
 
 def check_fit(network: nn.Module, weights: dict[str, Tensor], *, name: str, path: str) -> None:
@@ -80,29 +83,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"arch.args.pretrained: no such file: {path}\n"
             "  expected: true, false, or the path of a weight file (.pth or .safetensors)"
         )
-    from timm.models import load_state_dict
-
-    try:
-        weights = load_state_dict(str(path), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:
-        # safetensors raises a class of its own straight below Exception.
-        if not type(error).__module__.startswith("safetensors"):
-            raise
-        raise _unreadable(path, error) from error
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path}: holds no weights; expected a state dict of tensors")
-    return weights
+    return load_weights(path)
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    reason = reason.partition(" No automatic unsafe")[0]  # then timm advises to load it unsafely
-    return CheckpointError(f"{path}: damaged or not a weight file ({reason})")
-
-
-def _fetch(name: str) -> dict[str, Tensor]:
+def _fetch(name: str, *, only_ask: bool) -> dict[str, Tensor] | None:
     from timm.models import get_pretrained_cfg
 
     configuration = get_pretrained_cfg(name)
@@ -113,40 +97,33 @@ def _fetch(name: str) -> dict[str, Tensor]:
         )
     try:
         if configuration.hf_hub_id:
-            return _from_hub(configuration.hf_hub_id)
-        assert isinstance(configuration.url, str)
-        return torch.hub.load_state_dict_from_url(
-            configuration.url, map_location="cpu", progress=False, weights_only=True
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+            path = hub.fetch(configuration.hf_hub_id, only_ask=only_ask)
+        else:
+            path = _fetch_url(str(configuration.url), only_ask=only_ask)
+    except UserError:
+        raise
+    except Exception as error:  # of whichever client the hub's library uses
         raise _offline(name, configuration, error) from error
+    return None if path is None else load_weights(path)
 
 
-def _from_hub(repository: str) -> dict[str, Tensor]:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from safetensors.torch import load_file
-
-    path = try_to_load_from_cache(repository, _HUB_FILE)
-    if not isinstance(path, str):
-        # The hub's own client tries for three quarters of a minute before it gives up.
-        if not constants.HF_HUB_OFFLINE:
-            _reach(f"{constants.ENDPOINT}/{repository}/resolve/main/{_HUB_FILE}")
-        path = hf_hub_download(repository, _HUB_FILE)
-    return load_file(path)
-
-
-def _reach(url: str) -> None:
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - https, from timm's table
-    try:
-        urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return  # an answer, if only that HEAD is not allowed: the download itself will tell
+def _fetch_url(url: str, *, only_ask: bool) -> Path | None:
+    """As `hub.fetch`, for the few that are elsewhere; most names end in a part of the checksum."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if not path.is_file() and only_ask:
+        urllib.request.urlopen(url, timeout=_TIMEOUT_S).close()  # noqa: S310 - from timm's table
+        return None
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        torch.hub.download_url_to_file(url, str(path), digest and digest[1])
+    return path
 
 
 def _offline(name: str, configuration: "PretrainedCfg", error: Exception) -> ConfigError:
     url = configuration.url
     if configuration.hf_hub_id:
-        url = f"https://huggingface.co/{configuration.hf_hub_id}/resolve/main/{_HUB_FILE}"
+        url = hub.client.hf_hub_url(configuration.hf_hub_id, hub.FILE)
     assert isinstance(url, str)
     file = f"pretrained/{name}{Path(url).suffix}"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
