@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from base.base_model import BaseModel
@@ -16,9 +17,9 @@ from models.unet import UNet, UNetResnet
 from models.upernet import UperNet
 from utils.config.registry import build
 from utils.errors import CheckpointError, ConfigError
-from utils.run.matching import Match, align, match, require
+from utils.files.matching import Match, align, match, require
 
-__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
+__all__ = ["MODELS", "check_weights", "load_matching", "model_from_checkpoint"]
 
 MODELS: Mapping[str, Callable[..., BaseModel]] = {
     model.__name__: model
@@ -39,6 +40,12 @@ MODELS: Mapping[str, Callable[..., BaseModel]] = {
 }
 """What `arch.type` may say."""
 
+# What constructors raise over forged arguments.
+_UNBUILDABLE = (
+    *(ConfigError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError),
+    *(TypeError, ValueError),
+)
+
 
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     """Rebuild the network of a checkpoint with its weights, averaged ones where there are any.
@@ -52,9 +59,31 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     Raises:
         CheckpointError: The stored architecture cannot be built, or the weights are not its own.
     """
+    check_weights(checkpoint)
+    model = _built(checkpoint)
+    model.load_state_dict(_required(checkpoint, model))
+    return model.eval()
+
+
+def check_weights(checkpoint: Mapping) -> None:
+    """Refuse weights that are not the network's, before it takes memory of whatever size.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    try:
+        with torch.device("meta"):
+            _required(checkpoint, _built(checkpoint))
+    except CheckpointError as error:
+        # What computes with values while it is built cannot be built there, and is left to later.
+        if "meta" not in str(error).split():
+            raise
+
+
+def _built(checkpoint: Mapping) -> BaseModel:
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build(
+        return build(
             "arch",
             MODELS,
             arch["type"],
@@ -62,14 +91,16 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
-    except (ConfigError, KeyError) as error:
+    except _UNBUILDABLE as error:
         raise CheckpointError(
             f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
             "version of this program, or edited"
         ) from error
+
+
+def _required(checkpoint: Mapping, model: BaseModel) -> dict[str, Tensor]:
     what = f"the checkpoint's weights are not those of its {type(model).__name__}:"
-    model.load_state_dict(require(weights_of_checkpoint(checkpoint), model.state_dict(), what))
-    return model.eval()
+    return require(weights_of_checkpoint(checkpoint), model.state_dict(), what)
 
 
 def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
-from utils.run.matching import align
+from utils.files.matching import align
 
 OutputStride = Literal[8, 16, 32]
 

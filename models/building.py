@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
-from models import MODELS, load_matching
+from models import MODELS, check_weights, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
+from utils.files.tensor_files import read, weights_in
 from utils.hardware.parallel import shares, spread, synchronises_batch_norm
 from utils.hardware.recompute import recompute_blocks
-from utils.run import checkpoint
 
 log = logging.getLogger("segmentation")
 
@@ -28,21 +28,22 @@ def check_model(
         name: A model of the table.
         args: Its arguments.
         init_from: A file of weights to start from, or None.
-        state: The checkpoint that all weights are about to be restored from, or None.
+        state: The checkpoint that all weights will be restored from, or None.
 
     Returns:
-        What stands in for pretrained weights, nothing before a restore; None: they are loaded.
+        What takes the place of pretrained weights, nothing before a restore; None: nothing does.
 
     Raises:
         ConfigError: Unknown name or arguments, or weights that cannot be had; none are downloaded.
         CheckpointError: A weight file is missing, damaged, or of another encoder.
     """
     if state is not None:
+        check_weights(state)
         return {}
-    start = None if init_from is None else checkpoint.load_weights(Path(init_from))
+    start = None if init_from is None else weights_in(read(Path(init_from)), Path(init_from))
     args = args if start is None else {**args, "pretrained": False}
     # What computes with values while it is built cannot be built so, and is left to `build_model`.
-    with torch.device("meta"), contextlib.suppress(RuntimeError):
+    with torch.device("meta"), contextlib.suppress(RuntimeError, TypeError):
         build("arch", MODELS, name, args, num_classes=2, in_channels=3)
     return start
 

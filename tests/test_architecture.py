@@ -24,7 +24,7 @@ PACKAGES_OF_UTILS = {
     "hardware": set(),
     "files": {"drawing"},
     "losses": {"config"},
-    "optim": {"config"},
+    "optim": {"config", "files"},
     "lr_scheduler": {"optim"},
     "metrics": {"hardware"},
     "data": {"drawing", "files", "hardware"},

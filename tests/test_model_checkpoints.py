@@ -17,7 +17,8 @@ import train
 from models import load_matching, model_from_checkpoint
 from utils.config.config import parse_config
 from utils.errors import CheckpointError
-from utils.run.checkpoint import load_weights, save
+from utils.files.tensor_files import read, weights_in
+from utils.run.checkpoint import save
 
 ROOT = Path(__file__).parent.parent
 
@@ -209,7 +210,7 @@ def test_weights_of_other_programs_are_taken(form, tmp_path):
             value.copy_(torch.full_like(value, number % 50 + 0.5))  # halves hold these exactly
     path = tmp_path / "weights.bin"  # what a file is does not hang on its name
     FORMS[form](donor.state_dict(), path)
-    found = load_matching(model, load_weights(path))
+    found = load_matching(model, weights_in(read(path), path))
     own = model.state_dict()
     assert (found.misfits, found.missing) == ([], [])
     assert all(torch.equal(own[name], value) for name, value in donor.state_dict().items())

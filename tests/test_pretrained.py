@@ -18,9 +18,8 @@ from local_hub import LocalHub
 from safetensors.torch import save
 
 import train
-from models import hub
 from models.backbones import build_backbone
-from models.pretrained import weights_of
+from models.pretrained import from_hub, weights_of
 from utils.errors import CheckpointError, ConfigError, guard
 
 ROOT = Path(__file__).parent.parent
@@ -116,18 +115,18 @@ def test_bits_that_rot_in_the_cache_are_noticed(content, use, tmp_path):
 
 
 def test_a_second_process_waits_for_the_first(content, use, tmp_path):
-    code = f"import runpy; runpy.run_path('models/hub.py')['fetch']({REPOSITORY!r}, only_ask=False)"
+    call = f"from_hub({REPOSITORY!r}, only_ask=False)"
     with LocalHub(PATH, content) as server:
         server.gate.clear()
         own = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
-        command = [sys.executable, "-c", code]
+        command = [sys.executable, "-c", f"from models.pretrained import from_hub; {call}"]
         with subprocess.Popen(command, cwd=ROOT, env=environment) as first:
             wait_for(lambda: "GET" in server.requests)
             use(server.url)
             found = []
             second = threading.Thread(
-                target=lambda: found.append(hub.fetch(REPOSITORY, only_ask=False))
+                target=lambda: found.append(from_hub(REPOSITORY, only_ask=False))
             )
             asked = len(server.requests)
             second.start()
@@ -197,8 +196,7 @@ def test_weights_beside_the_hub_are_verified_by_their_name(tmp_path, monkeypatch
         known = timm.models.PretrainedCfg(url=f"{server.url}/{name}")
         monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda _: known)
         assert weights_of("net", pretrained=True, only_ask=True) is None
-        assert not (tmp_path / "hub").exists()
-        del server.requests[:]
+        assert server.requests == []
         assert weights_of("net", pretrained=True).keys() == weights.keys()
         assert weights_of("net", pretrained=True).keys() == weights.keys()
         assert server.requests == ["GET"]

@@ -130,7 +130,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     Raises:
         CheckpointError: Another network, an unknown data set, or a config that says nothing.
     """
-    from utils.files.tensor_files import state_dict_of
+    from utils.files.tensor_files import weights_in
 
     arch = _section(old["config"], "arch", source)
     data = _section(old["config"], "train_loader", source)
@@ -144,7 +144,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
             f"{source}: trained on {data['type']}, whose mean and deviation are not known here\n"
             f"  known: {', '.join(NORMALISATION)}"
         )
-    state = rename(state_dict_of(old["state_dict"], Path(source)))
+    state = rename(weights_in(old["state_dict"], Path(source)))
     if "head.2.weight" not in state:
         raise CheckpointError(
             f"{source}: its tensors are not those of a PSPNet: master_branch.1.weight is missing\n"
