@@ -14,26 +14,13 @@ from typing import Any
 
 import torch
 
-from utils.errors import CheckpointError, ResourceError
+from utils.config.config import Config, parse_config
+from utils.errors import CheckpointError, ConfigError, ResourceError
 from utils.files import tensor_files
+from utils.run.checkpoint_schema import fault_in
 
 FORMAT_VERSION = 1
 Plain = dict | list | str | int | float | bool | None | torch.Tensor
-
-_REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
-
-_REQUIRED_TO_RESUME = (
-    "epoch",
-    "iteration",
-    "step",
-    "optimizer",
-    "scaler",
-    "ema",
-    "monitor_best",
-    "monitor_epochs",
-    "running",
-    "log_bytes",
-)
 
 
 def save(paths: Sequence[Path], content: Mapping[str, object]) -> None:
@@ -100,13 +87,15 @@ def load(path: Path | str) -> dict:
     return content
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights alone, of a checkpoint of this program or of any other; averaged ones first.
-
-    Raises:
-        CheckpointError: Missing, damaged, or without weights.
-    """
-    return tensor_files.state_dict_of(tensor_files.read(path), path)
+def config_in(content: Mapping[str, Any], path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Check the config of a checkpoint; with changes of `--set` they may be what is at fault."""
+    try:
+        source = f"the config in {path}"
+        return parse_config(content["config"], source=source, overrides=overrides)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise CheckpointError(str(error)) from error
 
 
 def to_plain(value: Any) -> Plain:
@@ -149,10 +138,8 @@ def _verify_content(path: Path, content: object) -> None:
             f"{path}: written by format version {version}, this program reads up to "
             f"{FORMAT_VERSION}; update the program"
         )
-    more = _REQUIRED_TO_RESUME if content.get("kind") == "training" else ()
-    missing = [key for key in (*_REQUIRED, *more) if key not in content]
-    if missing:
-        raise CheckpointError(f"{path}: incomplete: {', '.join(missing)} missing")
+    if fault := fault_in(content):
+        raise CheckpointError(f"{path}: {fault}")
 
 
 def _sync_folder(folder: Path) -> None:
