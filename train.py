@@ -18,6 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, DataError, guard
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     from utils.hardware.devices import restrict_gpus
 
     restrict_gpus(args.device)
-    state, folder = None, None
     if args.resume is None:
         from utils.config.config import load_config
 
-        config = load_config(args.config or "config.json", args.set)
+        config, state, folder = load_config(args.config or "config.json", args.set), None, None
     else:
         from utils.hardware.distributed import environment_rank
         from utils.run.log import log_to_console
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str]) -> int:
         if args.config is not None:
             log.info("--config is not read: a resumed run has its own; change it with --set")
         config, state, folder = resumed_run(Path(args.resume), args.set)
+    if args.plugin or state is not None:
+        from tables import add_plugins, require_plugins
+
+        add_plugins(args.plugin)
+        require_plugins(args.plugin, state or {})
     if args.check_data:
         from dataloaders.building import check_data
 
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         return launch(__file__, arguments, processes=processes)
     if args.benchmark is not None:
         return _benchmark(config, args.benchmark, device_name=device)
-    return _train(config, state, folder, device_name=device)
+    return _train(config, state, folder, device_name=device, plugins=args.plugin)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,10 +81,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="docs/config.md explains every key of the config.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("-c", "--config", help="the JSON file (default: config.json)")
-    parser.add_argument(
-        "-r", "--resume", metavar="FILE|RUN_DIR", help="go on from a checkpoint, in its run folder"
-    )
+    parser.add_argument("-r", "--resume", metavar="FILE|RUN_DIR", help="go on from a checkpoint")
     parser.add_argument("-d", "--device", help="GPU indices such as 0,1, or cpu, cuda, mps")
     parser.add_argument(
         "--set",
@@ -99,6 +103,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="time N iterations: images/s, ms by phase, peak memory; writes nothing",
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
     )
     args = parser.parse_args(arguments)
     if args.benchmark is not None and args.benchmark < 1:
@@ -123,7 +134,12 @@ def _processes(config: "Config", device: str | None) -> int:
 
 
 def _train(
-    config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
+    config: "Config",
+    state: dict | None,
+    folder: Path | None,
+    *,
+    device_name: str | None,
+    plugins: Sequence[str],
 ) -> int:
     from utils.run.folder import check_folders
 
@@ -133,11 +149,13 @@ def _train(
             save_dir=None if folder else Path(section.save_dir) / config.name,
             log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
         )
-        trainer = assemble(config, state, device=device)
+        trainer = assemble(config, state, device=device, plugins=plugins)
         with _open_run(config, state, folder) as run:
+            if state is not None:
+                state.clear()  # callers hold it: a second copy of all weights, for the whole run
             trainer.fit(run)
-        if run.folder is not None:
-            _print_result(config, trainer, run.folder)
+            if run.folder is not None:
+                _print_result(config, trainer, run.folder)
     return 0
 
 
@@ -172,13 +190,16 @@ def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch
         yield device
 
 
-def assemble(config: "Config", state: dict | None, *, device: "torch.device") -> "Trainer":
+def assemble(
+    config: "Config", state: dict | None, *, device: "torch.device", plugins: Sequence[str] = ()
+) -> "Trainer":
     """Build everything that a run needs, in the order in which faults are cheapest to find.
 
     Args:
         config: The accepted config.
         state: The checkpoint to go on from, or None.
         device: Where to train.
+        plugins: Files that the command line added components from; checkpoints name them.
 
     Returns:
         A trainer that stands where `state` says.
@@ -203,7 +224,10 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
             seed=config.seed,
         ),
         plan=Plan(**{key.name: getattr(section, key.name) for key in fields(Plan)}),
-        description=_description(config, parts.train_loader.dataset),
+        description={
+            **_description(config, parts.train_loader.dataset),
+            "plugins": list(plugins),
+        },
     )
     if state is not None:
         trainer.restore(state)
@@ -341,19 +365,21 @@ def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
-    from utils.run.next_steps import best_line, commands, example_picture
+    from dataloaders.examples import example_picture
+    from utils.run.next_steps import result_lines
 
-    val_loader = trainer.parts.val_loader
-    data = (val_loader or trainer.parts.train_loader).dataset
-    print(best_line(trainer.monitor, crop=None if val_loader is None else data.crop_size))
-    print(f"run folder: {folder}")
-    for command in commands(
+    loader = trainer.parts.val_loader or trainer.parts.train_loader
+    for line in result_lines(
         folder,
-        example=example_picture(data, folder),
+        trainer.monitor,
+        example=example_picture(loader.dataset, folder),
+        crop=loader.dataset.crop_size if trainer.parts.val_loader else None,
         log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
         on_cpu=trainer.device.type == "cpu",
+        plugins=trainer.description["plugins"],
     ):
-        print(f"next: {command}")
+        print(line)
+        log.debug("%s", line)  # into train.log
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ update whose loss or gradient is not finite is withheld there.
 """
 
 import logging
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,9 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_grid
+from utils.errors import NumericError
 from utils.hardware import distributed
+from utils.hardware.devices import kernel_search
 from utils.hardware.memory import memory_advice, validation_memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
@@ -30,7 +34,7 @@ from utils.losses.table import WithAuxiliary
 from utils.metrics.totals import Totals, ValidationTotals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.lr_scheduler import Schedule
-from utils.optim.update import Update, diverged
+from utils.optim.update import Update, not_finite
 from utils.run.progress import Progress, describe
 from utils.run.stopwatch import LoaderWarning, Phases, Stopwatch
 from utils.seeding import iteration_seed
@@ -99,6 +103,7 @@ class Trainer(BaseTrainer):
         self.device = device
         data = parts.train_loader.dataset
         self.data = data
+        self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
@@ -120,7 +125,7 @@ class Trainer(BaseTrainer):
         bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with self._memory_advice():
+        with closing(bar), self._memory_advice(), kernel_search(one_size=self.one_size):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
@@ -128,10 +133,9 @@ class Trainer(BaseTrainer):
                     bar.say(self.log_iteration(epoch))
                 self.save_iteration()
                 self.stop_if_asked()
-        bar.close()
         metrics = self.totals.compute()
         if self.first:
-            log.info("%s  %s", title, describe(_headline(metrics)))
+            log.info("%s  %s", title, describe(_shown(metrics, *self.stopwatch.read(epoch=True))))
         return metrics
 
     def measure(self, iterations: int) -> tuple[Mapping[str, float], int]:
@@ -145,14 +149,14 @@ class Trainer(BaseTrainer):
         groups = grouped(batches, self.step.accumulate)
         self.parts.network.train()
         images = 0
-        with self._memory_advice():
+        with self._memory_advice(), kernel_search(one_size=self.one_size):
             for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
                 if number == 0:
                     self.phases.start()
                 self.train_iteration(micro_batches)
                 images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
                 self.progress.iteration = self.progress.step = 0
-        return self.phases.seconds(), int(distributed.sum_over_processes(torch.tensor(images)))
+        return self.phases.seconds(), int(distributed.sum_of_numbers(images))
 
     def _memory_advice(self) -> AbstractContextManager[None]:
         return memory_advice(
@@ -182,6 +186,7 @@ class Trainer(BaseTrainer):
                 self.phases.mark("backward")
             logits = output if isinstance(output, Tensor) else output[0]
             self.totals.add(loss / distributed.world_size(), logits, masks)
+            del output, logits, loss  # or they would live through the next forward
             self.stopwatch.count(len(batch.images))
             self.phases.mark("rest")
         self.update.apply()
@@ -193,7 +198,7 @@ class Trainer(BaseTrainer):
         self.progress.step += 1
         self.phases.mark("rest")
 
-    def _shared_total(self, micro_batches: Sequence[Batch]) -> Tensor | None:
+    def _shared_total(self, micro_batches: Sequence[Batch]) -> float | None:
         """The divisor of pixel losses: the effective batch's, a process and micro-batch.
 
         Gradients are averaged over processes and micro-batches; with the mean divisor for each,
@@ -203,7 +208,7 @@ class Trainer(BaseTrainer):
         totals = [total for total in known if total is not None]
         if not totals:
             return None
-        effective = distributed.sum_over_processes(torch.stack(totals).sum(0))
+        effective = distributed.sum_of_numbers(sum(totals))
         return effective / (len(micro_batches) * distributed.world_size())
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -221,7 +226,8 @@ class Trainer(BaseTrainer):
         """Write a log row and scalars; return what the progress bar shows.
 
         Raises:
-            NumericError: A loss or gradient since the last log line was not finite.
+            NumericError: A loss or gradient since the last log line was not finite, or a weight
+                or batch statistic is not.
         """
         self._require_finite()
         step, speed, waited = self.progress.step, *self.stopwatch.read()
@@ -241,23 +247,20 @@ class Trainer(BaseTrainer):
                 **{f"train/Learning_rate_{i}": rate for i, rate in enumerate(rates)},
             },
         )
-        return {
-            **_headline(metrics),
-            "images/s": f"{speed * distributed.world_size():.1f}",
-            "waiting for data": f"{waited:.0%}",
-        }
+        return _shown(metrics, speed, waited)
 
     def _require_finite(self) -> None:
-        loss, gradient = self.totals.are_finite(), not distributed.agree(self.update.failed())
-        if loss and gradient:
-            return
-        raise diverged(
-            "the gradient" if loss else "the loss",
-            step=self.progress.step,
-            epoch=self.progress.epoch + 1,
-            rates=[group["lr"] for group in self.optimizer.param_groups],
-            norm=float(self.update.norm),
-        )
+        if not self.totals.are_finite():
+            raise self._diverged("the loss")
+        if distributed.agree(self.update.failed()):
+            raise self._diverged("the gradient")
+        networks = [self.model] if self.ema is None else [self.model, self.ema.model]
+        name = next(filter(None, map(not_finite, networks)), None)
+        if distributed.agree(name is not None):
+            raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
+
+    def _diverged(self, what: str) -> NumericError:
+        return self.update.diverged(what, step=self.progress.step, epoch=self.progress.epoch + 1)
 
     def running_state(self) -> dict:
         """The sums of the unfinished epoch.
@@ -267,6 +270,11 @@ class Trainer(BaseTrainer):
         """
         self._require_finite()
         return self.totals.state()
+
+    def restore(self, state: Mapping) -> None:
+        """Go on where a checkpoint left off, at the rates of its last update."""
+        super().restore(state)
+        self.parts.schedule.apply(self.progress.step - 1)
 
     def restore_running(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved sums, or from zero."""
@@ -287,7 +295,7 @@ class Trainer(BaseTrainer):
         loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
         bar = Progress(title, len(loader), shown=self.first)
-        with self._validation_memory_advice(loader):
+        with closing(bar), self._validation_memory_advice(loader):
             for batch in on_device(loader, self.device):
                 masks = batch.masks.long()
                 with autocast(self.device, self.step.precision):
@@ -295,12 +303,13 @@ class Trainer(BaseTrainer):
                 predictions = logits.max(1).indices
                 total = self.parts.loss.total(batch.label_counts)
                 totals.add(self.parts.loss(logits, masks), total, predictions, masks)
-                if len(pictures) < _PICTURES:
-                    pictures.append((batch.images[0], masks[0], predictions[0]))
+                if len(pictures) < _PICTURES:  # copies: a view would keep its whole batch
+                    image, mask, prediction = batch.images[0], batch.masks[0], predictions[0]
+                    pictures.append((image.clone(), mask.clone(), prediction.clone()))
+                del logits, predictions  # or they would live through the next forward
                 bar.advance()
                 if self.interrupted:  # processes have unequal numbers of batches: they agree below
                     break
-        bar.close()
         self.stop_if_asked()
         return self._validation_metrics(epoch, totals.compute(), pictures)
 
@@ -315,12 +324,16 @@ class Trainer(BaseTrainer):
     def _validation_metrics(
         self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> dict:
+        loss = metrics["val_loss"]
+        if loss is not None and not math.isfinite(loss):
+            raise self._diverged("the validation loss")
         loader = self.parts.val_loader
         if loader is not None and loader.dataset.crop_size is not None:
             metrics["crop"] = loader.dataset.crop_size
         if self.first:
             log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, describe(_headline(metrics)))
-            log.info("IoU  %s", describe(metrics["Class_IoU"]))
+            ious = f"IoU  {describe(metrics['Class_IoU'])}"
+            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
             self.run.picture(
                 self.progress.step,
                 "val/inputs_targets_predictions",
@@ -332,6 +345,12 @@ class Trainer(BaseTrainer):
 def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
     """The numbers that fit a line: all but those of single classes."""
     return {name: value for name, value in metrics.items() if name != "Class_IoU"}
+
+
+def _shown(metrics: Mapping[str, object], speed: float, waited: float) -> dict[str, object]:
+    """The numbers of a training line, the most important first: a narrow terminal cuts the last."""
+    pace = {"waiting": f"{waited:.0%}", "images/s": f"{speed * distributed.world_size():.1f}"}
+    return {"loss": metrics["loss"], "Mean_IoU": metrics["Mean_IoU"], **pace, **_headline(metrics)}
 
 
 def _momentum(optimizer: Optimizer) -> float | None:

@@ -6,20 +6,20 @@ and resumed ends with the weights of one that was not.
 """
 
 import logging
-import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
-from utils.errors import RunInterruptedError
+from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
@@ -28,6 +28,7 @@ from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
 from utils.run.monitor import Monitor
+from utils.run.next_steps import command_line
 
 log = logging.getLogger("segmentation")
 
@@ -70,8 +71,8 @@ class BaseTrainer:
         scaler: The gradient scaler, disabled but for fp16.
         ema: The averaged weights, or None.
         plan: Epochs, intervals, monitor.
-        description: The part of a checkpoint that never changes: arch, config, classes, palette,
-            mean, std, ignore_index, input_dtype.
+        description: The part of a checkpoint that never changes: arch, config, plugins, classes,
+            palette, mean, std, ignore_index, input_dtype.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class BaseTrainer:
         self.ema = ema
         self.plan = plan
         self.run = RunLog(None)
-        self.description = dict(description)
+        self.description: dict[str, Any] = dict(description)
         self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
         self.progress = Progress()
         self._signal: int | None = None
@@ -123,7 +124,8 @@ class BaseTrainer:
 
         Raises:
             RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
-            NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
+            NumericError: A loss, gradient, weight or batch statistic stopped being finite; nothing
+                of it was saved.
             ResourceError: A worker process died, or the disk is full.
         """
         self.run = run
@@ -166,7 +168,7 @@ class BaseTrainer:
         trained = self.state()  # before: it sums over processes, of which one may fail alone
         try:
             return self.validate(epoch)
-        except RunInterruptedError:  # has saved
+        except (RunInterruptedError, NumericError):  # the one has saved, the other must not be
             raise
         except Exception:
             self._save_last(trained)
@@ -315,8 +317,9 @@ class BaseTrainer:
         self._save_last(self.state())
         where = ""
         if self.run.folder is not None:
-            run = shlex.quote(str(self.run.folder))
-            where = f"; go on with: python train.py --resume {run}"
+            folder, plugins = str(self.run.folder), self.description["plugins"]
+            command = command_line("train.py", "--resume", folder, plugins=plugins)
+            where = f"\n  go on with: {command}"
         name = signal.Signals(number).name
         raise RunInterruptedError(
             f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number

@@ -66,7 +66,10 @@ def read_lines(path: Path, *, layout: str) -> list[str]:
 
 def contents(folder: Path) -> str:
     """Return a folder's first entries for a message."""
-    return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    try:
+        return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    except OSError as error:  # may not be listed; on Windows also a drive that is not there
+        return f"what cannot be listed ({error.strerror})"
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -96,7 +99,7 @@ def require_some(pairs: Iterable[Pair], *, where: Path, layout: str) -> tuple[Pa
 
 
 def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path) -> list[Pair]:
-    """Pair images and masks by key, in the byte order of the keys; never by position.
+    """Pair images and masks by key, in the order of the keys' code points; never by position.
 
     Raises:
         DataError: An image without a mask; names up to 20 and counts them. A mask without an
@@ -112,4 +115,4 @@ def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path)
             "  expected: a mask with the same name for every image\n"
             "  fix: add the masks, or remove these images from the split"
         )
-    return [Pair(images[key], masks[key]) for key in sorted(images, key=str.encode)]
+    return [Pair(images[key], masks[key]) for key in sorted(images)]

@@ -1,43 +1,42 @@
 """The networks: one paper a file, and the table that names them."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from base.base_model import BaseModel
-from models.deeplab import DeepLab
-from models.duc_hdc import DeepLab_DUC_HDC
-from models.enet import ENet
-from models.fcn import FCN8
-from models.gcn import GCN
-from models.pspnet import PSPDenseNet, PSPNet
-from models.segnet import SegNet, SegResNet
-from models.unet import UNet, UNetResnet
-from models.upernet import UperNet
-from utils.config.registry import build
+from base.base_model import BaseModel, Network
+from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
 from utils.files.matching import Match, align, match, require
 
-__all__ = ["MODELS", "check_weights", "load_matching", "model_from_checkpoint"]
+__all__ = [
+    "MODELS",
+    "build_network",
+    "check_weights",
+    "load_matching",
+    "model_from_checkpoint",
+]
 
-MODELS: Mapping[str, Callable[..., BaseModel]] = {
-    model.__name__: model
-    for model in (
-        FCN8,
-        UNet,
-        UNetResnet,
-        SegNet,
-        SegResNet,
-        ENet,
-        GCN,
-        DeepLab,
-        DeepLab_DUC_HDC,
-        UperNet,
-        PSPNet,
-        PSPDenseNet,
-    )
-}
+MODELS: Table[Network] = Table(
+    {
+        "FCN8": "models.fcn",
+        "UNet": "models.unet",
+        "UNetResnet": "models.unet",
+        "SegNet": "models.segnet",
+        "SegResNet": "models.segnet",
+        "ENet": "models.enet",
+        "GCN": "models.gcn",
+        "DeepLab": "models.deeplab",
+        "DeepLab_DUC_HDC": "models.duc_hdc",
+        "UperNet": "models.upernet",
+        "PSPNet": "models.pspnet",
+        "PSPDenseNet": "models.pspnet",
+    }
+)
 """What `arch.type` may say."""
 
 # What constructors raise over forged arguments.
@@ -45,6 +44,31 @@ _UNBUILDABLE = (
     *(ConfigError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError),
     *(TypeError, ValueError),
 )
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normal numbers out: for them the meta device imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def build_network(
+    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
+) -> BaseModel:
+    """Build a network of the table; a first image tells whether its channels are the classes.
+
+    Raises:
+        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+    """
+    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    if found != num_classes:
+        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+    return model.train()
 
 
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
@@ -60,7 +84,7 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
         CheckpointError: The stored architecture cannot be built, or the weights are not its own.
     """
     check_weights(checkpoint)
-    model = _built(checkpoint)
+    model = _built(checkpoint, build_network)
     model.load_state_dict(_required(checkpoint, model))
     return model.eval()
 
@@ -72,29 +96,30 @@ def check_weights(checkpoint: Mapping) -> None:
         CheckpointError: They are not.
     """
     try:
-        with torch.device("meta"):
-            _required(checkpoint, _built(checkpoint))
+        with torch.device("meta"), _Unfilled():
+            _required(checkpoint, _built(checkpoint, partial(build, "arch", MODELS)))
     except CheckpointError as error:
         # What computes with values while it is built cannot be built there, and is left to later.
         if "meta" not in str(error).split():
             raise
 
 
-def _built(checkpoint: Mapping) -> BaseModel:
+def _built(checkpoint: Mapping, factory: Callable[..., BaseModel]) -> BaseModel:
     arch = checkpoint["config"].get("arch", {})
     try:
-        return build(
-            "arch",
-            MODELS,
+        return factory(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
     except _UNBUILDABLE as error:
+        plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
+        cause = f"it was trained with {plugins}: give that again"
+        if arch.get("type") in MODELS or not plugins:
+            cause = "it was written by another version of this program, or edited"
         raise CheckpointError(
-            f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
-            "version of this program, or edited"
+            f"the checkpoint's architecture cannot be built: {error}\n  {cause}"
         ) from error
 
 

@@ -198,7 +198,7 @@ def _few(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=5)
     if near:
         return f"; did you mean {', '.join(near)}?"
-    return "; any timm name is accepted, for example resnet50, efficientnet_b0, convnext_tiny"
+    return "; a name of timm's is expected, for example resnet50, efficientnet_b0, convnext_tiny"
 
 
 def _to_timm_names(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
-from models import MODELS, check_weights, load_matching
+from models import MODELS, build_network, check_weights, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
@@ -66,17 +66,12 @@ def build_model(
         start: What `check_model` returned: its fitting tensors are taken, the rest is reported.
 
     Raises:
-        ConfigError: Unknown name or arguments, or weights that cannot be had.
+        ConfigError: As `build_network`.
         CheckpointError: Nothing in `start` fits.
     """
     without = {} if start is None else {"pretrained": False}
-    model = build(
-        "arch",
-        MODELS,
-        name,
-        {**args, **without},
-        num_classes=num_classes,
-        in_channels=in_channels,
+    model = build_network(
+        name, {**args, **without}, num_classes=num_classes, in_channels=in_channels
     )
     for note in model.notes:
         log.info("arch.args: %s", note)

@@ -193,7 +193,7 @@ def test_cached_weights_need_no_network(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("resnt50", "unknown encoder 'resnt50'; did you mean resnet50,"),
-        ("zzz", "unknown encoder 'zzz'; any timm name is accepted, for example resnet50"),
+        ("zzz", "unknown encoder 'zzz'; a name of timm's is expected, for example resnet50"),
         ("resnet50.v7", r"unknown weights 'resnet50\.v7'; known: resnet50\.a1_in1k"),
         ("swin_tiny_patch4_window7_224", "works on images of one size only"),
     ],

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,6 @@ def test_other_processes_say_nothing_of_the_loader(caplog):
 def test_a_run_that_waits_for_its_data_says_so(tmp_path, caplog):
     trainer = trainer_of(plain_config(tmp_path, log_per_iter=1))
     clock = iter(range(10**6))
-    trainer.stopwatch._started = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
         with caplog.at_level(logging.WARNING, "segmentation"):
@@ -218,6 +218,14 @@ def test_peak_memory_is_that_of_the_process():
     status = Path("/proc/self/status").read_text()
     highest = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
     assert peak_memory(torch.device("cpu")) == pytest.approx(highest, rel=0.05)
+
+
+def test_where_the_system_does_not_tell_there_is_no_peak(config_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert train.main(["--config", str(config_path), "--benchmark", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "waiting" in shown
+    assert "peak" not in shown
 
 
 def test_measuring_leaves_out_the_first_iterations(tmp_path):

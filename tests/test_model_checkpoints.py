@@ -11,10 +11,10 @@ import pytest
 import timm
 import torch
 from conftest import tiny_config
-from small_models import SMALL, build_small
+from small_models import build_small
 
 import train
-from models import load_matching, model_from_checkpoint
+from models import MODELS, load_matching, model_from_checkpoint
 from utils.config.config import parse_config
 from utils.errors import CheckpointError
 from utils.files.tensor_files import read, weights_in
@@ -28,7 +28,10 @@ def checkpoint_of(name, num_classes=3, **arguments):
     return {
         "arch": name,
         "config": {
-            "arch": {"type": name, "args": {**SMALL[name], **arguments, "pretrained": True}}
+            "arch": {
+                "type": name,
+                "args": {**MODELS[name].facts.small, **arguments, "pretrained": True},
+            }
         },
         "state_dict": model.state_dict(),
         "classes": [f"class {index}" for index in range(num_classes)],

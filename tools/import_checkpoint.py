@@ -68,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from models import model_from_checkpoint
     from utils.run import checkpoint
+    from utils.run.next_steps import command_line
 
     content = convert(read_foreign(options.old), source=str(options.old))
     model = model_from_checkpoint(content)
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.new}: {content['arch']}, {len(content['classes'])} classes, "
         f"{parameters / 1e6:.2f} M parameters"
     )
-    print(f"next: python inference.py --model {options.new} --images DIR")
+    print(f"next: {command_line('inference.py', '--model', str(options.new), '--images', 'DIR')}")
     return 0
 
 

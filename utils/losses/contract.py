@@ -28,10 +28,11 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.ignore_index = ignore_index
         weights = None if class_weights is None else torch.tensor(class_weights).float()
+        self._host_weights = None if weights is None else weights.tolist()
         # Not persistent: a run may change its weights on resume, the config is what counts.
         self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor, *, total: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, *, total: float | None = None) -> Tensor:
         """The loss of one batch.
 
         Args:
@@ -48,19 +49,19 @@ class SegmentationLoss(nn.Module):
                 logits = logits.float()
             return self.value(logits, target, total)
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """What the subclass computes; arguments as in `forward`, outside autocast."""
         raise NotImplementedError
 
-    def total(self, label_counts: Tensor) -> Tensor | None:
+    def total(self, label_counts: Sequence[int]) -> float | None:
         """The divisor that this batch adds to the effective batch's.
 
         Args:
-            label_counts: (C,) int64, valid pixels a class, on the host.
+            label_counts: Valid pixels of each class.
 
         Returns:
-            A float64 scalar: the sum of the class weights of the valid pixels (their count
-            without weights); None for losses that do not divide by it.
+            The sum of the class weights of the valid pixels (their count without weights); None
+            for losses that do not divide by it.
         """
         return self.weighted_count(label_counts) if self.divides_by_total else None
 
@@ -77,17 +78,15 @@ class SegmentationLoss(nn.Module):
             return valid.sum().to(logits.dtype)
         return (weights[torch.where(valid, target, 0)] * valid).sum()
 
-    def weighted_count(self, label_counts: Tensor) -> Tensor:
-        """The same sum as `own_total` from label counts: a float64 scalar on their device."""
-        counts = label_counts.double()
-        if 0 <= self.ignore_index < len(counts):
-            counts = counts.index_fill(0, torch.tensor(self.ignore_index), 0.0)
-        if self.class_weights is not None:
-            counts = counts * self.class_weights.to(counts)
-        return counts.sum()
+    def weighted_count(self, label_counts: Sequence[int]) -> float:
+        """The same sum as `own_total` from label counts, without the device."""
+        weights = self._host_weights or [1.0] * len(label_counts)
+        pairs = enumerate(zip(weights, label_counts, strict=True))
+        return sum(weight * count for c, (weight, count) in pairs if c != self.ignore_index)
 
 
-def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+def divide(numerator: Tensor, denominator: Tensor | float) -> Tensor:
     """Their quotient, with 0 / 0 = 0 and a graph in both cases; both of one shape or scalar."""
-    denominator = denominator.to(device=numerator.device, dtype=numerator.dtype)
-    return numerator / torch.where(denominator > 0, denominator, 1.0)
+    if isinstance(denominator, Tensor):
+        return numerator / torch.where(denominator > 0, denominator, 1.0)
+    return numerator / (denominator or 1.0)

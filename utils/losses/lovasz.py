@@ -43,7 +43,7 @@ class LovaszSoftmax(SegmentationLoss):
         self.classes = classes
         self.per_image = per_image
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The weighted mean over classes; with `per_image`, of each image's, over images."""
         del total
         truth = one_hot(target, logits.shape[1], self.ignore_index)

@@ -20,11 +20,10 @@ class PixelLoss(SegmentationLoss):
 
     divides_by_total = True
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The summed pixels over the divisor."""
-        if total is None:
-            total = self.own_total(logits, target)
-        return divide(self.pixels(logits, target).sum(), total)
+        divisor = self.own_total(logits, target) if total is None else total
+        return divide(self.pixels(logits, target).sum(), divisor)
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """The weighted loss of each pixel, (N, H, W), 0 where void."""
@@ -63,7 +62,7 @@ class CrossEntropyLoss2d(PixelLoss):
         self.ohem_min_kept = ohem_min_kept
         self.divides_by_total = ohem_threshold is None
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The summed pixels over the divisor; with OHEM, those that are kept over their own."""
         if self.ohem_threshold is None:
             return super().value(logits, target, total)

@@ -46,7 +46,7 @@ class Tversky(SegmentationLoss):
         self.smooth = smooth
         self.classes = classes
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The weighted mean over classes of 1 - the Tversky index."""
         del total
         hits, predicted, labelled = overlaps(logits, target, self.ignore_index)

@@ -8,12 +8,11 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from utils.config.registry import build
+from utils.config.registry import Table, build
 from utils.errors import ConfigError
 from utils.losses.contract import SegmentationLoss, divide
-from utils.losses.lovasz import LovaszSoftmax
-from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
-from utils.losses.region import Classes, DiceLoss, Tversky
+from utils.losses.pixel import CrossEntropyLoss2d
+from utils.losses.region import Classes, DiceLoss
 
 log = logging.getLogger("segmentation")
 
@@ -51,7 +50,7 @@ class _Mixture(SegmentationLoss):
         self.parts = nn.ModuleList(loss for _, loss in parts)
         self.divides_by_total = any(loss.divides_by_total for _, loss in parts)
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, total: float | None) -> Tensor:
         """The weighted sum of the parts."""
         value = logits.new_zeros(())
         share = divide(self.own_total(logits, target), total) if total is not None else None
@@ -145,7 +144,7 @@ class WithAuxiliary(nn.Module):
         output: Tensor | Sequence[Tensor],
         target: Tensor,
         *,
-        total: Tensor | None = None,
+        total: float | None = None,
     ) -> Tensor:
         """loss(logits) + aux_weight * sum of loss(auxiliary); a scalar.
 
@@ -160,20 +159,22 @@ class WithAuxiliary(nn.Module):
             value = value + self.aux_weight * self.loss(logits, target, total=total)
         return value
 
-    def total(self, label_counts: Tensor) -> Tensor | None:
+    def total(self, label_counts: Sequence[int]) -> float | None:
         """The divisor of the wrapped loss."""
         return self.loss.total(label_counts)
 
 
-LOSSES: dict[str, Callable[..., SegmentationLoss]] = {
-    "CrossEntropyLoss2d": CrossEntropyLoss2d,
-    "DiceLoss": DiceLoss,
-    "CE_DiceLoss": CE_DiceLoss,
-    "FocalLoss": FocalLoss,
-    "LovaszSoftmax": LovaszSoftmax,
-    "Tversky": Tversky,
-    "Sum": Sum,
-}
+LOSSES: Table[Callable[..., SegmentationLoss]] = Table(
+    {
+        "CrossEntropyLoss2d": "utils.losses.pixel",
+        "DiceLoss": "utils.losses.region",
+        "CE_DiceLoss": "utils.losses.table",
+        "FocalLoss": "utils.losses.pixel",
+        "LovaszSoftmax": "utils.losses.lovasz",
+        "Tversky": "utils.losses.region",
+        "Sum": "utils.losses.table",
+    }
+)
 
 
 def build_loss(

@@ -50,7 +50,8 @@ def sgd(
         weight_decay=weight_decay,
         dampening=dampening,
         nesterov=nesterov,
-        fused=_can_fuse(params),
+        # The first update is not dampened, and on the device nothing tells which one that is.
+        fused=_can_fuse(params) and dampening == 0,
     )
 
 
@@ -203,20 +204,19 @@ def adagrad(
         weight_decay: Factor of the L2 penalty.
         eps: Added to the denominator.
     """
+    # Not fused: torch 2.10 refuses that on CUDA.
     return torch.optim.Adagrad(
         params,
         lr=lr,
         lr_decay=lr_decay,
         weight_decay=weight_decay,
         eps=eps,
-        fused=_can_fuse(params),
     )
 
 
 def _can_fuse(params: Parameters) -> bool:
     """Whether every weight is where torch has all fused kernels.
 
-    Fused, one kernel updates all weights, and torch's protocol for withholding an update on the
-    device (`found_inf`) works.
+    Fused, one kernel updates all weights, and an update is withheld on the device.
     """
     return all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])

@@ -46,6 +46,7 @@ _CHECKPOINT = _part(
     epoch=(Count, 0),
     step=(Count, 0),
     ema=(_AVERAGE | None, None),
+    plugins=(list[str], []),
 )
 _GROUP: Any = _part(params=list[Count])
 _TRAINING = _part(

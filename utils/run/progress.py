@@ -28,6 +28,8 @@ class Progress:
             total=total,
             initial=done,
             leave=False,
+            # The bar last: what does not fit a narrow terminal is cut off there.
+            bar_format="{desc} {n_fmt}/{total_fmt} <{remaining}{postfix} {bar}",
             dynamic_ncols=True,
             disable=not (shown and self._terminal),
         )
@@ -39,14 +41,16 @@ class Progress:
         self._bar.update()
 
     def say(self, values: Mapping[str, object]) -> None:
-        """Show the present numbers."""
+        """Show numbers: in the bar, and as a line in train.log, or where there is no bar."""
+        if self._done == self._total:  # the epoch's own line follows
+            return
         text = describe(values)
         self._bar.set_postfix_str(text)
-        if not self._terminal:
-            log.info("%s  %d/%d  %s", self._title, self._done, self._total, text)
+        level = logging.DEBUG if self._terminal else logging.INFO
+        log.log(level, "%s  %d/%d  %s", self._title, self._done, self._total, text)
 
     def close(self) -> None:
-        """Clear the line."""
+        """Clear the line; due in whatever way the epoch ends: use contextlib.closing."""
         self._bar.close()
 
 

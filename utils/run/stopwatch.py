@@ -17,13 +17,13 @@ _MUCH = 0.2  # of the time; below it faster loading gains little
 
 
 class Stopwatch:
-    """Counts images and waiting since the last reading."""
+    """Counts images and waiting, since the last reading and since the epoch began."""
 
     def __init__(self) -> None:
         self._restart()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Hand the batches on and count the time until each arrives."""
+        """Hand the batches of an epoch on and count the time until each arrives."""
         iterator = iter(batches)
         self._restart()
         while True:
@@ -39,17 +39,17 @@ class Stopwatch:
         """So many images were worked on."""
         self._images += images
 
-    def read(self) -> tuple[float, float]:
-        """Images a second and the waiting share in [0, 1] since the last call."""
-        elapsed = max(time.perf_counter() - self._started, 1e-9)
-        speed, share = self._images / elapsed, min(1.0, self._waited / elapsed)
-        self._restart()
-        return speed, share
+    def read(self, *, epoch: bool = False) -> tuple[float, float]:
+        """Images a second and the waiting share in [0, 1]: of the epoch, or since the last call."""
+        now = (time.perf_counter(), self._waited, self._images)
+        before, self._last = self._first if epoch else self._last, now
+        seconds, waited, images = (new - old for old, new in zip(before, now, strict=True))
+        seconds = max(seconds, 1e-9)
+        return images / seconds, min(1.0, waited / seconds)
 
     def _restart(self) -> None:
-        self._started = time.perf_counter()
-        self._waited = 0.0
-        self._images = 0
+        self._waited, self._images = 0.0, 0
+        self._first = self._last = (time.perf_counter(), 0.0, 0)
 
 
 class LoaderWarning:
@@ -148,7 +148,7 @@ def report(seconds: Mapping[str, float], *, iterations: int, images: int, peak: 
         seconds: Time of each phase over all iterations.
         iterations: How many.
         images: Images in them, all processes together.
-        peak: Bytes of memory.
+        peak: Bytes of memory; 0: unknown, there is no line.
     """
     whole = sum(seconds.values())
     lines = [
@@ -159,4 +159,4 @@ def report(seconds: Mapping[str, float], *, iterations: int, images: int, peak: 
         share = seconds[name] / whole
         lines.append(f"  {name:<10}{1000 * seconds[name] / iterations:10.1f}   {share:.0%}")
     lines.append(f"{'waiting':<12}{seconds['data'] / whole:10.0%}   of the time, for data")
-    return [*lines, f"{'peak memory':<12}{peak / 2**20:10.0f}   MiB"]
+    return [*lines, f"{'peak memory':<12}{peak / 2**20:10.0f}   MiB"] if peak else lines
