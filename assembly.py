@@ -18,7 +18,7 @@ from base.base_model import BaseModel
 from base.base_trainer import Plan
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
-from models.building import build_model, check_batch, place
+from models.building import build_model, check_batch, check_model, place
 from tables import TABLES
 from trainer import Parts, StepOptions, Trainer
 from utils.config.config import Config
@@ -62,6 +62,7 @@ def assemble(
         UserError: Whatever the user can mend.
     """
     check_components(config)
+    start = check_model(config.arch.type, config.arch.args, config.init_from, state)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(
         **data_sections(config), pin_memory=device.type == "cuda"
@@ -69,7 +70,13 @@ def assemble(
     data = train_loader.dataset
     check_classes(data.classes, state)
     loss = _loss(config, data)
-    model = _model(config, data, restoring=state is not None)
+    model = build_model(
+        config.arch.type,
+        config.arch.args,
+        num_classes=len(data.classes),
+        in_channels=len(data.mean),
+        start=start,
+    )
     network = _network(config, model, train_loader, device=device)
     optimizer = _optimizer(config, model)
     trainer = kind(
@@ -122,17 +129,6 @@ def _loss(config: Config, data: BaseDataset) -> WithAuxiliary:
         ignore_index=config.ignore_index,
         class_weights=weights and loss_weights(weights, data),
         aux_weight=config.aux_weight,
-    )
-
-
-def _model(config: Config, data: BaseDataset, *, restoring: bool) -> BaseModel:
-    return build_model(
-        config.arch.type,
-        config.arch.args,
-        num_classes=len(data.classes),
-        in_channels=len(data.mean),
-        init_from=config.init_from,
-        restoring=restoring,
     )
 
 

@@ -125,12 +125,12 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Config":
-    from utils.config.config import load_config, parse_config
+    from utils.config.config import load_config
+    from utils.run.checkpoint import config_in
 
     if options.config is not None:
         return load_config(options.config, options.set)
-    source = f"the config in {options.model}"
-    return parse_config(checkpoint["config"], source=source, overrides=options.set)
+    return config_in(checkpoint, options.model, options.set)
 
 
 def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None]":

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
-from utils.errors import CheckpointError, ConfigError, NumericError, RunInterruptedError
+from utils.errors import NumericError, RunInterruptedError
+from utils.files.matching import require
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
+from utils.optim.restoring import restore_optimizer
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
@@ -29,6 +31,11 @@ from utils.run.monitor import Monitor
 from utils.run.next_steps import command_line
 
 log = logging.getLogger("segmentation")
+
+_UNFIT = (
+    "the checkpoint's {} do not fit the network and the data that its config gives here; "
+    "keep arch and the channels of the data, or start anew with init_from:"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,44 +258,28 @@ class BaseTrainer:
         }
 
     def restore(self, state: Mapping) -> None:
-        """Go on where a checkpoint left off; the optimiser's options are the config's.
+        """Go on where a checkpoint left off; the optimizer's options are the config's.
 
         Raises:
-            CheckpointError: The weights are those of another network.
-            ConfigError: The optimiser is another one.
+            CheckpointError: What is in it has not the names, shapes and kinds of what is here.
+            ConfigError: The optimizer is another one.
         """
-        try:
-            self.model.load_state_dict(state["state_dict"])
-        except RuntimeError as error:
-            raise CheckpointError(
-                "the checkpoint's weights do not fit the network that its config builds here:\n  "
-                + "\n  ".join(line.strip() for line in str(error).splitlines()[1:6])
-                + "\n  keep arch and the channels of the data, or start anew with init_from"
-            ) from error
-        self._restore_optimizer(state["optimizer"])
-        if state["scaler"]:  # empty in a run without fp16
+        own = self.model.state_dict()
+        self.model.load_state_dict(require(state["state_dict"], own, _UNFIT.format("weights")))
+        restore_optimizer(self.optimizer, state["optimizer"])
+        if state["scaler"].keys() == self.scaler.state_dict().keys():  # else of another precision
             self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
+        if self.ema is not None:
+            # A run that had no average starts one from its weights.
+            average = state["ema"] or {"updates": 0, "state_dict": state["state_dict"]}
+            weights = require(average["state_dict"], own, _UNFIT.format("averaged weights"))
+            self.ema.load_state_dict({"updates": average["updates"], "state_dict": weights})
         self.monitor.best = state["monitor_best"]
         self.monitor.best_epoch, self.monitor.last_epoch = state["monitor_epochs"]
         self.position = Position(state["epoch"], state["iteration"], state["step"])
-        self.restore_running(state["running"])
-
-    def _restore_optimizer(self, state: dict) -> None:
-        options = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        try:
-            self.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise ConfigError(
-                f"the checkpoint's optimiser does not fit this config's ({error})\n"
-                "  keep optimizer.type and optimizer.differential_lr, or start anew with init_from"
-            ) from error
-        for group, configured in zip(self.optimizer.param_groups, options, strict=True):
-            group.update(configured)
+        sums = {n: value for n, value in self.running_state().items() if isinstance(value, Tensor)}
+        found = {name: state["running"].get(name) for name in sums}
+        self.restore_running(state["running"] | require(found, sums, _UNFIT.format("sums")))
 
     # Signals: a handler only takes note; the run ends between two iterations, or batches of a
     # validation, which the resumed run begins again.

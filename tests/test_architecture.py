@@ -27,7 +27,7 @@ PACKAGES_OF_UTILS = {
     "hardware": set(),
     "files": {"drawing"},
     "losses": {"config"},
-    "optim": {"config"},
+    "optim": {"config", "files"},
     "lr_scheduler": {"optim"},
     "metrics": {"hardware"},
     "data": {"drawing", "files", "hardware"},
@@ -151,10 +151,12 @@ def test_nothing_runs_what_a_stranger_wrote():
     assert offenders(dangerous) == {}
 
 
-def test_checkpoints_are_read_in_two_places_and_never_unsafely():
-    """Ours by utils/run/checkpoint.py; the predecessor's, of another form, by the tool for them."""
+def test_weights_are_read_in_one_place_and_never_unsafely():
+    readers = r"(?:torch\.load|safetensors\.torch|load_state_dict_from_url|timm.* load_state_dict)"
+    assert set(offenders(lambda _, text: re.findall(readers, text))) == {
+        "utils/files/tensor_files.py"
+    }
     calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))
-    assert set(calls) == {"utils/run/checkpoint.py", "tools/import_checkpoint.py"}
     assert all("weights_only=True" in call for found in calls.values() for call in found)
 
 
