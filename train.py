@@ -23,7 +23,6 @@ from utils.errors import ConfigError, DataError, guard
 if TYPE_CHECKING:
     import torch
 
-    from base.base_dataset import BaseDataset
     from trainer import Parts, Trainer
     from utils.config.config import Config
     from utils.run.log import RunLog
@@ -53,13 +52,18 @@ def main(arguments: Sequence[str]) -> int:
         if args.config is not None:
             log.info("--config is not read: a resumed run has its own; change it with --set")
         config, state, folder = resumed_run(Path(args.resume), args.set)
+    device = "cpu" if config.n_gpu == 0 else args.device
     if args.check_data:
         from dataloaders.building import check_data
+        from utils.hardware.devices import pick_device
 
+        _check_folders(config, folder)
+        _check_components(config)
         report, usable = check_data(**_sections(config))
         print(report)
+        if usable:  # whatever else a training refuses before its first batch
+            assemble(config, state, device=pick_device(device))
         return 0 if usable else DataError.exit_code
-    device = "cpu" if config.n_gpu == 0 else args.device
     processes = _processes(config, device)
     if processes > 1:
         from utils.hardware.distributed import launch
@@ -90,15 +94,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="change keys of the config, such as trainer.epochs=5",
     )
     parser.add_argument(
-        "--check-data",
-        action="store_true",
-        help="look at every image and mask, report every problem with its fix; writes nothing",
+        "--check-data", action="store_true", help="look at all data, report every problem and fix"
     )
     parser.add_argument(
-        "--benchmark",
-        type=int,
-        metavar="N",
-        help="time N iterations: images/s, ms by phase, peak memory; writes nothing",
+        "--benchmark", type=int, metavar="N", help="time N iterations and their phases, no training"
     )
     args = parser.parse_args(arguments)
     if args.benchmark is not None and args.benchmark < 1:
@@ -125,14 +124,8 @@ def _processes(config: "Config", device: str | None) -> int:
 def _train(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
-    from utils.run.folder import check_folders
-
-    section = config.trainer
     with _processes_met(config, device_name) as device:
-        check_folders(
-            save_dir=None if folder else Path(section.save_dir) / config.name,
-            log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
-        )
+        _check_folders(config, folder)
         trainer = assemble(config, state, device=device)
         with _open_run(config, state, folder) as run:
             trainer.fit(run)
@@ -203,7 +196,11 @@ def assemble(config: "Config", state: dict | None, *, device: "torch.device") ->
             seed=config.seed,
         ),
         plan=Plan(**{key.name: getattr(section, key.name) for key in fields(Plan)}),
-        description=_description(config, parts.train_loader.dataset),
+        description={
+            "arch": config.arch.type,
+            "config": config.resolved(),
+            **{name: getattr(parts.train_loader.dataset, name) for name in _OF_THE_DATA},
+        },
     )
     if state is not None:
         trainer.restore(state)
@@ -289,6 +286,15 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     )
 
 
+def _check_folders(config: "Config", folder: Path | None) -> None:
+    from utils.run.folder import check_folders
+
+    section, name = config.trainer, config.name
+    save_dir = None if folder else Path(section.save_dir) / name
+    log_dir = Path(section.log_dir) / name if section.tensorboard else None
+    check_folders(save_dir=save_dir, log_dir=log_dir)
+
+
 def _check_components(config: "Config") -> None:
     """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
     from models import MODELS
@@ -330,14 +336,6 @@ def _open_run(config: "Config", state: Mapping | None, folder: Path | None) -> "
     log_dir = Path(config.trainer.log_dir) / config.name / folder.name
     tensorboard = log_dir if config.trainer.tensorboard else None
     return open_run(folder, config.resolved(), tensorboard=tensorboard, resumed=resumed)
-
-
-def _description(config: "Config", data: "BaseDataset") -> dict[str, object]:
-    return {
-        "arch": config.arch.type,
-        "config": config.resolved(),
-        **{name: getattr(data, name) for name in _OF_THE_DATA},
-    }
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:

@@ -33,7 +33,7 @@ def build_model(
         name: A model of the table.
         args: Its arguments.
         num_classes: Classes of the data set.
-        in_channels: Channels of its images, unless `args` say otherwise.
+        in_channels: Channels of its images.
         init_from: A checkpoint whose fitting tensors are taken; what does not fit is reported.
         restoring: All weights are about to be restored: none are loaded.
 
@@ -41,6 +41,11 @@ def build_model(
         ConfigError: Unknown name or arguments, or weights that cannot be had.
         CheckpointError: `init_from` is damaged, or nothing in it fits.
     """
+    if args.get("in_channels", in_channels) != in_channels:
+        raise ConfigError(
+            f"arch.args.in_channels: found {args['in_channels']}, the images have {in_channels}\n"
+            "  fix: delete it, or give the data set as many values in mean and std"
+        )
     start = None if restoring else init_from
     without = {"pretrained": False} if restoring or start is not None else {}
     model = build(
