@@ -21,7 +21,7 @@ _NAMED = 16  # values or colours that are added to a label_map; more are ids of 
 _CLOSE = 48  # values and channels no further apart belong to one class
 _COMPRESSED = 16  # compression moves pixels further than labels nearer than this lie apart
 _NEAR = 0.6  # the least share of a compressed mask's pixels that lie close to a class
-_FLAT = 0.5  # the least share of a mask's pixels that lie inside a flat area
+_FLAT = 0.5  # the least share of a mask's pixels whose value fills areas
 
 _ARGS = 'the args of each loader ("type": "Folder")'
 
@@ -236,7 +236,8 @@ def _colours(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
 def _compressed(seen: Seen, table: Table) -> Cause:
     what = "JPEG-compressed masks: values change near edges (better: export them as PNG)"
     known = list(table.mapping)
-    if seen.colours == isinstance(table, ColourTable) and seen.apart(known) > _COMPRESSED:
+    same_kind = seen.colours == isinstance(table, ColourTable)
+    if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
         return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
     keys = _thinned(seen.counts, seen)[: table.num_classes]
     near = [value for value in seen.counts if seen.nearest(value, keys) <= _CLOSE]

@@ -24,6 +24,7 @@ class MaskFacts(NamedTuple):
 
     Attributes:
         path: The file.
+        pixels: How many it has.
         values: Pixel counts of its label values, or of the codes of its colours.
         inside: The same of those pixels that equal their neighbors to the right and below.
         coloured: Whether `values` are colours.
@@ -33,6 +34,7 @@ class MaskFacts(NamedTuple):
     """
 
     path: Path
+    pixels: int
     values: Counter[int]
     inside: Counter[int]
     coloured: bool = False
@@ -48,7 +50,7 @@ class Seen(NamedTuple):
         counts: Their pixels.
         firm: Those that fill areas, the largest first: labels.
         soft: The others, where they are many: what smoothing or compression made between labels.
-        flat: The share of pixels that lie inside an area; 1 of small JPEG masks, which have none.
+        flat: The share of pixels whose value fills areas; 1 of small JPEG masks, which have none.
         colours: Whether they are colours.
     """
 
@@ -67,11 +69,12 @@ class Seen(NamedTuple):
             inside.update(one.inside)
         jpeg = any(one.jpeg for one in facts)
         soft = {value for value, count in counts.items() if inside[value] < _FIRM * count}
+        pixels = sum(one.pixels for one in facts)
+        small = jpeg and pixels < _SMALL * len(facts)
+        flat = 1.0 if small else sum(counts[value] for value in counts.keys() - soft) / pixels
         if len(soft) <= max(2, num_classes) and not jpeg:  # a few are labels of thin things
             soft.clear()
         firm = [value for value, _ in counts.most_common() if value not in soft]
-        small = jpeg and counts.total() < _SMALL * len(facts)
-        flat = 1.0 if small else inside.total() / max(counts.total(), 1)
         return cls(counts, firm, soft, flat, any(one.coloured for one in facts))
 
     def named(self, mapping: Mapping[int, object]) -> dict[str, object]:
@@ -91,15 +94,15 @@ class Seen(NamedTuple):
         """How far a value lies from the nearest key."""
         return min(self.distance(value, key) for key in keys)
 
-    def apart(self, keys: Sequence[int]) -> int:
-        """How far the nearest two of several keys lie apart."""
-        return min((self.nearest(key, keys[:place]) for place, key in enumerate(keys) if place),
-                   default=0)  # fmt: skip
+    def gaps(self, keys: Sequence[int]) -> list[int]:
+        """How far each of several keys lies from the nearest other one; transparency from none."""
+        colours = {*keys} - {TRANSPARENT}
+        return [self.nearest(key, colours - {key}) for key in colours if len(colours) > 1]
 
     def tolerance(self, values: Iterable[int], keys: Sequence[int]) -> int:
         """How far values lie from keys; if some are soft, half the way between keys at least."""
         far = max(self.nearest(value, keys) for value in values)
-        return min(255, max(far, self.apart(keys) // 2 if self.soft else 0))
+        return min(255, max(far, max(self.gaps(keys), default=0) // 2 if self.soft else 0))
 
 
 def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
@@ -114,7 +117,7 @@ def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
     """
     if path.suffix.lower() in (".npy", ".mat"):
         raw = read_matrix(path, "S") if path.suffix == ".mat" else read_values(path, lossy=True)
-        return MaskFacts(path, *_counts(raw))
+        return MaskFacts(path, raw.size, *_counts(raw))
     by_colour = isinstance(table, ColourTable)
     with opened(path) as picture:
         jpeg = picture.format == "JPEG"
@@ -124,11 +127,13 @@ def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
         pixels = read_colours(path, lossy=True)
         codes = code(pixels, transparent=by_colour and TRANSPARENT in table.mapping)
         alpha = pixels.shape[2] == 4 and np.ptp(pixels[..., 3]) > 0
-        return MaskFacts(path, *_counts(codes), coloured=True, jpeg=jpeg, alpha=bool(alpha))
-    values, inside = _counts(read_values(path, lossy=True))
+        found = _counts(codes)
+        return MaskFacts(path, codes.size, *found, coloured=True, jpeg=jpeg, alpha=bool(alpha))
+    raw = read_values(path, lossy=True)
+    values, inside = _counts(raw)
     shown = {value: int.from_bytes(palette[3 * value : 3 * value + 3]) for value in values
              if 3 * value < len(palette)}  # fmt: skip
-    return MaskFacts(path, values, inside, jpeg=jpeg, palette=shown)
+    return MaskFacts(path, raw.size, values, inside, jpeg=jpeg, palette=shown)
 
 
 def _counts(codes: np.ndarray) -> tuple[Counter[int], Counter[int]]:
