@@ -54,7 +54,7 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     require_file(path)
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            paged = picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1
+            paged = getattr(picture, "tag_v2", None) and picture.tag_v2.next
             if paged and page_count(path) > 1:  # one for each channel
                 with Raster(path) as raster:
                     picture = Image.fromarray(raster.rows(0, raster.size[0]))  # noqa: PLW2901

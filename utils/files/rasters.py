@@ -204,8 +204,11 @@ def page_count(path: Path) -> int:
     """Return how many pages make up the image of a TIFF file; errors as for `Raster`."""
     import tifffile  # late: only TIFF files need it
 
-    with tifffile.TiffFile(path) as file:
-        return len(_channel_pages(path, file))
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(_channel_pages(path, file))
+    except tifffile.TiffFileError as error:
+        raise DataError(f"{path}: cannot be opened as TIFF ({error})") from error
 
 
 def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
