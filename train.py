@@ -53,14 +53,9 @@ def main(arguments: Sequence[str]) -> int:
 
         add_plugins(args.plugin)
         require_plugins(args.plugin, state or {})
-    if args.check_data:
-        from assembly import data_sections
-        from dataloaders.building import check_data
-
-        report, usable = check_data(**data_sections(config))
-        print(report)
-        return 0 if usable else DataError.exit_code
     device = "cpu" if config.n_gpu == 0 else args.device
+    if args.check_data:
+        return _check_data(config, state, folder, device_name=device)
     processes = _processes(config, device)
     if processes > 1:
         from utils.hardware.distributed import launch
@@ -124,6 +119,33 @@ def _processes(config: "Config", device: str | None) -> int:
     return processes_wanted(config.n_gpu, config.parallel, gpus=torch.cuda.device_count())
 
 
+def _check_data(
+    config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
+) -> int:
+    """Look at all data, and then for whatever else a training refuses before its first batch."""
+    from assembly import assemble, check_components, data_sections
+    from dataloaders.building import check_data
+    from utils.hardware.devices import pick_device
+
+    _check_folders(config, folder)
+    check_components(config)
+    report, usable = check_data(**data_sections(config))
+    print(report)
+    if usable:
+        assemble(config, state, device=pick_device(device_name))
+    return 0 if usable else DataError.exit_code
+
+
+def _check_folders(config: "Config", folder: Path | None) -> None:
+    from utils.run.folder import check_folders
+
+    section = config.trainer
+    check_folders(
+        save_dir=None if folder else Path(section.save_dir) / config.name,
+        log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
+    )
+
+
 def _train(
     config: "Config",
     state: dict | None,
@@ -133,14 +155,9 @@ def _train(
     plugins: Sequence[str],
 ) -> int:
     from assembly import assemble, open_log
-    from utils.run.folder import check_folders
 
-    section = config.trainer
     with _processes_met(config, device_name) as device:
-        check_folders(
-            save_dir=None if folder else Path(section.save_dir) / config.name,
-            log_dir=Path(section.log_dir) / config.name if section.tensorboard else None,
-        )
+        _check_folders(config, folder)
         trainer = assemble(config, state, device=device, plugins=plugins)
         with open_log(config, state, folder) as run:
             if state is not None:

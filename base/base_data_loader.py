@@ -8,7 +8,7 @@ persist over epochs.
 import itertools
 import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, NamedTuple, NoReturn
 
@@ -73,7 +73,7 @@ def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
     first = samples[0].image.shape
     for sample in samples:
         if sample.image.shape != first:
-            raise _mixed_sizes(samples[0], sample, dataset)
+            raise mixed_sizes(dataset, {s.index: s.mask.shape for s in (samples[0], sample)})
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
     counts = np.sum([dataset.label_counts(sample.mask) for sample in samples], axis=0)
@@ -85,11 +85,9 @@ def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
     )
 
 
-def _mixed_sizes(one: Sample, other: Sample, dataset: BaseDataset) -> ConfigError:
-    shown = ", ".join(
-        f"{dataset.name(sample.index)} {sample.image.shape[1]}x{sample.image.shape[0]}"
-        for sample in (one, other)
-    )
+def mixed_sizes(dataset: BaseDataset, sizes: Mapping[int, tuple[int, ...]]) -> ConfigError:
+    """Return what to raise for samples that one batch cannot hold; (height, width) by index."""
+    shown = ", ".join(f"{dataset.name(i)} {size[1]}x{size[0]}" for i, size in sizes.items())
     return ConfigError(
         f"train_loader.args: images of one batch differ in size: {shown}\n"
         '  fix: set "crop_size" (with "augment": true or "val": true), or "batch_size": 1'

@@ -99,6 +99,7 @@ class BaseDataset:
                 f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
             )
         self.pairs: tuple[Pair, ...] = ()
+        self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
@@ -134,6 +135,15 @@ class BaseDataset:
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` as displayed, from its header alone."""
         return image_size(self.pairs[index].image)
+
+    def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return (height, width) of sample (epoch, index), read from no more than a header."""
+        if self.crop_size is not None and (self.augments or self.val):
+            return self.crop_size, self.crop_size
+        size = self.size(index)
+        if not self.augments:
+            return size
+        return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -202,11 +212,13 @@ class BaseDataset:
                 sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
             )
             return
+        labels = self.colour_table or self.table
         a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
-            recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
+            recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
+            f"{labels.dtype} {self.mean}",
             total_bytes=sum(height * width for height, width in sizes) * a_pixel,
         )
 
@@ -234,7 +246,7 @@ class BaseDataset:
         order = split_order(len(self), seed=self.seed)
         held_out = copy.copy(self)
         held_out.select(sorted(order[:count].tolist()))
-        held_out.augment, held_out.val, held_out.crop_size = False, True, None
+        held_out.augment, held_out.val, held_out.crop_size, held_out.notes = False, True, None, ()
         self.select(sorted(order[count:].tolist()))
         return held_out
 

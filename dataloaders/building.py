@@ -51,7 +51,7 @@ def build_loaders(
         batches["val_loader"] = {
             key: shared[key] for key in ("batch_size", "num_workers") if key in shared
         }
-    report, usable = check(datasets, full=False)
+    report, usable = check(datasets, full=False, batch_size=_own_share(train))
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
@@ -90,7 +90,13 @@ def check_data(
             datasets["val_loader"] = whole.split_off()
         except DataError as error:
             datasets["train_loader"] = error
-    return check(datasets, full=True)
+    return check(datasets, full=True, batch_size=_own_share(train))
+
+
+def _own_share(train: Section) -> int:
+    size = train[1]["batch_size"]
+    assert isinstance(size, int)
+    return -(-size // distributed.world_size())
 
 
 def _datasets(

@@ -62,13 +62,18 @@ def build_model(
         name: A model of the table.
         args: Its arguments.
         num_classes: Classes of the data set.
-        in_channels: Channels of its images, unless `args` say otherwise.
+        in_channels: Channels of its images.
         start: What `check_model` returned: its fitting tensors are taken, the rest is reported.
 
     Raises:
         ConfigError: As `build_network`.
         CheckpointError: Nothing in `start` fits.
     """
+    if args.get("in_channels", in_channels) != in_channels:
+        raise ConfigError(
+            f"arch.args.in_channels: found {args['in_channels']}, the images have {in_channels}\n"
+            "  fix: delete it, or give the data set as many values in mean and std"
+        )
     without = {} if start is None else {"pretrained": False}
     model = build_network(
         name, {**args, **without}, num_classes=num_classes, in_channels=in_channels

@@ -270,3 +270,26 @@ def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
     plain = epochs(camvid(root))
     monkeypatch.setattr("base.base_data_loader.START_METHOD", "spawn")
     assert same(epochs(camvid(root, cache=cache), workers=2), plain)
+
+
+def test_another_meaning_of_colours_is_read_anew(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / kind / "a.png")
+
+    def mask(label_map, tolerance=0):
+        data = Folder(
+            data_dir=str(tmp_path),
+            classes=("a", "b"),
+            label_map=label_map,
+            label_tolerance=tolerance,
+            cache="disk",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        data.open_cache()
+        return int(data[(0, 0)].mask[0, 0])
+
+    assert mask({"#090909": 0}) == 0
+    assert mask({"#090909": 1}) == 1
+    assert mask({"#080808": 0}, tolerance=1) == 0
+    assert mask({"#000000": 0, "*": 1}) == 1

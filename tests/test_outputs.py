@@ -204,3 +204,8 @@ def test_a_result_that_is_a_link_is_replaced(tmp_path):
     write_whole(tmp_path / "mask.png", lambda path: path.write_bytes(b"new"))
     assert (tmp_path / "precious").read_bytes() == b"keep"
     assert not (tmp_path / "mask.png").is_symlink()
+
+
+def test_what_a_mac_writes_beside_a_picture_is_no_picture(tmp_path):
+    make(tmp_path / "in", "a.jpg", "._a.jpg", "sub/b.jpg", ".thumbnails/a.jpg", "sub/._b.jpg")
+    assert results(tmp_path / "in", recursive=True) == {"a.jpg": "a.png", "sub/b.jpg": "sub/b.png"}

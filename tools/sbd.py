@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         for split in ("train", "val")
     )
     written = _write_masks(voc, masks, own={*train, *val})
-    extra = sorted(path.stem for path in masks.glob("*.mat"))
+    extra = sorted(path.stem for path in masks.glob("[!.]*.mat"))
     if not extra:
         raise DataError(f"{masks}: no *.mat file, expected the class masks of SBD")
     lists = {
@@ -74,7 +74,7 @@ def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
     target.mkdir(exist_ok=True)
     source = require_folder(voc / "SegmentationClass", layout="VOC2012/SegmentationClass/*.png")
     palette = voc_palette(256)
-    names = sorted({path.stem for path in masks.glob("*.mat")} | own)
+    names = sorted({path.stem for path in masks.glob("[!.]*.mat")} | own)
     for name in names:
         path = target / f"{name}.png"
         if name in own:

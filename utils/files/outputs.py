@@ -51,15 +51,20 @@ def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path
 
 
 def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
-    """All files; links to folders are followed, each real folder once, so that a loop ends."""
+    """All files; links to folders are followed, each real folder once, so that a loop ends.
+
+    Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no picture.
+    """
     seen = set()
     if output.resolve() != images.resolve():
         seen.add(output.resolve())  # what an earlier run wrote is no picture to segment
     for folder, inside, names in os.walk(images, followlinks=recursive):
         here = Path(folder)
         seen.add(here.resolve())
-        inside[:] = sorted(n for n in inside if recursive and (here / n).resolve() not in seen)
-        yield from (here / name for name in names if not name.endswith(".partial"))
+        deeper = [name for name in inside if recursive and not name.startswith(".")]
+        inside[:] = sorted(name for name in deeper if (here / name).resolve() not in seen)
+        pictures = [name for name in names if not name.startswith("._")]
+        yield from (here / name for name in pictures if not name.endswith(".partial"))
 
 
 def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
