@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Lt
 
 from utils.data import transforms
 from utils.data.color_labels import ColourTable
-from utils.data.labels import LabelTable, count_values, mask_dtype
+from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
 from utils.data.normalize import FULL_SCALE
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
@@ -100,8 +100,10 @@ class BaseDataset:
             )
         self.pairs: tuple[Pair, ...] = ()
         self.image_sizes: list[tuple[int, int]] | None = None
+        self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
+        refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.border = tuple(self._full_scale(value) for value in self.mean)
 
     def label_table(self) -> LabelTable:
@@ -140,6 +142,15 @@ class BaseDataset:
         if self.image_sizes is None:
             self.image_sizes = [self.size(index) for index in range(len(self))]
         return self.image_sizes
+
+    def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return (height, width) of sample (epoch, index), read from no more than a header."""
+        if self.crop_size is not None and (self.augments or self.val):
+            return self.crop_size, self.crop_size
+        size = self.size(index) if self.image_sizes is None else self.image_sizes[index]
+        if not self.augments:
+            return size
+        return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -209,10 +220,12 @@ class BaseDataset:
                 mask_dtype=np.dtype(self.table.dtype),
             )
             return
+        labels = self.colour_table or self.table
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
-            recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
+            recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
+            f"{labels.dtype} {self.mean}",
             total_bytes=self.decoded_bytes(),
         )
 
@@ -252,16 +265,13 @@ class BaseDataset:
         order = split_order(len(self), seed=self.seed)
         held_out = copy.copy(self)
         held_out.select(sorted(order[:count].tolist()))
-        held_out.augment, held_out.val, held_out.crop_size = False, True, None
+        held_out.augment, held_out.val, held_out.crop_size, held_out.notes = False, True, None, ()
         self.select(sorted(order[count:].tolist()))
         return held_out
 
     def label_counts(self, mask: np.ndarray) -> np.ndarray:
         """Count the labelled pixels of each class in a mask of train ids; int64 (classes,)."""
-        counts = count_values(mask, self.num_classes)
-        if 0 <= self.ignore_index < self.num_classes:
-            counts[self.ignore_index] = 0
-        return counts
+        return count_values(mask, self.num_classes)
 
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.load(index) if self._cache is None else self._cache.get(index, self.load)

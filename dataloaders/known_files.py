@@ -18,7 +18,7 @@ from base.base_dataset import BaseDataset
 from utils.data.pixel_cache import default_folder
 from utils.errors import DataError
 from utils.files.outputs import write_whole
-from utils.run.progress import Progress
+from utils.run.progress import ProgressBar
 
 log = logging.getLogger("segmentation")
 
@@ -109,7 +109,7 @@ def _by_threads(work: Callable[[Item], Result], items: Sequence[Item], title: st
     tasks = [items[start : start + _A_TASK] for start in range(0, len(items), _A_TASK)]
     results: list[Result] = []
     pool = ThreadPoolExecutor(_THREADS)
-    with closing(Progress(title, len(items))) as bar:
+    with closing(ProgressBar(title, len(items))) as bar:
         try:
             for done in pool.map(lambda task: [work(item) for item in task], tasks):
                 results += done

@@ -14,6 +14,7 @@ from torch import nn
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
+from evaluation_cases import evaluated  # noqa: E402
 from training import record_gradients, trainer_of  # noqa: E402
 
 from utils.hardware import distributed, parallel  # noqa: E402
@@ -91,4 +92,5 @@ if __name__ == "__main__":
         found = ten_steps(config, device)
         found["processes"] = distributed.world_size()
         found["two_updates"] = two_updates(device)
+        found["evaluation"] = evaluated()
         torch.save(found, f"{output}.{distributed.rank()}")

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import socket
 
-import cv2
-
 from utils.errors import UserError
 from utils.hardware import distributed
 
@@ -17,10 +15,10 @@ def free_port():
 
 
 def together(work, *, processes=2):
-    """What `work()` returns, or the exception it raises, in each of several processes.
+    """What `work()` returns, or the UserError it raises, in each of several processes.
 
-    They are forked, so `work` may be any function; but it must not use autograd, whose threads do
-    not survive a fork on a machine with a GPU.
+    They are forked, so `work` may be any function; but neither autograd on a machine with a GPU nor
+    OpenCV's filters: their threads do not survive a fork.
     """
     context = multiprocessing.get_context("fork")
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
@@ -36,18 +34,13 @@ def together(work, *, processes=2):
 
     pipes = [context.Pipe(duplex=False) for _ in range(processes)]
     started = [
-        context.Process(target=process, args=(rank, sending), daemon=True)
+        context.Process(target=process, args=(rank, sending))
         for rank, (_, sending) in enumerate(pipes)
     ]
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork either
-    try:
-        for one in started:
-            one.start()
-    finally:
-        cv2.setNumThreads(threads)
+    for one in started:
+        one.start()
     for _, sending in pipes:
-        sending.close()  # so that a process that died ends the waiting
+        sending.close()  # so that the end of a process ends the waiting for it
     results = [receiving.recv() for receiving, _ in pipes]
     for one in started:
         one.join()

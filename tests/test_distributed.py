@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from distributed_worker import ten_steps
+from evaluation_cases import evaluated
 from parallel_cases import (
     assert_equal_to_one,
     assert_gradients_are_shared_and_statistics_are_not,
@@ -47,6 +49,11 @@ def two_processes(tmp_path_factory):
 def test_two_processes_equal_one(two_processes):
     found, config = two_processes
     assert_equal_to_one(found, ten_steps(config), tolerance=1e-5)
+
+
+def test_two_processes_evaluate_as_one(two_processes):
+    for two in two_processes[0]:
+        assert two["evaluation"] == evaluated()
 
 
 def test_gradients_are_shared_and_statistics_are_not(two_processes):
@@ -183,3 +190,18 @@ def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path):
     assert first.returncode == 6
     assert "error: lost contact with the other processes" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("nccl", [True, False])
+def test_where_there_is_no_nccl_a_gpus_tensors_travel_over_gloo(monkeypatch, nccl):
+    """Windows has none; what was asked for is read by torch's own parser."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
+    asked = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    with distributed.process_group("cuda"):
+        pass
+    config = dist.distributed_c10d.BackendConfig(dist.Backend(asked[0]))
+    backends = config.get_device_backend_map()
+    assert backends["cpu"] == "gloo"
+    assert backends["cuda"] == ("nccl" if nccl else "gloo")
