@@ -108,6 +108,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=message):
         build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
     stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
+    stored["state_dict"] = Surplus(3, in_channels=3).state_dict()
     with pytest.raises(CheckpointError, match=message):
         model_from_checkpoint(stored)
 
