@@ -45,7 +45,7 @@ def nothing_predicted(monkeypatch):
     import trainer
 
     real = trainer.whole
-    monkeypatch.setattr("trainer.whole", lambda *args: real(*args) * float("nan"))
+    monkeypatch.setattr("validation.whole", lambda *args: real(*args) * float("nan"))
 
 
 PLANTS = {
@@ -102,7 +102,7 @@ def test_a_signal_does_not_save_it_either(tmp_path):
 
     def plant():
         buffer_of(trainer.model)
-        trainer._note_signal(signal.SIGTERM, None)
+        trainer.signals.note(signal.SIGTERM, None)
 
     before, said = run_until_it_diverges(trainer, folder, at=2, plant=plant)
     assert files(folder) == before == {}

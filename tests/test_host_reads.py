@@ -179,7 +179,7 @@ def test_no_schedule_reads_back(tmp_path, name):
 def test_no_batch_of_a_validation_reads_back(tmp_path, monkeypatch, loss):
     trainer = tiny(tmp_path, loss)
     batches = list(trainer.parts.val_loader)
-    monkeypatch.setattr("trainer.on_device", lambda *_: batches)
+    monkeypatch.setattr("validation.on_device", lambda *_: batches)
     # What reads: once, at the end.
     monkeypatch.setattr(ValidationTotals, "compute", lambda _: None)
     monkeypatch.setattr(trainer, "_validation_metrics", lambda *_: None)

@@ -13,8 +13,9 @@ import torch
 from conftest import tiny_config
 
 import train
-from trainer import Trainer, whole
+from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
+from utils.inference.prediction import whole
 from utils.run import checkpoint
 
 
@@ -153,7 +154,7 @@ def fail_in_second_validation(patch, error):
         return whole(network, images)
 
     patch.setattr(Trainer, "validate", noted)
-    patch.setattr("trainer.whole", failing)
+    patch.setattr("validation.whole", failing)
 
 
 @pytest.mark.parametrize(
