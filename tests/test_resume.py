@@ -13,9 +13,9 @@ import torch
 from conftest import tiny_config
 
 import train
+import validation
 from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
-from utils.inference.prediction import whole
 from utils.run import checkpoint
 
 
@@ -205,16 +205,14 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatc
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
 
-    import trainer
-
-    real, batches = trainer.whole, []
+    real, batches = validation.whole, []
 
     def interrupted(network, images):
         batches.append(images)
         signal.raise_signal(signal.SIGTERM)
         return real(network, images)
 
-    monkeypatch.setattr(trainer, "whole", interrupted)
+    monkeypatch.setattr(validation, "whole", interrupted)
     with pytest.raises(RunInterruptedError, match="at iteration 3: saved"):
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     monkeypatch.undo()
