@@ -141,7 +141,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
 
 def fail_in_second_validation(patch, error):
     """Let the validation of the second epoch raise."""
-    epochs = []
+    epochs, real = [], validation.whole
     validate = Trainer.validate
 
     def noted(self, epoch):
@@ -151,7 +151,7 @@ def fail_in_second_validation(patch, error):
     def failing(network, images):
         if epochs[-1] == 2:
             raise error
-        return whole(network, images)
+        return real(network, images)
 
     patch.setattr(Trainer, "validate", noted)
     patch.setattr("validation.whole", failing)
