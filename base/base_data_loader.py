@@ -31,13 +31,13 @@ class Batch(NamedTuple):
     Attributes:
         images: (N, C, H, W) in channels-last memory, the files' dtype.
         masks: (N, H, W) uint8 or int16; train ids and ignore_index.
-        label_counts: (num_classes,) int64: labelled pixels of each class in this batch.
+        label_counts: Labelled pixels of each class in this batch; they stay on the host.
         indices: Positions of the samples in the data set.
     """
 
     images: Tensor
     masks: Tensor
-    label_counts: Tensor
+    label_counts: tuple[int, ...]
     indices: tuple[int, ...]
 
 
@@ -76,11 +76,11 @@ def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
             raise mixed_sizes(dataset, {s.index: s.mask.shape for s in (samples[0], sample)})
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
-    counts = sum(dataset.label_counts(sample.mask) for sample in samples)
+    counts = np.sum([dataset.label_counts(sample.mask) for sample in samples], axis=0)
     return Batch(
         images.permute(0, 3, 1, 2),
         masks,
-        torch.from_numpy(counts),
+        tuple(counts.tolist()),
         tuple(sample.index for sample in samples),
     )
 
@@ -92,6 +92,11 @@ def mixed_sizes(dataset: BaseDataset, sizes: Mapping[int, tuple[int, ...]]) -> C
         f"train_loader.args: images of one batch differ in size: {shown}\n"
         '  fix: set "crop_size" (with "augment": true or "val": true), or "batch_size": 1'
     )
+
+
+class _Loader(DataLoader["Batch | _Failure"]):
+    def check_worker_number_rationality(self) -> None:
+        """Warn of nothing: the program says it in a line of its own."""
 
 
 class _Order(Sampler[list[Key]]):
@@ -258,7 +263,7 @@ class BaseDataLoader:
         return batches + list(open_groups.values())
 
     def _torch_loader(self) -> DataLoader[Batch | _Failure]:
-        return DataLoader(
+        return _Loader(
             _Batches(self.dataset),
             batch_size=None,  # a key is a whole batch, so a worker collates it
             sampler=_Order(self._remaining, len(self)),

@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Lt
 
 from utils.data import transforms
 from utils.data.color_labels import ColourTable
-from utils.data.labels import LabelTable, count_values, mask_dtype
+from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
 from utils.data.normalize import FULL_SCALE
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
@@ -102,6 +102,7 @@ class BaseDataset:
         self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
+        refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.border = tuple(self._full_scale(value) for value in self.mean)
 
     def label_table(self) -> LabelTable:
@@ -251,10 +252,7 @@ class BaseDataset:
 
     def label_counts(self, mask: np.ndarray) -> np.ndarray:
         """Count the labelled pixels of each class in a mask of train ids; int64 (classes,)."""
-        counts = count_values(mask, self.num_classes)
-        if 0 <= self.ignore_index < self.num_classes:
-            counts[self.ignore_index] = 0
-        return counts
+        return count_values(mask, self.num_classes)
 
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.load(index) if self._cache is None else self._cache.get(index, self.load)

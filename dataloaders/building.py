@@ -11,6 +11,8 @@ from dataloaders.doctor import check
 from utils.config.registry import build, loader_arguments
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
+from utils.run.next_steps import command_line
+from utils.run.stopwatch import usable_cores
 
 log = logging.getLogger("segmentation")
 
@@ -53,7 +55,7 @@ def build_loaders(
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
-            "  all of it is looked at by: python train.py --check-data, with the same config"
+            f"  to look at all, with the same config: {command_line('train.py', '--check-data')}"
         )
     for line in report.splitlines():
         log.info("%s", line)
@@ -153,17 +155,22 @@ def _loader(
             kind,
             loader.dropped,
         )
+    if loader.num_workers > (cores := usable_cores()):
+        log.info("%s: %d workers, %d cores; one a core is as fast", kind, loader.num_workers, cores)
     return loader
 
 
 def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) -> BaseDataset:
-    """Build the data set that a loader reads, augmentation and all.
+    """Build the data set that a loader reads, augmentation and all, without what it holds out.
 
     Raises:
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
-    return _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
+    dataset = _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
+    if dataset.val_split is not None:
+        dataset.split_off()
+    return dataset
 
 
 def build_whole(

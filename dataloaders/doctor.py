@@ -7,6 +7,7 @@ pixel. It reads only.
 import contextlib
 import multiprocessing
 import os
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +23,14 @@ from dataloaders.overlap import overlap
 from utils.data.color_labels import TRANSPARENT
 from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
+from utils.drawing.text import in_percent
 from utils.errors import DataError
 from utils.files.images import opened, orientation
 from utils.hardware.workers import START_METHOD
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
+_in_lines = partial(textwrap.fill, width=92, subsequent_indent="    ")
 _NEW_PROCESSES_FROM = 500  # pairs; fewer are read sooner than processes start
 
 
@@ -234,14 +237,14 @@ def _report_classes(
     absent = [name for name, count in zip(dataset.classes, totals, strict=True) if not count]
     if absent:
         where = "in no mask" if full else f"in none of the {len(findings)} masks looked at"
-        result.notes.append(f"classes that occur {where}: {', '.join(absent)}")
+        result.notes.append(_in_lines(f"classes that occur {where}: {', '.join(absent)}"))
     pixels = sum(totals)
     shares = [
-        f"{name} {count / pixels:.1%}"
+        f"{name} {in_percent(count / pixels, 1)}%"
         for name, count in zip(dataset.classes, totals, strict=True)
         if count
     ]
-    result.notes.append(f"labelled pixels: {', '.join(shares)}")
+    result.notes.append(_in_lines(f"labelled pixels: {', '.join(shares)}"))
 
 
 def _indented(text: str) -> str:

@@ -21,7 +21,7 @@ from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
 from utils.data.color_labels import TRANSPARENT, ColourTable, parse_colour, parse_label_map
-from utils.data.labels import LabelTable
+from utils.data.labels import LabelTable, refuse_void_class
 from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
 from utils.errors import ConfigError, DataError
 from utils.files.raw_pixels import Header, PixelKind, fits, header, read_colours, read_values
@@ -74,6 +74,8 @@ class Folder(BaseDataset):
             raise ConfigError(
                 f'Folder: found "{repeated[0]}" twice in "classes"\n  expected: a name a class'
             )
+        train_ids = {str(number): number for number in range(len(self.classes))}
+        refuse_void_class(self.classes, self.ignore_index, self.label_map or train_ids)
         if len(self.classes) == 1:
             fix: dict[str, object] = {"classes": ["background", *self.classes]}
             if self.label_map:

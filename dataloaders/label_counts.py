@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from utils.errors import DataError
 from utils.files.outputs import write_whole
 from utils.hardware import distributed
 from utils.losses.class_weights import class_weights
-from utils.run.progress import Progress
+from utils.run.progress import ProgressBar
 
 log = logging.getLogger("segmentation")
 
@@ -93,16 +94,15 @@ def _remembered(dataset: BaseDataset, folder: Path | None) -> LabelCounts:
 def _count(dataset: BaseDataset) -> LabelCounts:
     pixels = np.zeros(dataset.num_classes, np.int64)
     surroundings = np.zeros_like(pixels)
-    bar = Progress("LABELS", len(dataset))
-    for index in range(len(dataset)):
-        # Of files the mask alone is read; decoding its image would take most of the time.
-        file = dataset.pairs[index].mask if dataset.pairs else None
-        mask = dataset.load(index)[1] if file is None else dataset.read_labels(file)
-        counts = dataset.label_counts(mask)
-        pixels += counts
-        surroundings += (counts > 0) * counts.sum()
-        bar.advance()
-    bar.close()
+    with closing(ProgressBar("LABELS", len(dataset))) as bar:
+        for index in range(len(dataset)):
+            # Of files the mask alone is read; decoding its image would take most of the time.
+            file = dataset.pairs[index].mask if dataset.pairs else None
+            mask = dataset.load(index)[1] if file is None else dataset.read_labels(file)
+            counts = dataset.label_counts(mask)
+            pixels += counts
+            surroundings += (counts > 0) * counts.sum()
+            bar.advance()
     return LabelCounts(pixels.tolist(), surroundings.tolist())
 
 

@@ -68,7 +68,10 @@ def read_lines(path: Path, *, layout: str) -> list[str]:
 
 def contents(folder: Path) -> str:
     """Return a folder's first entries for a message."""
-    return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    try:
+        return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    except OSError as error:  # may not be listed; on Windows also a drive that is not there
+        return f"what cannot be listed ({error.strerror})"
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -100,7 +103,7 @@ def require_some(pairs: Iterable[Pair], *, where: Path, layout: str) -> tuple[Pa
 def match(
     images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path
 ) -> tuple[list[Pair], tuple[str, ...]]:
-    """Pair images and masks by key, in the byte order of the keys; never by position.
+    """Pair images and masks by key, in the order of the keys' code points; never by position.
 
     Returns:
         The pairs, and what to say of masks without an image, which are left out.
@@ -118,7 +121,7 @@ def match(
             "  expected: a mask with the same name for every image\n"
             "  fix: add the masks, or remove these images from the split"
         )
-    pairs = [Pair(images[key], masks[key]) for key in sorted(images, key=str.encode)]
+    pairs = [Pair(images[key], masks[key]) for key in sorted(images)]
     left = f"{len(others)} masks have no image: {shortened(others)} (in {where})"
     return pairs, (left,) if others else ()
 

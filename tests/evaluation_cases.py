@@ -107,7 +107,7 @@ def write_checkpoint(path, *, length=5, classes=None):
         "config": config,
         "state_dict": model.state_dict(),
         "classes": names,
-        "palette": [list(colour) for colour in Shapes.palette],
+        "palette": [list(colour) for colour in Shapes.palette[: len(names)]],
         "mean": list(Shapes.mean),
         "std": list(Shapes.std),
         "ignore_index": 255,

@@ -6,9 +6,12 @@ import pytest
 from PIL import Image
 
 from dataloaders.building import build_loaders, build_whole, check_data
+from models import MODELS, model_from_checkpoint
+from models.building import build_model
 from train import main
 from utils.config.config import parse_config
-from utils.errors import ConfigError, DataError
+from utils.errors import CheckpointError, ConfigError, DataError
+from utils.run.stopwatch import usable_cores
 
 COMMON = {"ignore_index": 255, "seed": 0}
 
@@ -74,7 +77,7 @@ def test_data_are_looked_at_before_a_training(tmp_path):
     message = str(caught.value)
     assert message.startswith("the data cannot be used\ntrain_loader: Folder, 8 images, 8 masks")
     assert '"label_map": {"0": 0, "255": 1}' in message
-    assert "python train.py --check-data" in message
+    assert "train.py --check-data" in message
 
 
 def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):
@@ -82,6 +85,32 @@ def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):
     build_loaders(("Folder", folder(tmp_path) | {"batch_size": 3, "shuffle": True}), None, **COMMON)
     assert "train_loader: each epoch leaves out 2 images, whose batch would be short" in caplog.text
     assert "no problem found" in caplog.text
+    assert "num_workers" not in caplog.text
+
+
+def test_more_workers_than_cores_are_said_in_a_line(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="segmentation")
+    workers = usable_cores() + 1
+    build_loaders(("Folder", folder(tmp_path) | {"num_workers": workers}), None, **COMMON)
+    assert f"train_loader: {workers} workers, {workers - 1} cores; one a core is as" in caplog.text
+
+
+class Surplus(MODELS["ENet"]):
+    """A model with an output for void."""
+
+    def __init__(self, num_classes: int, *, in_channels: int = 3, pretrained: bool = False):
+        super().__init__(num_classes + 1, in_channels=in_channels, pretrained=pretrained)
+
+
+def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS, "Surplus", Surplus)
+    message = "arch.type: Surplus has 4 outputs for 3 classes"
+    with pytest.raises(ConfigError, match=message):
+        build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
+    stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
+    stored["state_dict"] = Surplus(3, in_channels=3).state_dict()
+    with pytest.raises(CheckpointError, match=message):
+        model_from_checkpoint(stored)
 
 
 def test_a_data_set_that_cannot_be_built_does_not_hide_the_other(tmp_path):

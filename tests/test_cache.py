@@ -9,6 +9,7 @@ from PIL import Image
 from base.base_data_loader import BaseDataLoader
 from dataloaders.camvid import CamVid
 from dataloaders.folder import Folder
+from dataloaders.label_counts import count_labels
 from dataloaders.shapes import Shapes
 from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
@@ -75,6 +76,32 @@ def test_another_run_finds_the_files_on_disk(root, monkeypatch):
     # Another void value needs other entries.
     epochs(camvid(root, cache="disk", ignore_index=-1))
     assert len(list((root / "cache").iterdir())) == 12
+
+
+def test_names_that_are_not_utf_8_are_paired_and_cached(root):
+    plain = epochs(camvid(root))
+    for file in [*root.glob("data/*/*.png")]:
+        file.rename(file.with_name(f"caf\udce9 {file.name}"))
+    for _ in range(2):
+        assert same(epochs(camvid(root, cache="disk")), plain)
+
+
+def test_without_a_home_the_cache_is_among_temporary_files(root, monkeypatch):
+    """In a container whose user has no HOME and no entry in the passwd file."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(root / "tmp"))
+    data = CamVid(data_dir=str(root / "data"), split="train", cache="disk",
+                  augment=True, crop_size=16, base_size=30)  # fmt: skip
+    epochs(data)
+    assert count_labels(data).pixels == count_labels(data, folder=root / "other").pixels
+    kept = root / "tmp" / "segmentation"
+    assert {path.name for path in kept.iterdir()} == {"labels", "pixels"}
 
 
 @pytest.mark.parametrize("changed", ["train", "trainannot"])

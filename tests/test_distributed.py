@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from distributed_worker import STEPS, ten_steps
 from training import plain_config, relative_difference
 
@@ -195,3 +196,18 @@ def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path):
     assert first.returncode == 6
     assert "error: lost contact with the other processes" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("nccl", [True, False])
+def test_where_there_is_no_nccl_a_gpus_tensors_travel_over_gloo(monkeypatch, nccl):
+    """Windows has none; what was asked for is read by torch's own parser."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
+    asked = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    with distributed.process_group("cuda"):
+        pass
+    config = dist.distributed_c10d.BackendConfig(dist.Backend(asked[0]))
+    backends = config.get_device_backend_map()
+    assert backends["cpu"] == "gloo"
+    assert backends["cuda"] == ("nccl" if nccl else "gloo")

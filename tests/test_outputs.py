@@ -57,6 +57,48 @@ def test_names_never_collide(tmp_path):
     assert len({name.casefold() for name in names}) == 6
 
 
+def reader_of(monkeypatch, winerror, *, times):
+    """Refuse so many renames, as Windows does while somebody reads the file; lists the refusals."""
+    refusals, replace = [], Path.replace
+
+    def refusing(self, target):
+        if len(refusals) == times:
+            return replace(self, target)
+        refusals.append(self)
+        error = PermissionError(13, "in use")
+        error.winerror = winerror
+        raise error
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return refusals
+
+
+@pytest.mark.parametrize("winerror", [5, 32])  # access denied, sharing violation
+def test_a_result_that_is_being_read_is_replaced_a_little_later(tmp_path, monkeypatch, winerror):
+    refusals = reader_of(monkeypatch, winerror, times=3)
+    (tmp_path / "a.png").write_text("old")
+    write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert (tmp_path / "a.png").read_text() == "new"
+    assert len(refusals) == 3
+
+
+def test_a_result_that_stays_open_is_named_and_kept(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, 32, times=10**9)
+    (tmp_path / "a.png").write_text("old")
+    with pytest.raises(ResourceError, match=r"a\.png: it is open in another program\n  fix: close"):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    assert 3 <= 0.1 * len(refusals) <= 10  # seconds
+
+
+def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, None, times=10**9)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert len(refusals) == 1
+
+
 def test_the_tree_is_kept_when_asked_for(tmp_path):
     make(tmp_path / "in", "a.jpg", "deep/er/a.jpg", "deep/b.jpg")
     assert results(tmp_path / "in") == {"a.jpg": "a.png"}

@@ -36,6 +36,14 @@ def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
         os.kill(worker, signal.SIGKILL)
 
 
+def test_names_that_are_not_utf_8_are_written_escaped(tmp_path):
+    log_to_console()
+    with RunLog(tmp_path, tensorboard=tmp_path / "run \udcff"):
+        logging.getLogger("segmentation").info("caf\udce9.jpg")
+    assert "INFO caf\\udce9.jpg\n" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert list((tmp_path / "run \\udcff").iterdir())
+
+
 # TensorBoard writes in a thread of its own, which ends with the fault.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_tensorboards_folder_deleted_in_mid_run_is_no_bug_of_ours(tmp_path):

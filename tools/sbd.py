@@ -19,7 +19,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.layout import first_folder, read_lines, require_folder
 from utils.drawing.palette import to_palette_image, voc_palette
 from utils.errors import DataError, guard
 from utils.files.images import opened
@@ -34,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sbd", required=True, help="the extracted SBD release")
     parser.add_argument("--data-dir", required=True, help="the folder of VOCdevkit")
     args = parser.parse_args(arguments)
+    from dataloaders.layout import first_folder, read_lines
+
     sbd = Path(args.sbd)
     places = [sbd / "dataset" / "cls", sbd / "benchmark_RELEASE" / "dataset" / "cls", sbd / "cls"]
     masks = first_folder(places, layout="benchmark_RELEASE/dataset/cls/*.mat of the SBD release")
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
+    from dataloaders.layout import require_folder
+
     target = voc / "SegmentationClassAug"
     target.mkdir(exist_ok=True)
     source = require_folder(voc / "SegmentationClass", layout="VOC2012/SegmentationClass/*.png")

@@ -1,11 +1,12 @@
 """From values in a mask file to train ids; an unknown value is an error, not a guess."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 _BYTE = 256
 UNKNOWN = -(2**31)  # in place of a train id: the value is an error
@@ -16,6 +17,18 @@ def mask_dtype(num_classes: int, ignore_index: int) -> type[np.uint8 | np.int16]
     """Return the smallest dtype for classes and void: uint8 where both fit, else int16."""
     fits = 0 <= ignore_index < _BYTE and num_classes <= _BYTE
     return np.uint8 if fits else np.int16
+
+
+def refuse_void_class(classes: Sequence[str], void: int, labels: Mapping) -> None:
+    """Raise ConfigError when `void` is the number of a class; masks hold `labels` (-> train id)."""
+    if 0 <= void < len(classes):
+        without = {str(raw): "void" if to == void else to for raw, to in labels.items()}
+        raise ConfigError(
+            f'ignore_index: found {void}, the number of class "{classes[void]}": all of it would '
+            f'be void\n  fix: "ignore_index": {255 if len(classes) < _BYTE else -1}\n'
+            '  if it shall be void, also in the args of each loader ("type": "Folder"):\n'
+            f'    "label_map": {json.dumps(without)}'
+        )
 
 
 def count_values(mask: np.ndarray, length: int = _BYTE) -> np.ndarray:

@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -152,8 +153,9 @@ class DiskCache:
         return image, mask
 
     def _path(self, index: int) -> Path:
-        text = "\0".join([self._recipe, *map(str, self._sources[index])])
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pixels"
+        names = "\0".join([self._recipe, *map(str, self._sources[index])])
+        digest = hashlib.sha256(names.encode(errors="surrogatepass"))  # a name need not be UTF-8
+        return self._folder / f"{digest.hexdigest()[:32]}.pixels"
 
     def _stamp(self, index: int) -> list[list[int]]:
         stats = [path.stat() for path in self._sources[index]]
@@ -207,5 +209,8 @@ def _write_entry(path: Path, stamp: list[list[int]], image: np.ndarray, mask: np
 
 def default_folder() -> Path:
     """Return where decoded pixels go unless the config says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no HOME and no entry in the passwd file, as in some containers
+        base = tempfile.gettempdir()
     return Path(base) / "segmentation" / "pixels"

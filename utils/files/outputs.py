@@ -1,6 +1,7 @@
 """Which pictures a folder holds, what their results are called, and writing them whole."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -131,11 +132,26 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename: nobody sees half a file.
 
     A result that is a link is replaced; what it pointed to is left alone.
+
+    Raises:
+        ResourceError: On Windows, another program has `path` open and goes on reading.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _replace(partial: Path, path: Path) -> Path:
+    """Rename; Windows refuses while somebody reads `path`, so wait some seconds for them."""
+    for _ in range(50):
+        try:
+            return partial.replace(path)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in (5, 32):  # access denied, sharing violation
+                raise
+        time.sleep(0.1)
+    raise ResourceError(f"cannot replace {path}: it is open in another program\n  fix: close it")

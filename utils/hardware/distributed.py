@@ -55,8 +55,8 @@ def process_group(device_type: str) -> Iterator[None]:
     """Join the other processes that the environment names, if any, for the life of the block.
 
     Args:
-        device_type: "cuda": tensors on a GPU travel over NCCL. Those on the CPU, such as the stop
-            flags that the hosts agree on, travel over gloo and never wait for the device.
+        device_type: "cuda": tensors on a GPU travel over NCCL (Windows has none). Those on the CPU,
+            such as the stop flags that the hosts agree on, travel over gloo, never wait for it.
 
     Raises:
         ResourceError: The others did not come, or one of them died.
@@ -64,7 +64,7 @@ def process_group(device_type: str) -> Iterator[None]:
     if not started_by_launcher() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" and dist.is_nccl_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
         yield
@@ -84,6 +84,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def sum_of_numbers(number: float) -> float:
+    """The sum of the hosts' numbers, in float64."""
+    if world_size() == 1:
+        return number
+    return float(sum_over_processes(torch.tensor(number, dtype=torch.float64)))
 
 
 def agree(number: int) -> int:

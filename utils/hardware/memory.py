@@ -79,11 +79,13 @@ def ran_out(error: BaseException) -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: on a CUDA device by tensors, else by this process."""
+    """The most bytes in use so far, 0 if unknown: on CUDA by tensors, else by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows, where only measuring needs it
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
