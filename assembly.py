@@ -16,11 +16,12 @@ from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import Plan
+from base.parts import Parts, StepOptions
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
 from tables import TABLES
-from trainer import Parts, StepOptions, Trainer
+from trainer import Trainer
 from utils.config.config import Config
 from utils.config.registry import build, component_faults
 from utils.errors import ConfigError

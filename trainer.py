@@ -10,63 +10,33 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader, Batch
-from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
+from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_grid
 from utils.errors import NumericError
 from utils.hardware import distributed
 from utils.hardware.devices import kernel_search
-from utils.hardware.memory import memory_advice, validation_memory_advice
+from utils.hardware.memory import memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
 from utils.hardware.prefetch import grouped, on_device
-from utils.inference.prediction import whole
-from utils.losses.table import WithAuxiliary
-from utils.metrics.totals import Totals, ValidationTotals
+from utils.metrics.totals import Totals
 from utils.optim.ema import ExponentialMovingAverage
-from utils.optim.lr_scheduler import Schedule
 from utils.optim.update import Update, not_finite
+from utils.run.numbers import headline, training_line, training_scalars
 from utils.run.progress import ProgressBar, one_line
 from utils.run.stopwatch import LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
+from validation import Validator
 
 log = logging.getLogger("segmentation")
-
-_PICTURES = 8  # validation samples in TensorBoard's grid
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The built objects that train together."""
-
-    model: BaseModel
-    network: nn.Module
-    """The model, or what wraps it for several devices; the same weights."""
-    loss: WithAuxiliary
-    optimizer: Optimizer
-    schedule: Schedule
-    train_loader: BaseDataLoader
-    val_loader: BaseDataLoader | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOptions:
-    """How an update is computed."""
-
-    precision: str = "fp32"
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    ema: float | None = None
-    seed: int = 0
 
 
 class Trainer(BaseTrainer):
@@ -108,8 +78,22 @@ class Trainer(BaseTrainer):
         self.stopwatch = Stopwatch()
         self.first = distributed.rank() == 0
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
+        self.validator = self._validator(parts.val_loader)
         self.update = Update(
             parts.optimizer, self.scaler, clip_grad_norm=options.clip_grad_norm, device=device
+        )
+
+    def _validator(self, loader: BaseDataLoader | None) -> Validator | None:
+        if loader is None:
+            return None
+        shared = self.data.val_split is not None  # both loaders have the training's batch size
+        return Validator(
+            loader,
+            self.parts.loss,
+            normalize=self.normalize,
+            device=self.device,
+            precision=self.options.precision,
+            accumulate=self.options.accumulate if shared else None,
         )
 
     # One epoch.
@@ -133,7 +117,9 @@ class Trainer(BaseTrainer):
                 self.stop_if_asked()
         metrics = self.totals.compute()
         if self.first:
-            log.info("%s  %s", title, one_line(_shown(metrics, *self.stopwatch.read(epoch=True))))
+            log.info(
+                "%s  %s", title, one_line(self._line(metrics, *self.stopwatch.read(epoch=True)))
+            )
         return metrics
 
     def memory_advice(self) -> AbstractContextManager[None]:
@@ -226,24 +212,26 @@ class Trainer(BaseTrainer):
                 or batch statistic is not.
         """
         self._require_finite()
-        step, speed, waited = self.position.step, *self.stopwatch.read()
+        speed, waited = self.stopwatch.read()
         recent = self.totals.recent_loss()
         metrics = {**self.totals.compute(), "loss": recent}
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
         self.loader_warning.look(waited)
-        self.run.row("log", epoch, step, {**_headline(metrics), "learning_rates": rates})
-        self.run.scalars(
-            step,
-            {
-                "train/loss": recent,
-                "train/Gradient_norm": float(self.update.norm),
-                "train/Momentum": _momentum(self.optimizer),
-                "train/images_per_second": speed,
-                "train/data_wait_share": waited,
-                **{f"train/Learning_rate_{i}": rate for i, rate in enumerate(rates)},
-            },
+        rates = {"learning_rates": [group["lr"] for group in groups]}
+        self.run.row("log", epoch, self.position.step, headline(metrics) | rates)
+        scalars = training_scalars(
+            groups,
+            loss=recent,
+            gradient_norm=float(self.update.norm),
+            images_per_second=speed,
+            waited=waited,
         )
-        return _shown(metrics, speed, waited)
+        self.run.scalars(self.position.step, scalars)
+        return self._line(metrics, speed, waited)
+
+    def _line(self, metrics: Mapping[str, object], speed: float, waited: float) -> dict:
+        speed *= distributed.world_size()
+        return training_line(metrics, images_per_second=speed, waited=waited)
 
     def _require_finite(self) -> None:
         if not self.totals.are_finite():
@@ -278,77 +266,28 @@ class Trainer(BaseTrainer):
 
     # Validation.
 
-    @torch.inference_mode()
     def validate(self, epoch: int) -> dict:
         """Score the averaged weights where there are some, else the model."""
-        loader = self.parts.val_loader
-        assert loader is not None
+        assert self.validator is not None
         network = (self.model if self.ema is None else self.ema.model).eval()
         distributed.from_first(network.buffers())  # each process has batch statistics of its own
-        data = self.data
-        totals = ValidationTotals(len(data.classes), data.ignore_index, data.classes, self.device)
-        pictures: list[tuple[Tensor, Tensor, Tensor]] = []
-        loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
-        bar = ProgressBar(title, len(loader), shown=self.first)
-        with closing(bar), self._validation_memory_advice(loader):
-            for batch in on_device(loader, self.device):
-                masks = batch.masks.long()
-                with autocast(self.device, self.options.precision):
-                    logits = whole(network, self.normalize(batch.images))
-                predictions = logits.max(1).indices
-                denominator = self.parts.loss.denominator(batch.label_counts)
-                totals.add(self.parts.loss(logits, masks), denominator, predictions, masks)
-                if len(pictures) < _PICTURES:  # copies: a view would keep its whole batch
-                    image, mask, prediction = batch.images[0], batch.masks[0], predictions[0]
-                    pictures.append((image.clone(), mask.clone(), prediction.clone()))
-                del logits, predictions  # or they would live through the next forward
-                bar.advance()
-                if self.interrupted:  # processes have unequal numbers of batches: they agree below
-                    break
+        totals, samples = self.validator.run(network, self.signals, title=title, shown=self.first)
         self.stop_if_asked()
-        return self._validation_metrics(epoch, totals.compute(), pictures)
-
-    def _validation_memory_advice(self, loader: BaseDataLoader) -> AbstractContextManager[None]:
-        shared = self.data.val_split is not None  # both loaders have the training's batch size
-        return validation_memory_advice(
-            loader.batch_size,
-            crop_size=loader.dataset.crop_size,
-            accumulate=self.options.accumulate if shared else None,
-        )
-
-    def _validation_metrics(
-        self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
-    ) -> dict:
+        metrics = totals.compute()
         loss = metrics["val_loss"]
         if loss is not None and not math.isfinite(loss):
             raise self._diverged("the validation loss")
-        loader = self.parts.val_loader
-        if loader is not None and loader.dataset.crop_size is not None:
-            metrics["crop"] = loader.dataset.crop_size
+        crop_size = self.validator.loader.dataset.crop_size
+        if crop_size is not None:
+            metrics["crop"] = crop_size
         if self.first:
-            log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, one_line(_headline(metrics)))
+            log.info("%s  %s", title, one_line(headline(metrics)))
             ious = f"IoU  {one_line(metrics['Class_IoU'])}"
             log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
             self.run.picture(
                 self.position.step,
                 "val/inputs_targets_predictions",
-                comparison_grid(pictures, self.data),  # pyrefly: ignore[bad-argument-type]
+                comparison_grid(samples, self.data),  # pyrefly: ignore[bad-argument-type]
             )
         return metrics
-
-
-def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
-    """The numbers that fit a line: all but those of single classes."""
-    return {name: value for name, value in metrics.items() if name != "Class_IoU"}
-
-
-def _shown(metrics: Mapping[str, object], speed: float, waited: float) -> dict[str, object]:
-    """The numbers of a training line, the most important first: a narrow terminal cuts the last."""
-    pace = {"waiting": f"{waited:.0%}", "images/s": f"{speed * distributed.world_size():.1f}"}
-    return {"loss": metrics["loss"], "Mean_IoU": metrics["Mean_IoU"], **pace, **_headline(metrics)}
-
-
-def _momentum(optimizer: Optimizer) -> float | None:
-    group = optimizer.param_groups[0]
-    return group["betas"][0] if "betas" in group else group.get("momentum")

@@ -8,10 +8,8 @@ and resumed ends with the weights of one that was not.
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
+from base.signals import StopSignals
 from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
 from utils.hardware import distributed
@@ -29,6 +28,7 @@ from utils.run import folder as run_folder
 from utils.run.log import RunLog
 from utils.run.monitor import Monitor
 from utils.run.next_steps import command_line
+from utils.run.numbers import metric_scalars
 
 log = logging.getLogger("segmentation")
 
@@ -94,7 +94,7 @@ class BaseTrainer:
         self.description: dict[str, Any] = dict(description)
         self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
         self.position = Position()
-        self._signal: int | None = None
+        self.signals = StopSignals()
 
     # What a subclass says.
 
@@ -130,7 +130,7 @@ class BaseTrainer:
         """
         self.run = run
         started = time.monotonic()
-        with self._signals_caught():
+        with self.signals.caught():
             try:
                 self._run_epochs()
             except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
@@ -155,16 +155,16 @@ class BaseTrainer:
         improved = val_metrics is not None and self.monitor.improved(val_metrics, epoch)
         self.run.row("train", epoch, self.position.step, train_metrics)
         scores = {name: train_metrics[name] for name in ("Pixel_Accuracy", "Mean_IoU")}
-        self.run.scalars(self.position.step, self._tags("train", scores))
+        self.run.scalars(self.position.step, metric_scalars("train", scores))
         if val_metrics is not None:
             self.run.row("val", epoch, self.position.step, val_metrics)
-            self.run.scalars(self.position.step, self._tags("val", val_metrics))
+            self.run.scalars(self.position.step, metric_scalars("val", val_metrics))
         self.position.epoch, self.position.iteration = epoch, 0
         self.restore_running({})
         self._save_epoch(improved=improved)
 
     def _validated(self, epoch: int) -> dict:
-        """Validate; what ends that early does not take the epoch's training with it."""
+        """Validate; when that fails, the epoch's training is saved all the same."""
         trained = self.state()  # before: it sums over processes, of which one may fail alone
         try:
             return self.validate(epoch)
@@ -177,18 +177,6 @@ class BaseTrainer:
     def _validation_due(self, epoch: int) -> bool:
         due = epoch % self.plan.val_per_epochs == 0 or epoch == self.plan.epochs
         return self.plan.val and due
-
-    @staticmethod
-    def _tags(split: str, metrics: Mapping[str, object]) -> dict[str, float | None]:
-        renamed = {"val_loss": "loss", "Class_IoU": "IoU"}
-        tags: dict[str, float | None] = {}
-        for name, value in metrics.items():
-            tag = f"{split}/{renamed.get(name, name)}"
-            if isinstance(value, Mapping):
-                tags |= {f"{tag}/{part}": score for part, score in value.items()}
-            elif value is None or isinstance(value, float):
-                tags[tag] = value
-        return tags
 
     # Saving.
 
@@ -281,29 +269,8 @@ class BaseTrainer:
         found = {name: state["running"].get(name) for name in sums}
         self.restore_running(state["running"] | require(found, sums, _UNFIT.format("sums")))
 
-    # Signals: a handler only takes note; the run ends between two iterations, or batches of a
+    # A signal is only noted when it comes; the run ends between two iterations, or batches of a
     # validation, which the resumed run begins again.
-
-    @contextmanager
-    def _signals_caught(self) -> Iterator[None]:
-        caught = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._note_signal) for number in caught}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None:  # the second one: leave at once, what is saved is sound
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self._signal = number
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether this process got a signal; others may have got none."""
-        return self._signal is not None
 
     def stop_if_asked(self) -> None:
         """Save and leave when any process got a signal; each process must call it.
@@ -311,7 +278,7 @@ class BaseTrainer:
         Raises:
             RunInterruptedError: It did.
         """
-        number = distributed.agree(self._signal or 0)
+        number = distributed.agree(self.signals.number or 0)
         if not number:
             return
         self._save_last(self.state())

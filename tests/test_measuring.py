@@ -200,7 +200,7 @@ def test_running_out_of_memory_in_validation_exits_6(tmp_path, config_path, monk
     def starved(*_):
         raise MESSAGES[0]
 
-    monkeypatch.setattr("trainer.whole", starved)
+    monkeypatch.setattr("validation.whole", starved)
     assert guard(train.main, ["--config", str(config_path)]) == 6
     message = capsys.readouterr().err
     assert "error: out of memory in validation with batch_size 4 of whole images: " in message

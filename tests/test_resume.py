@@ -13,7 +13,8 @@ import torch
 from conftest import tiny_config
 
 import train
-from trainer import Trainer, whole
+import validation
+from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
 
@@ -145,7 +146,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
 
 def fail_in_second_validation(patch, error):
     """Let the validation of the second epoch raise."""
-    epochs = []
+    epochs, real = [], validation.whole
     validate = Trainer.validate
 
     def noted(self, epoch):
@@ -155,10 +156,10 @@ def fail_in_second_validation(patch, error):
     def failing(network, images):
         if epochs[-1] == 2:
             raise error
-        return whole(network, images)
+        return real(network, images)
 
     patch.setattr(Trainer, "validate", noted)
-    patch.setattr("trainer.whole", failing)
+    patch.setattr("validation.whole", failing)
 
 
 @pytest.mark.parametrize(
@@ -209,16 +210,14 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatc
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
 
-    import trainer
-
-    real, batches = trainer.whole, []
+    real, batches = validation.whole, []
 
     def interrupted(network, images):
         batches.append(images)
         signal.raise_signal(signal.SIGTERM)
         return real(network, images)
 
-    monkeypatch.setattr(trainer, "whole", interrupted)
+    monkeypatch.setattr(validation, "whole", interrupted)
     with pytest.raises(RunInterruptedError, match="at iteration 3: saved"):
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     monkeypatch.undo()
