@@ -106,8 +106,9 @@ def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "Surplus", Surplus)
     message = "arch.type: Surplus has 4 outputs for 3 classes"
     with pytest.raises(ConfigError, match=message):
-        build_model("Surplus", {}, num_classes=3, in_channels=3, init_from=None, restoring=False)
+        build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
     stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
+    stored["state_dict"] = Surplus(3).state_dict()
     with pytest.raises(CheckpointError, match=message):
         model_from_checkpoint(stored)
 

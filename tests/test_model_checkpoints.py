@@ -150,7 +150,7 @@ def test_whole_numbers_are_no_weights():
 def test_fine_tuning_from_something_else_entirely_is_refused():
     with pytest.raises(
         CheckpointError,
-        match=r"nothing in the file fits this ENet\n  found 118 tensors: start\.0\.0\.weight, ",
+        match=r"nothing in the file fits this ENet\n  found: start\.0\.0\.weight, ",
     ):
         load_matching(build_small("ENet"), checkpoint_of("UNet")["state_dict"])
 
