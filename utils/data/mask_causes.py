@@ -64,7 +64,8 @@ def find_cause(
     lossy = [one for one in facts if one.jpeg]
     counts: Counter[int] = Counter()
     for one in coloured if by_colour else facts:
-        counts.update(one.values)
+        nothing = one.void - known.keys()
+        counts.update({value: n for value, n in one.values.items() if value not in nothing})
     if lossy:
         return _compressed(counts, num_classes, known, by_colour=bool(coloured))
     if coloured and not by_colour:

@@ -10,7 +10,7 @@ from PIL import Image
 from utils.data.color_labels import code
 from utils.files.images import opened, upright
 from utils.files.matlab import read_matrix
-from utils.files.raw_pixels import read_values
+from utils.files.raw_pixels import Decoded, holds_values, read_values
 
 _COLOUR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LA")
 _KEPT = 4096  # colours of a mask that are told apart; a photograph has more
@@ -25,6 +25,7 @@ class MaskFacts(NamedTuple):
         coloured: Whether `values` are colours.
         grey: Whether every colour has three equal channels.
         jpeg: Whether the file is JPEG-compressed.
+        void: Those of `values` that mean nothing by the file itself, such as a raster's nodata.
     """
 
     size: tuple[int, int]
@@ -32,6 +33,7 @@ class MaskFacts(NamedTuple):
     coloured: bool
     grey: bool
     jpeg: bool
+    void: frozenset[int] = frozenset()
 
 
 def look_at_mask(path: Path, *, by_colour: bool) -> MaskFacts:
@@ -44,9 +46,10 @@ def look_at_mask(path: Path, *, by_colour: bool) -> MaskFacts:
     Raises:
         DataError: It cannot be read at all.
     """
-    if path.suffix.lower() in (".npy", ".mat"):
-        raw = read_matrix(path, "S") if path.suffix == ".mat" else read_values(path, lossy=True)
-        return _of_values(raw, jpeg=False)
+    if path.suffix.lower() == ".mat":
+        return _of_values(Decoded(read_matrix(path, "S"), None), jpeg=False)
+    if not by_colour and holds_values(path):
+        return _of_values(read_values(path, lossy=True), jpeg=False)
     with opened(path) as picture:
         jpeg = picture.format == "JPEG"
         kept = upright(picture)
@@ -56,7 +59,8 @@ def look_at_mask(path: Path, *, by_colour: bool) -> MaskFacts:
     return _of_values(read_values(path, lossy=True), jpeg=jpeg)
 
 
-def _of_values(raw: np.ndarray, *, jpeg: bool) -> MaskFacts:
+def _of_values(mask: Decoded, *, jpeg: bool) -> MaskFacts:
+    raw = mask.pixels
     if raw.dtype == np.uint8:
         counts = np.bincount(raw.ravel(), minlength=256)
         values = np.flatnonzero(counts)
@@ -64,8 +68,9 @@ def _of_values(raw: np.ndarray, *, jpeg: bool) -> MaskFacts:
     else:
         values, counts = np.unique(raw, return_counts=True)
         found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    void = frozenset() if mask.void is None else frozenset(raw[mask.void].tolist())
     return MaskFacts((raw.shape[0], raw.shape[1]), Counter(found), coloured=False, grey=False,
-                     jpeg=jpeg)  # fmt: skip
+                     jpeg=jpeg, void=void)  # fmt: skip
 
 
 def _of_colours(picture: Image.Image, *, jpeg: bool) -> MaskFacts:

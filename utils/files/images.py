@@ -9,9 +9,7 @@ import contextlib
 import math
 import re
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from utils.errors import DataError
+from utils.errors import DataError, ResourceError, UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
@@ -31,35 +29,35 @@ _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # a scan holds none of them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _REMOVE = "  fix: put a readable file there, or remove it together with its partner"
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+
+
+@contextlib.contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Name the file in whatever its decoder raises: damaged files make decoders raise anything.
+
+    Raises:
+        DataError: The file is missing, no regular file, or the block failed.
+        ResourceError: It takes more memory than there is.
+    """
+    require_file(path)
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(f"{path}: too little memory to read it") from error
+    except Exception as error:
+        raise _unreadable(path, error) from error
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture; every failure inside the block becomes a DataError naming the file."""
-    require_file(path)
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            yield picture
-    except _DAMAGE as error:
-        raise unreadable(path, error) from error
+    """Open an image by Pillow; what fails inside the block is named as in `decoding`."""
+    with decoding(path), Image.open(path, formats=FORMATS) as picture:
+        yield picture
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Return what to raise for a file that its decoder refuses."""
+def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, Image.UnidentifiedImageError):
         reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
     else:
@@ -95,12 +93,6 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Return (height, width) as displayed, from the header alone."""
     width, height = picture.size
     return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a picture as displayed, without decoding it."""
-    with opened(path) as picture:
-        return upright_size(picture)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -150,10 +142,9 @@ def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
 
 def to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
     """Convert a decoded picture to uint8 (H, W, 3)."""
-    if picture.mode == "F":
-        raise DataError(
-            f"{path}: floating-point pixels, expected 8 or 16 bit\n  fix: convert the file"
-        )
+    # In TIFF, mode I holds signed and 32-bit integers, whose upper byte means nothing.
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise DataError(f"{path}: pixels of 32 bit, expected 8 or 16\n  fix: convert the file")
     if picture.mode.startswith("I"):
         wide = np.asarray(picture)
         grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)
@@ -199,8 +190,9 @@ def sizes_differ(
     image_path: Path, mask_path: Path, image: tuple[int, ...], mask: tuple[int, ...]
 ) -> DataError:
     """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
-    with opened(image_path) as picture:
-        turn = orientation(picture)
+    turn = 1
+    with contextlib.suppress(DataError), opened(image_path) as picture:
+        turn = orientation(picture)  # arrays and rasters that Pillow does not know have none
     turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
     hint = (
         "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
