@@ -130,6 +130,20 @@ def test_nodata_is_void_in_the_result_and_its_tag(tmp_path, dtype, nodata, strea
     assert known.all(), "of the image without nodata"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("int32", -(2**31) + 1), ("uint32", 2**32 - 1), ("float64", -1.7e308)]
+)
+def test_nodata_may_be_a_value_that_float32_does_not_hold(tmp_path, dtype, nodata):
+    image = np.arange(60 * 70 * 3).reshape(60, 70, 3).astype(dtype)
+    holey, expected = image.copy(), image.astype(np.float32)
+    holey[HOLES], expected[HOLES] = nodata, MEAN
+    data = data_set(tmp_path, image, LABELS, suffix=".tif")
+    write_raster(tmp_path / "images/a.tif", holey, nodata=nodata, **PLACE)
+    found, mask = data.load(0)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(mask == VOID, HOLES)
+
+
 def test_strips_that_a_sparse_file_leaves_out_have_its_nodata(tmp_path):
     image = np.full((64, 32, 3), 9, np.uint8)
     image[16:32] = 200

@@ -88,7 +88,7 @@ def find_void(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
     if not gone.any():
         return None
     planes = gone.reshape(*gone.shape[:2], -1)
-    void = np.asarray(planes.all(2) if values.dtype.name in _GIVEN[:2] else planes.any(2))
+    void = np.asarray(planes.all(2) if values.dtype.name in ("uint8", "uint16") else planes.any(2))
     return void if void.any() else None
 
 

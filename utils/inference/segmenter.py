@@ -30,9 +30,9 @@ _PADDING = 1 << 22  # pixels that padding may add to an image; a strip of one ro
 
 
 class Read(NamedTuple):
-    """A picture as read: its pixels, and of some TIFF files what else is known, closed."""
+    """An image as read, and of some TIFF files what else is known, closed."""
 
-    picture: Decoded | None  # (H, W, C); None: too large to be read whole
+    image: Decoded | None  # (H, W, C); None: too large to be read whole
     raster: Raster | None = None
 
 
@@ -99,8 +99,8 @@ class Segmenter:
             raise ResourceError(f"{job.picture}: too little memory to read it") from error
 
     def _compute(self, job: Job, read: Read) -> Results | Streamed:
-        if read.picture is not None:
-            pixels, void = read.picture
+        if read.image is not None:
+            pixels, void = read.image
             return self.segment(pixels, job.picture.name, void)._replace(raster=read.raster)
         with Raster(job.picture) as raster:
             return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
