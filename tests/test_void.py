@@ -154,6 +154,14 @@ def test_strips_that_a_sparse_file_leaves_out_have_its_nodata(tmp_path):
         assert np.array_equal(np.unique(np.nonzero(file.read(1) == VOID)[0]), np.arange(16, 32))
 
 
+def test_an_image_that_a_sparse_file_leaves_out_whole_is_void(tmp_path):
+    size = {"height": 40, "width": 40, "count": 3, "dtype": "uint8", "nodata": 200}
+    path = tmp_path / "a.tif"
+    rasterio.open(path, "w", driver="GTiff", blockysize=40, SPARSE_OK=True, **size, **PLACE).close()
+    run(segmenter("uint8", mode="whole"), Job(path, tmp_path / "out"))
+    assert (tifffile.imread(tmp_path / "out.tif") == VOID).all()
+
+
 def test_probabilities_and_overlay_know_void(tmp_path):
     holey, filled = with_holes(pixels())
     np.save(tmp_path / "a.npy", holey)

@@ -90,7 +90,8 @@ class Raster:
         page = self._page
         whole_bytes = page.bitspersample == self.dtype.itemsize * 8 and page.fillorder == 1
         plain = page.predictor == 1 and not page.is_tiled and whole_bytes
-        if plain and all(one.is_contiguous for one in self._pages):
+        # A sparse file may leave out even the only strip, and then has no place for it.
+        if plain and all(one.is_contiguous and one.dataoffsets[0] for one in self._pages):
             self._require_length()
             return self._plain_rows
         chunk = page.chunks
