@@ -126,7 +126,10 @@ def _check_data(
     from assembly import assemble, check_components, data_sections
     from dataloaders.building import check_data
     from utils.hardware.devices import pick_device
+    from utils.hardware.distributed import environment_rank
 
+    if environment_rank() != 0:
+        return 0
     _check_folders(config, folder)
     check_components(config)
     report, usable = check_data(**data_sections(config))

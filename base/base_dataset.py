@@ -100,6 +100,7 @@ class BaseDataset:
                 f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
             )
         self.pairs: tuple[Pair, ...] = ()
+        self.image_sizes: list[tuple[int, int]] | None = None
         self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
@@ -138,11 +139,17 @@ class BaseDataset:
         with opened(self.pairs[index].image) as image:
             return upright_size(image)
 
+    def all_sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every image; headers are opened where these are not known."""
+        if self.image_sizes is None:
+            self.image_sizes = [self.size(index) for index in range(len(self))]
+        return self.image_sizes
+
     def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
         """Return (height, width) of sample (epoch, index), read from no more than a header."""
         if self.crop_size is not None and (self.augments or self.val):
             return self.crop_size, self.crop_size
-        size = self.size(index)
+        size = self.size(index) if self.image_sizes is None else self.image_sizes[index]
         if not self.augments:
             return size
         return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
@@ -211,26 +218,38 @@ class BaseDataset:
         """
         if self.cache is None or self._cache is not None:
             return
-        dtype = np.dtype(self.input_dtype)
-        sizes = [self.size(index) for index in range(len(self))]
-        if self.cache == "ram" or not self.pairs:
+        if self.caches_in_memory:
             self._cache = RamCache(
-                sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
+                self.all_sizes(),
+                channels=len(self.mean),
+                dtype=np.dtype(self.input_dtype),
+                mask_dtype=np.dtype(self.table.dtype),
             )
             return
         labels = self.colour_table or self.table
-        a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
             recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
             f"{labels.dtype} {self.mean}",
-            total_bytes=sum(height * width for height, width in sizes) * a_pixel,
+            total_bytes=self.decoded_bytes(),
         )
+
+    @property
+    def caches_in_memory(self) -> bool:
+        """Whether decoded pixels are kept in memory, as those of generated pictures always are."""
+        return self.cache == "ram" or (self.cache == "disk" and not self.pairs)
+
+    def decoded_bytes(self) -> int:
+        """Return the bytes of all images and masks once they are decoded."""
+        a_pixel = len(self.mean) * np.dtype(self.input_dtype).itemsize
+        a_pixel += np.dtype(self.table.dtype).itemsize
+        return sum(height * width for height, width in self.all_sizes()) * a_pixel
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""
         self.pairs = tuple(self.pairs[index] for index in indices)
+        self.image_sizes = None
 
     def split_off(self) -> "BaseDataset":
         """Take the share `val_split` out of this data set.

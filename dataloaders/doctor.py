@@ -18,6 +18,7 @@ import cv2
 
 from base.base_data_loader import mixed_sizes
 from base.base_dataset import BaseDataset, Pair
+from dataloaders.known_files import read_sizes
 from dataloaders.layout import named_colors, with_examples
 from dataloaders.overlap import overlap
 from utils.data.color_labels import TRANSPARENT
@@ -102,7 +103,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
     findings = _run(partial(_examine_pair, dataset, full), looked_at)
-    headers = [] if full else _run(partial(_header_problem, dataset), range(total))
+    headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
     facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
     _report_values(result, dataset, facts)
@@ -166,14 +167,6 @@ def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
         problem = str(error)
     labelled = None if counts is None else tuple(counts.tolist())
     return Finding(problem, facts, labelled, 0 if void is None else int(void.sum()))
-
-
-def _header_problem(dataset: BaseDataset, index: int) -> str:
-    try:
-        dataset.size(index)
-    except DataError as error:
-        return str(error)
-    return ""
 
 
 def _report_problems(result: Examination, problems: Sequence[str]) -> None:

@@ -86,10 +86,12 @@ class Folder(BaseDataset):
         train_ids = {str(number): number for number in range(len(self.classes))}
         refuse_void_class(self.classes, self.ignore_index, self.label_map or train_ids)
         if len(self.classes) == 1:
+            fix: dict[str, object] = {"classes": ["background", *self.classes]}
+            if self.label_map:
+                fix["label_map"] = {k: int(old != "void") for k, old in self.label_map.items()}
             raise ConfigError(
                 f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
-                f'  fix: "classes": ["background", "{self.classes[0]}"]; in a label_map what was '
-                '"void" becomes 0, and what was 0 becomes 1'
+                f"  fix: {json.dumps(fix)[1:-1]}"
             )
         root = Path(self.data_dir)
         pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)

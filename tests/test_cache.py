@@ -13,7 +13,6 @@ from dataloaders.label_counts import count_labels
 from dataloaders.shapes import Shapes
 from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.hardware import memory
 
 
 @pytest.fixture
@@ -159,20 +158,6 @@ def test_a_full_disk_leaves_nothing_behind(root, monkeypatch):
     with pytest.raises(ResourceError, match=r"cannot be written: No space left on device"):
         data[(0, 0)]
     assert list((root / "cache").iterdir()) == []
-
-
-def test_the_limit_of_a_container_counts(monkeypatch):
-    files = {
-        "/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable: 1000 kB"],
-        "/sys/fs/cgroup/memory.max": ["900000"],
-        "/sys/fs/cgroup/memory.current": ["100000"],
-    }
-    monkeypatch.setattr(memory, "_lines", lambda path: files[path])
-    assert memory.free_memory() == 800000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert memory.free_memory() == 1024000
-    files["/proc/meminfo"] = []
-    assert memory.free_memory() > 2**60
 
 
 # ---- reduced decoding -----------------------------------------------------------------------

@@ -38,12 +38,10 @@ def test_the_check_refuses_what_a_training_refuses(tmp_path, write_config, capsy
     assert guard(train.main, [*command, "--check-data"]) == code
     shown = "".join(capsys.readouterr())
     assert guard(train.main, command) == code
-    reason = capsys.readouterr().err.rstrip().splitlines()
-    # Of data the check reports more; the reason is the same line.
-    line = next(line for line in reason if "problem: " in line or line.startswith("error: "))
-    if code == 3:
-        line = next(line for line in reason if "problem: " in line)
-    assert line in shown
+    # Of data the check reports more than a training; the reason is the same line.
+    word = "problem: " if code == 3 else "error: "
+    (reason,) = [line for line in capsys.readouterr().err.splitlines() if word in line]
+    assert reason in shown
     assert not (tmp_path / "saved").exists()
 
 

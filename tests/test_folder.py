@@ -230,7 +230,10 @@ def test_missing_partners_and_double_names_are_refused(tmp_path):
         ({"mean": (0.5,), "std": (0.5, 0.5)}, '"mean" and "std" belong together'),
         ({"colours": ("#000000",)}, "1 colours for 3 classes"),
         ({"classes": ("a", "b", "a")}, 'found "a" twice in "classes"'),
-        ({"classes": ("road",)}, 'fix: "classes": ["background", "road"]'),
+        (
+            {"classes": ("road",), "label_map": {"0": "void", "255": 0}},
+            'fix: "classes": ["background", "road"], "label_map": {"0": 0, "255": 1}',
+        ),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, message):

@@ -70,9 +70,9 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-def write(folder, **trainer):
+def write(folder, change=None, **trainer):
     folder.mkdir()
-    config = tiny_config(folder, **trainer)
+    config = tiny_config(folder, **trainer) | (change or {})
     config["train_loader"]["args"] |= {"length": 48, "num_workers": 1}
     path = folder / "config.json"
     path.write_text(json.dumps(config))
@@ -84,10 +84,11 @@ def only_run(folder):
     return runs[0] if runs else None
 
 
-def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, change=None):
+    """Two runs on one device, one of them killed and resumed; `change` is of both configs."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    uninterrupted = start(write(whole, epochs=4))
-    process = start(write(stopped, epochs=4))
+    uninterrupted = start(write(whole, change, epochs=4), "--device", device)
+    process = start(write(stopped, change, epochs=4), "--device", device)
 
     def second_checkpoint():
         folder = only_run(stopped)
@@ -98,13 +99,17 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (only_run(stopped) / "checkpoint-epoch4.pth").exists()
-    resumed = start(None, "--resume", str(only_run(stopped)))
+    resumed = start(None, "--resume", str(only_run(stopped)), "--device", device)
     words = resumed.communicate(timeout=120)[1]
     assert resumed.returncode == 0, words
     assert "going on from" in words
     assert uninterrupted.wait(120) == 0, uninterrupted.stderr.read()
     uninterrupted.stderr.close()
     assert_same_run(only_run(whole), only_run(stopped))
+
+
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
 
 def fail_in_second_validation(patch, error):
     """Let the validation of the second epoch raise."""
-    epochs = []
+    epochs, real = [], validation.whole
     validate = Trainer.validate
 
     def noted(self, epoch):
@@ -151,7 +156,7 @@ def fail_in_second_validation(patch, error):
     def failing(network, images):
         if epochs[-1] == 2:
             raise error
-        return whole(network, images)
+        return real(network, images)
 
     patch.setattr(Trainer, "validate", noted)
     patch.setattr("validation.whole", failing)

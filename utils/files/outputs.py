@@ -1,6 +1,7 @@
 """Which pictures a folder holds, what their results are called, and writing them whole."""
 
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -119,8 +120,9 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "writable", lambda path: path.touch())
-        (folder / "writable").unlink()
+        probe = _unfinished(folder / "probe")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ResourceError(
             f"--output {folder}: cannot be written ({error.strerror or error})\n"
@@ -136,13 +138,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResourceError: On Windows, another program has `path` open and goes on reading.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _unfinished(path)
     try:
         write(partial)
         _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _unfinished(path: Path) -> Path:
+    # Random, since two containers that share a folder may have equal host names and process ids.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _replace(partial: Path, path: Path) -> Path:
