@@ -18,10 +18,11 @@ from annotated_types import Ge, Gt, Lt
 from utils.data import transforms
 from utils.data.color_labels import ColourTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
-from utils.data.normalize import FULL_SCALE
+from utils.data.normalize import mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
-from utils.files.images import REDUCED, image_size, read_image, read_mask, sizes_differ
+from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
+from utils.files.raw_pixels import Decoded
 from utils.seeding import sample_generator, split_order
 
 
@@ -105,7 +106,7 @@ class BaseDataset:
         self._cache: PixelCache | None = None
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
-        self.border = tuple(self._full_scale(value) for value in self.mean)
+        self.border = mean_color(self.mean, self.input_dtype)
 
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""
@@ -136,7 +137,8 @@ class BaseDataset:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` as displayed, from its header alone."""
-        return image_size(self.pairs[index].image)
+        with opened(self.pairs[index].image) as image:
+            return upright_size(image)
 
     def known_size(self, index: int) -> tuple[int, int]:
         """Return the same as `size`, without the header where `image_sizes` has been set."""
@@ -155,20 +157,24 @@ class BaseDataset:
         """Read pair `index` whole.
 
         Returns:
-            The image (H, W, C) in the file's dtype and its mask (H, W) of train ids.
+            The image (H, W, C), void in the mean color, and its mask (H, W) of train ids.
 
         Raises:
             DataError: A file is missing or damaged, the sizes differ, or a label is unknown.
         """
         pair = self.pairs[index]
-        image = self.read_image(pair.image)
+        image, void = self.read_image(pair.image)
         height, width = image.shape[:2]
         if pair.mask is None:
             dtype = mask_dtype(self.num_classes, self.ignore_index)
             return image, np.full((height, width), self.ignore_index, dtype)
         mask = self.read_labels(pair.mask)
         self.check_size(pair, (height, width), mask.shape)
-        return image, mask
+        return image, self.with_void(mask, void)
+
+    def with_void(self, mask: np.ndarray, void: np.ndarray | None) -> np.ndarray:
+        """Return a mask of train ids that is void where its image is, too."""
+        return mask if void is None else np.where(void, mask.dtype.type(self.ignore_index), mask)
 
     def check_size(self, pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
         """Raise DataError unless image and mask have one size (height, width)."""
@@ -176,9 +182,9 @@ class BaseDataset:
             assert pair.mask is not None
             raise sizes_differ(pair.image, pair.mask, image, mask)
 
-    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
-        """Read an image file: (H, W, C) in its dtype, upright; see utils/files/images.py."""
-        return read_image(path, scale=scale)
+    def read_image(self, path: Path, *, scale: float = 1.0) -> Decoded:
+        """Read an image file: (H, W, C), upright, and where it is void; utils/files/images.py."""
+        return Decoded(read_image(path, scale=scale), None)
 
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask file as train ids (H, W), every value checked."""
@@ -294,7 +300,7 @@ class BaseDataset:
         else:
             mask = self.read_labels(pair.mask)
             geometry = plan(*mask.shape)
-            image = self.read_image(pair.image, scale=geometry.scale)
+            image = self.read_image(pair.image, scale=geometry.scale).pixels
             # The header is asked only where the pixels do not show the size.
             if geometry.scale <= REDUCED or image.shape[:2] != mask.shape:
                 self.check_size(pair, self.size(index), mask.shape)
@@ -302,7 +308,3 @@ class BaseDataset:
             transforms.warp_image(image, geometry.reduced(*image.shape[:2]), self.border),
             transforms.warp_mask(mask, geometry, self.ignore_index),
         )
-
-    def _full_scale(self, fraction: float) -> float:
-        value = fraction * FULL_SCALE[self.input_dtype]
-        return value if self.input_dtype == "float32" else float(round(value))

@@ -59,7 +59,7 @@ class CamVid(BaseDataset):
         (0, 128, 192),
     )
     mean: ClassVar[tuple[float, ...]] = (0.4119, 0.4251, 0.4327)
-    std: ClassVar[tuple[float, ...]] = (0.2741, 0.2851, 0.2829)
+    std: ClassVar[tuple[float, ...]] = (0.3071, 0.3116, 0.3072)
 
     def __post_init__(self) -> None:
         """Find the pairs of the split."""

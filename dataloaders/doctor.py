@@ -42,11 +42,13 @@ class Finding(NamedTuple):
         problem: Why it cannot be used, or "".
         facts: What its mask holds, where that could be read.
         counts: Labelled pixels of each class, where the mask could be used.
+        void: Pixels of its image without a value, where that was decoded.
     """
 
     problem: str
     facts: MaskFacts | None
     counts: tuple[int, ...] | None
+    void: int = 0
 
 
 @dataclass
@@ -103,10 +105,16 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     findings = _run(partial(_examine_pair, dataset, full), looked_at)
     headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
-    _report_values(result, dataset, [finding.facts for finding in findings if finding.facts])
+    facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
+    _report_values(result, dataset, facts)
     _note_turned(result, [dataset.pairs[index] for index in looked_at])
     if not result.causes:  # otherwise it would count what labels do not mean
         _report_classes(result, dataset, findings, full=full)
+    holes = [f"{dataset.name(index)}: {one.void} pixels"
+             for index, one in zip(looked_at, findings, strict=True) if one.void]  # fmt: skip
+    if holes:
+        what = "images have pixels without a value (NaN, infinite or nodata), which are void"
+        result.notes.append(with_examples(f"{len(holes)} {what}", holes))
     return result
 
 
@@ -145,20 +153,20 @@ def _inherited_task(index: int) -> Any:
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     """Look at one pair; with `full` the image is decoded too."""
     pair = dataset.pairs[index]
-    facts, counts, problem = None, None, ""
+    facts, counts, void, problem = None, None, None, ""
     try:
         if pair.mask is not None:
             facts = look_at_mask(pair.mask, dataset.colour_table or dataset.table)
-        if full:
-            _, mask = dataset.load(index)
-            counts = dataset.label_counts(mask)
-        elif pair.mask is not None:
+        image, void = dataset.read_image(pair.image) if full else (None, None)
+        if pair.mask is not None:
             mask = dataset.read_labels(pair.mask)
-            dataset.check_size(pair, dataset.size(index), mask.shape)
-            counts = dataset.label_counts(mask)
+            size = dataset.size(index) if image is None else image.shape[:2]
+            dataset.check_size(pair, size, mask.shape)
+            counts = dataset.label_counts(dataset.with_void(mask, void))
     except DataError as error:
         problem = str(error)
-    return Finding(problem, facts, None if counts is None else tuple(counts.tolist()))
+    labelled = None if counts is None else tuple(counts.tolist())
+    return Finding(problem, facts, labelled, 0 if void is None else int(void.sum()))
 
 
 def _report_problems(result: Examination, problems: Sequence[str]) -> None:

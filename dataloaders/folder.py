@@ -22,10 +22,19 @@ from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
 from utils.data.color_labels import TRANSPARENT, ColourTable, parse_colour, parse_label_map
 from utils.data.labels import LabelTable, refuse_void_class
+from utils.data.normalize import FULL_SCALE
 from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
 from utils.errors import ConfigError, DataError
-from utils.files.raw_pixels import Header, PixelKind, fits, header, read_colours, read_values
-from utils.inference.inputs import RGB, read_picture
+from utils.files.raw_pixels import (
+    Decoded,
+    Header,
+    PixelKind,
+    fits,
+    header,
+    read_colours,
+    read_values,
+)
+from utils.inference.inputs import RGB, Expected, read_picture
 
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -47,9 +56,9 @@ class Folder(BaseDataset):
             config's ignore_index for void.
         label_tolerance: How far a value or colour channel may lie from a key of label_map and still
             count as it; for masks that were JPEG-compressed or smoothed.
-        mean: Mean of each channel as a fraction of the dtype's full scale; needed unless images
-            are ordinary RGB pictures. `tools/statistics.py` computes it.
-        std: Standard deviation likewise.
+        mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
+            unit of the file; needed unless images are RGB. `tools/statistics.py` computes it.
+        std: Standard deviation over all pixels, likewise.
         colours: Display colours of the classes as "#RRGGBB"; left out, those of label_map or of
             the VOC rule.
     """
@@ -129,12 +138,12 @@ class Folder(BaseDataset):
         """Return (height, width) of image `index` from its header, once its kind is checked."""
         return self._header(self.pairs[index].image).size
 
-    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
-        """Read an image of the data set's channels and dtype."""
+    def read_image(self, path: Path, *, scale: float = 1.0) -> Decoded:
+        """Read an image of the data set's channels and dtype, void in the mean color."""
         if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
             return super().read_image(path, scale=scale)
         try:
-            return read_picture(path, (self.kind.channels, self.kind.dtype))
+            return read_picture(path, Expected(*self.kind, self.border))
         except DataError:
             self._header(path)  # says more of a file of another kind
             raise
@@ -144,7 +153,12 @@ class Folder(BaseDataset):
         lossy = self.label_tolerance > 0
         if self._colours:
             return self._by_colour.apply(read_colours(path, lossy=lossy), str(path))
-        return self.table.apply(read_values(path, lossy=lossy), str(path))
+        raw, void = read_values(path, lossy=lossy)
+        # A raster's nodata may be a class all the same: the config says what values mean.
+        if void is None or int(raw[void].min()) in self.table.mapping:
+            return self.table.apply(raw, str(path))
+        known = np.where(void, next(iter(self.table.mapping), 0), raw.astype(np.int64))
+        return self.with_void(self.table.apply(known, str(path)), void)
 
     def _header(self, path: Path) -> Header:
         found = header(path, self.kind.channels)
@@ -178,6 +192,14 @@ class Folder(BaseDataset):
                     "  fix: tools/statistics.py --config <this config> prints the two lines to add"
                 )
             self.mean, self.std = _RGB_MEAN, _RGB_STD
+        full, given = FULL_SCALE[found.dtype], {"mean": self.mean, "std": self.std or ()}
+        divided = {key: [float(f"{one / full:.4g}") for one in values]
+                   for key, values in given.items() if any(one > 1 for one in values)}  # fmt: skip
+        if full > 1 and divided:
+            raise ConfigError(
+                f"Folder: found {' and '.join(divided)} above 1, expected fractions of the full "
+                f"scale of {found.dtype}, {full:g}\n  fix: {json.dumps(divided)[1:-1]}"
+            )
         return PixelKind(len(self.mean), found.dtype)
 
     def _palette(self) -> tuple[Colour, ...]:

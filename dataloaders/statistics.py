@@ -45,28 +45,30 @@ def unnormalised(
 
 
 def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each channel over all pixels, as fractions.
+    """Return mean and standard deviation of each channel over all pixels with a value.
 
     Args:
         dataset: Its images are read whole, without augmentation.
         count: How many images, chosen by the data set's seed.
 
     Returns:
-        Two float64 arrays (channels,).
+        Two float64 arrays (channels,), fractions of the dtype's full scale.
 
     Raises:
         DataError: An image cannot be read, or a channel is the same everywhere.
     """
     channels = len(dataset.mean)
     total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
-    for index in check_order(len(dataset), seed=dataset.seed)[:count]:
-        image = dataset.load(int(index))[0].reshape(-1, channels)
-        values = image.astype(np.float64) / FULL_SCALE[dataset.input_dtype]
+    for index in check_order(len(dataset), seed=dataset.seed)[:count].tolist():
+        pair = dataset.pairs[index] if dataset.pairs else None
+        image, void = dataset.read_image(pair.image) if pair else (dataset.load(index)[0], None)
+        known = image.reshape(-1, channels) if void is None else image[~void]
+        values = known.astype(np.float64) / FULL_SCALE[dataset.input_dtype]
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         pixels += len(values)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    mean = total / max(pixels, 1)
+    std = np.sqrt(np.maximum(squares / max(pixels, 1) - mean**2, 0))
     still = std < _SMALLEST_STD
     if still.any():
         flat = ", ".join(str(channel) for channel in np.flatnonzero(still))

@@ -39,12 +39,6 @@ MODELS: Table[Network] = Table(
 )
 """What `arch.type` may say."""
 
-# What constructors raise over forged arguments.
-_UNBUILDABLE = (
-    *(ConfigError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError),
-    *(TypeError, ValueError),
-)
-
 
 class _Unfilled(TorchFunctionMode):
     """Leaves normal numbers out: for them the meta device imports torch's compiler."""
@@ -113,7 +107,7 @@ def _built(checkpoint: Mapping, factory: Callable[..., BaseModel]) -> BaseModel:
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
-    except _UNBUILDABLE as error:
+    except Exception as error:  # constructors raise whatever there is over forged arguments
         plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
         cause = f"it was trained with {plugins}: give that again"
         if arch.get("type") in MODELS or not plugins:
@@ -147,12 +141,10 @@ def load_matching(model: BaseModel, weights: Mapping[str, Tensor]) -> Match:
     own = model.state_dict()
     found = match(align(weights, own), own)
     if not any(tensor.is_floating_point() for tensor in found.taken.values()):
-        names = [
-            f"{len(some)} tensors: {', '.join(list(some)[:3])}, ..." for some in (weights, own)
-        ]
         raise CheckpointError(
-            f"init_from: nothing in the file fits this {type(model).__name__}\n  found {names[0]}\n"
-            f"  expected {names[1]}\n  take a file of the same arch.type or backbone"
+            f"init_from: nothing in the file fits this {type(model).__name__}\n"
+            f"  found: {', '.join(list(weights)[:3])}, ...; expected: {', '.join(list(own)[:3])}, "
+            "...\n  take a file of the same arch.type or backbone"
         )
     model.load_state_dict(found.taken, strict=False)
     return found

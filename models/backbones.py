@@ -156,6 +156,8 @@ def build_timm(
                 full_name, in_chans=in_channels, pretrained=weights is not None, **arguments
             )
     except (TypeError, AssertionError, NotImplementedError) as error:
+        if only_ask and "meta" in str(error):  # older timm computes while it builds
+            raise
         # timm says it in as many ways as it has families of networks.
         raise ConfigError(
             f"arch.args.backbone: {name} does not offer "

@@ -24,14 +24,9 @@ def check_model(
 ) -> Mapping[str, Tensor] | None:
     """Build a model without memory: what is wrong is told before the data are looked at.
 
-    Args:
-        name: A model of the table.
-        args: Its arguments.
-        init_from: A file of weights to start from, or None.
-        state: The checkpoint that all weights will be restored from, or None.
-
     Returns:
-        What takes the place of pretrained weights, nothing before a restore; None: nothing does.
+        The weights that are in the file `init_from`; nothing before they are restored from the
+        checkpoint `state`; None: pretrained ones are to be loaded.
 
     Raises:
         ConfigError: Unknown name or arguments, or weights that cannot be had; none are downloaded.

@@ -191,7 +191,7 @@ def test_a_reduced_jpeg_stays_under_its_mask(tmp_path, size, scale):
         assert np.abs(difference[valid]).max() <= 3
         assert abs(difference[valid].mean()) < 0.8
     factor = {0.45: 2, 0.3: 2, 0.2: 4}[scale]
-    assert {image.shape[0] for image in reads} == {-(-size[0] // factor)}
+    assert {image.pixels.shape[0] for image in reads} == {-(-size[0] // factor)}
 
 
 # ---- scale_range, jitter, val_split ---------------------------------------------------------

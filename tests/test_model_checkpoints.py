@@ -150,7 +150,7 @@ def test_whole_numbers_are_no_weights():
 def test_fine_tuning_from_something_else_entirely_is_refused():
     with pytest.raises(
         CheckpointError,
-        match=r"nothing in the file fits this ENet\n  found 118 tensors: start\.0\.0\.weight, ",
+        match=r"nothing in the file fits this ENet\n  found: start\.0\.0\.weight, ",
     ):
         load_matching(build_small("ENet"), checkpoint_of("UNet")["state_dict"])
 
@@ -205,12 +205,18 @@ FORMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def donor():
+    """A network whose numbers half precision holds exactly."""
+    donor = build_small("ENet")
+    for number, value in enumerate(donor.state_dict().values()):
+        value.copy_(torch.full_like(value, number % 50 + 0.5))
+    return donor
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_weights_of_other_programs_are_taken(form, tmp_path):
-    donor, model = build_small("ENet"), build_small("ENet")
-    with torch.no_grad():
-        for number, value in enumerate(donor.state_dict().values()):
-            value.copy_(torch.full_like(value, number % 50 + 0.5))  # halves hold these exactly
+def test_weights_of_other_programs_are_taken(form, donor, tmp_path):
+    model = build_small("ENet")
     path = tmp_path / "weights.bin"  # what a file is does not hang on its name
     FORMS[form](donor.state_dict(), path)
     found = load_matching(model, weights_in(read(path), path))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import huggingface_hub.constants
 import huggingface_hub.file_download
@@ -22,7 +21,6 @@ from models.backbones import build_backbone
 from models.pretrained import from_hub, weights_of
 from utils.errors import CheckpointError, ConfigError, guard
 
-ROOT = Path(__file__).parent.parent
 REPOSITORY = "timm/test_resnet.r160_in1k"
 PATH = f"/{REPOSITORY}/resolve/main/model.safetensors"
 
@@ -115,13 +113,13 @@ def test_bits_that_rot_in_the_cache_are_noticed(content, use, tmp_path):
 
 
 def test_a_second_process_waits_for_the_first(content, use, tmp_path):
-    call = f"from_hub({REPOSITORY!r}, only_ask=False)"
+    call = f"hf_hub_download({REPOSITORY!r}, 'model.safetensors')"
     with LocalHub(PATH, content) as server:
         server.gate.clear()
         own = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
-        command = [sys.executable, "-c", f"from models.pretrained import from_hub; {call}"]
-        with subprocess.Popen(command, cwd=ROOT, env=environment) as first:
+        environment = {**os.environ, **own}
+        command = [sys.executable, "-c", f"from huggingface_hub import hf_hub_download; {call}"]
+        with subprocess.Popen(command, env=environment) as first:
             wait_for(lambda: "GET" in server.requests)
             use(server.url)
             found = []

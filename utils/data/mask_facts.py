@@ -11,7 +11,7 @@ from utils.data.color_labels import TRANSPARENT, ColourTable, code, color_name
 from utils.data.labels import LabelTable
 from utils.files.images import opened
 from utils.files.matlab import read_matrix
-from utils.files.raw_pixels import read_colours, read_values
+from utils.files.raw_pixels import Decoded, holds_values, read_colours, read_values
 
 _COLOUR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LA")
 _KEPT = 4096  # colours of a mask that are told apart; a photograph has more
@@ -24,7 +24,7 @@ class MaskFacts(NamedTuple):
 
     Attributes:
         path: The file.
-        pixels: How many it has.
+        pixels: How many it has that mean something by the file itself.
         values: Pixel counts of its label values, or of the codes of its colours.
         inside: The same of those pixels that equal their neighbors to the right and below.
         coloured: Whether `values` are colours.
@@ -115,10 +115,11 @@ def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
     Raises:
         DataError: It cannot be read at all.
     """
-    if path.suffix.lower() in (".npy", ".mat"):
-        raw = read_matrix(path, "S") if path.suffix == ".mat" else read_values(path, lossy=True)
-        return MaskFacts(path, raw.size, *_counts(raw))
     by_colour = isinstance(table, ColourTable)
+    if path.suffix.lower() == ".mat":
+        return _of_values(path, Decoded(read_matrix(path, "S"), None), table)
+    if not by_colour and holds_values(path):
+        return _of_values(path, read_values(path, lossy=True), table)
     with opened(path) as picture:
         jpeg = picture.format == "JPEG"
         mode, palette = picture.mode, (picture.getpalette() or []) if picture.mode == "P" else []
@@ -129,11 +130,19 @@ def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
         alpha = pixels.shape[2] == 4 and np.ptp(pixels[..., 3]) > 0
         found = _counts(codes)
         return MaskFacts(path, codes.size, *found, coloured=True, jpeg=jpeg, alpha=bool(alpha))
-    raw = read_values(path, lossy=True)
-    values, inside = _counts(raw)
-    shown = {value: int.from_bytes(palette[3 * value : 3 * value + 3]) for value in values
+    facts = _of_values(path, read_values(path, lossy=True), table)
+    shown = {value: int.from_bytes(palette[3 * value : 3 * value + 3]) for value in facts.values
              if 3 * value < len(palette)}  # fmt: skip
-    return MaskFacts(path, raw.size, values, inside, jpeg=jpeg, palette=shown)
+    return facts._replace(jpeg=jpeg, palette=shown)
+
+
+def _of_values(path: Path, mask: Decoded, table: LabelTable | ColourTable) -> MaskFacts:
+    """Count label values, without those that mean nothing by the file itself."""
+    values, inside = _counts(mask.pixels)
+    nothing = set() if mask.void is None else set(np.unique(mask.pixels[mask.void]).tolist())
+    for value in nothing - table.mapping.keys():
+        del values[value], inside[value]  # of a Counter nothing is missing
+    return MaskFacts(path, values.total(), values, inside)
 
 
 def _counts(codes: np.ndarray) -> tuple[Counter[int], Counter[int]]:

@@ -24,7 +24,7 @@ from utils.hardware.memory import free_memory
 Pixels = tuple[np.ndarray, np.ndarray]
 _HEADER = 4096  # one page: pixels begin at a page's start
 _ALIGN = 64
-_FORMAT = 1
+_FORMAT = 2
 _GIB = 2**30
 _MARGIN = 0.9  # of what is free: others need some too
 

@@ -4,10 +4,8 @@ No code in them is run: `weights_only=True`, nothing allow-listed. The checksums
 writes and `torch.load` ignores are verified; the other two formats have none.
 """
 
-import pickle
 import re
 import stat
-import struct
 import warnings
 import zipfile
 from collections import defaultdict
@@ -16,18 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from utils.errors import CheckpointError
 
-# What unpicklers raise over bytes that they do not understand.
-_UNREADABLE = (
-    *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
-    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
-    *(zipfile.BadZipFile, SafetensorError),
-)
 _ADVICE = "take a sound copy, or an older file of its run folder (--resume takes the folder)"
 _MOST_VALUES, _DEEPEST = 1_000_000, 60  # a large training has ten thousand; a config, 50 levels
 _DTYPES = (
@@ -43,10 +34,7 @@ def read(path: Path) -> Any:
         CheckpointError: Missing, damaged, or more than tensors and plain values.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: not a file; give a .pth or .safetensors file")
-        with path.open("rb") as file:
-            start = file.read(9)
+        start = _first_bytes(path)
         if start[8:] == b"{":
             return load_safetensors(path.read_bytes())
         if start.startswith(b"PK"):
@@ -54,7 +42,9 @@ def read(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # over bytes that are refused anyway
             return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # unpicklers raise whatever there is over bytes of another form
         raise CheckpointError(f"{path}: {_reason(error, path)}") from error
 
 
@@ -127,6 +117,13 @@ def fault_of(tensor: Tensor) -> str | None:
         return f"{tensor.numel():,} numbers, more than the file holds"
     finite = torch.isfinite(tensor.float())
     return None if finite.all() else f"{int((~finite).sum()):,} of {finite.numel():,} not finite"
+
+
+def _first_bytes(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{path}: not a file; give a .pth or .safetensors file")
+    with path.open("rb") as file:
+        return file.read(9)
 
 
 def _verify_records(path: Path) -> None:

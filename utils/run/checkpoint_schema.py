@@ -32,7 +32,7 @@ _CONFIG = _part(
     train_loader=_part(args=_part(crop_size=(Annotated[int, Ge(1)] | None, None))),
     trainer=_part(precision=(Literal["auto", "fp32", "bf16", "fp16"], "auto")),
 )
-_AVERAGE = _part(updates=Count, state_dict=Tensors)
+_AVERAGE = _part(state_dict=Tensors)
 _CHECKPOINT = _part(
     arch=str,
     config=_CONFIG,
@@ -54,7 +54,7 @@ _TRAINING = _part(
     **dict.fromkeys(("epoch", "iteration", "step", "log_bytes"), Count),
     optimizer=_part(state=dict[int, Tensors], param_groups=list[_GROUP]),
     scaler=dict[str, Annotated[float, Ge(0)]],
-    ema=_AVERAGE | None,
+    ema=_part(_AVERAGE, updates=Count) | None,
     monitor_best=float | None,
     monitor_epochs=Pair,
     running=_part(iterations=Pair, losses=Tensor, counts=Tensor),
