@@ -9,11 +9,12 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
+from base.samples import Pair, Sample
 from utils.data import transforms
 from utils.data.color_labels import ColourTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
@@ -23,27 +24,6 @@ from utils.errors import ConfigError, DataError
 from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
 from utils.files.raw_pixels import Decoded
 from utils.seeding import sample_generator, split_order
-
-
-class Pair(NamedTuple):
-    """An image file and its mask file; `mask` is None in a split without published labels."""
-
-    image: Path
-    mask: Path | None
-
-
-class Sample(NamedTuple):
-    """What the network will see of one image.
-
-    Attributes:
-        image: (H, W, C) in the file's dtype.
-        mask: (H, W) train ids and ignore_index, uint8 or int16.
-        index: The position in the data set.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    index: int
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
