@@ -1,6 +1,6 @@
 """A training step: the trainer against a plain loop in fp32, and against a bare one in its format.
 
-    python benchmarks/step.py                       # PSPNet/ResNet-50, UNet, ENet; a few minutes
+    python benchmarks/step.py                       # four networks; a few minutes
     python benchmarks/step.py --models ENet --rounds 40
     python benchmarks/step.py --frozen              # also: what freeze_backbone saves on PSPNet
     OMP_NUM_THREADS=1 python benchmarks/step.py --cpu-time      # on a machine that others use too
@@ -48,6 +48,7 @@ ARGS: Mapping[str, Mapping[str, object]] = {
     "PSPNet": {"backbone": "resnet50", "pretrained": False},
     "UNet": {},
     "ENet": {},
+    "DeepLab": {"backbone": "tf_efficientnet_lite0", "separable": True, "pretrained": False},
 }
 CPU = torch.device("cpu")
 Clock = Callable[[], float]
@@ -80,13 +81,15 @@ class Noise(BaseDataset):
         return image, mask
 
 
-def build_trainer(name: str, folder: str, **arch: object) -> Trainer:
-    """The trainer of train.py, on a CPU, with everything at its default."""
+def build_trainer(
+    name: str, args: Mapping[str, object], folder: str, precision: str = "auto"
+) -> Trainer:
+    """The trainer of train.py, on a CPU, with everything else at its default."""
     config = {
         "name": "step",
-        "arch": {"type": name, "args": {**ARGS[name], **arch}},
+        "arch": {"type": name, "args": dict(args)},
         "train_loader": {"type": "Noise", "args": {"batch_size": BATCH, "num_workers": 0}},
-        "trainer": {"val": False, "save_dir": folder, "epochs": 1000},
+        "trainer": {"val": False, "save_dir": folder, "epochs": 1000, "precision": precision},
     }
     trainer = assemble(parse_config(config), None, device=CPU)
     trainer.parts.network.train()
@@ -154,7 +157,7 @@ def quotient(times: Mapping[str, list[float]], one: str, other: str) -> float:
 
 def measure(name: str, rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print a model's line of the table; return its figures."""
-    trainer = build_trainer(name, folder)
+    trainer = build_trainer(name, ARGS[name], folder)
     (batch,) = trainer.parts.train_loader
     times = take_turns(contestants(name, trainer, batch), rounds, clock)
     ratio, overhead = quotient(times, "plain", "ours"), quotient(times, "ours", "bare") - 1
@@ -167,7 +170,8 @@ def measure_frozen(rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print what freezing PSPNet's backbone saves."""
     steps = {}
     for frozen in (False, True):
-        trainer = build_trainer("PSPNet", folder, freeze_backbone=frozen)
+        args = {**ARGS["PSPNet"], "freeze_backbone": frozen}
+        trainer = build_trainer("PSPNet", args, folder)
         (batch,) = trainer.parts.train_loader
         steps[str(frozen)] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
     ratio = quotient(take_turns(steps, rounds, clock), "False", "True")

@@ -11,6 +11,7 @@ from base.base_model import BaseModel, convert_sync_batchnorm
 from models import MODELS, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
+from utils.hardware.depthwise import replace_depthwise
 from utils.hardware.parallel import shares, spread, synchronises_batch_norm
 from utils.hardware.recompute import recompute_blocks
 from utils.run import checkpoint
@@ -97,6 +98,8 @@ def place(
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
         log.info("trainer.recompute: %s", effect)
+    if device.type == "cpu":
+        replace_depthwise(model)
     if compiled:
         model.compile()
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)
