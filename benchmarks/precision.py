@@ -70,14 +70,14 @@ def measure(encoder: str, rounds: int, clock: step.Clock, folder: str) -> float:
     """Print an encoder's line of the table; return how many times as fast as fp32 "auto" is."""
     network = ENCODERS[encoder]
     options = {"separable": True} if network == "DeepLab" else {}
-    args = {"backbone": encoder, "pretrained": False, **options}
+    arch = network, {"backbone": encoder, "pretrained": False, **options}
     steps = {}
     for precision in ("fp32", "bf16"):
-        trainer = step.build_trainer(network, args, folder, precision)
+        trainer = step.build_trainer(arch, folder, precision=precision)
         (batch,) = trainer.parts.train_loader
         steps[precision] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
     times = step.take_turns(steps, rounds, clock)
-    auto = step.build_trainer(network, args, folder).step.precision
+    auto = step.build_trainer(arch, folder).step.precision
     ratio = step.quotient(times, "fp32", auto)
     milliseconds = [f"{1000 * statistics.median(times[name]):.0f}" for name in ("fp32", "bf16")]
     row = [f"{network}, {encoder}", *milliseconds, auto, f"{ratio:.2f}"]

@@ -136,6 +136,14 @@ def test_pyramid_pooling_sees_the_whole_image():
     assert (x.grad.abs().sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (5, 8), (9, 7)], ids=str)
+def test_resizing_is_torchs_own_to_the_same_size_too(size, align_corners):
+    x = features(2, 3, 5, 7)
+    expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    assert torch.equal(resize(x, size, align_corners=align_corners), expected)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_dropout_keeps_the_expected_share_and_scales_it(p, dtype):

@@ -19,20 +19,16 @@ CPU = torch.device("cpu")
 CASES = {
     "5x5": {"kernel_size": 5, "padding": 2},
     "strided": {"kernel_size": 3, "padding": 1, "stride": 2},
-    "dilated": {"kernel_size": 5, "padding": 4, "dilation": 2},
-    "two sizes, bias, two filters a channel": {
-        "kernel_size": (1, 7),
-        "padding": (0, 3),
-        "stride": (2, 1),
-        "bias": True,
-        "out_channels": 16,
-    },
+    "dilated": {"kernel_size": 3, "padding": 6, "dilation": 6},
+    "two sizes, bias": {"kernel_size": (1, 7), "padding": (0, 1), "bias": True},
+    "two strides": {"kernel_size": (3, 5), "padding": (1, 2), "stride": (2, 1)},
+    "padded more than its kernel": {"kernel_size": 5, "padding": (5, 0)},
 }
 
 
-def convolution(kind=nn.Conv2d, *, out_channels=8, bias=False, **options):
+def convolution(kind=nn.Conv2d, *, bias=False, **options):
     torch.manual_seed(0)
-    return kind(8, out_channels, groups=8, bias=bias, **options)
+    return kind(8, 8, groups=8, bias=bias, **options)
 
 
 def gradients(conv, x, above, precision):
@@ -85,17 +81,18 @@ def test_timms_padding_is_kept(size, precision):
 
 
 def test_only_what_is_slow_is_replaced():
-    encoder = timm.create_model("tf_efficientnet_lite0", features_only=True)
+    encoder = timm.create_model("tf_efficientnet_lite0", features_only=True, output_stride=16)
     slow = {
         name
         for name, part in encoder.named_modules()
-        if name.endswith("conv_dw") and (part.kernel_size[0] == 5 or part.stride[0] == 2)
+        if name.endswith("conv_dw")
+        and (part.kernel_size[0] == 5 or part.stride[0] == 2 or part.dilation[0] == 2)
     }
     keys = list(encoder.state_dict())
     replace_depthwise(encoder)
     found = {name for name, part in encoder.named_modules() if isinstance(part, DepthwiseConv2d)}
     assert found == slow
-    assert len(found) == 11
+    assert len(found) == 12
     assert list(encoder.state_dict()) == keys
 
 

@@ -111,6 +111,12 @@ def test_enets_activation_is_as_exact_as_its_format(dtype, bound):
         assert float((ours - exact).norm() / exact.norm()) < bound
 
 
+def test_an_exported_activation_is_torchs_operator():
+    program = torch.export.export(PReLU(4).eval(), (torch.randn(2, 4, 5, 6),))
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert calls == ["aten.prelu.default"]
+
+
 def test_all_features_of_enet_are_in_autocasts_format():
     model, formats = build_small("ENet").train(), set()
     for module in model.modules():
