@@ -16,26 +16,23 @@ from torch import Tensor, nn
 class DepthwiseConv2d(nn.Module):
     """A depthwise convolution whose gradients are computed in the format of its weight.
 
-    It has one filter a channel.
-
     Args:
-        conv: The convolution that it stands for; its parameters are taken under their names.
+        conv: What it stands for, with one filter a channel; it has the same parameters.
         same: Whether images are padded as TensorFlow does ("same"), by their size.
     """
 
     def __init__(self, conv: nn.Conv2d, *, same: bool) -> None:
         super().__init__()
-        self.weight = conv.weight
-        self.bias = conv.bias
-        self.options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.options = conv.stride, conv.padding, conv.dilation
         self.same = same
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to ``(N, C', H', W')`` in autocast's format."""
+        """Map ``(N, C, H, W)`` to ``(N, C, H', W')`` in autocast's format."""
         if self.same:
             from timm.layers import pad_same
 
-            stride, _, dilation, _ = self.options
+            stride, _, dilation = self.options
             x = pad_same(x, list(self.weight.shape[2:]), list(stride), list(dilation))
         return _Convolution.apply(x, self.weight, self.bias, self.options)
 
@@ -45,45 +42,30 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options = options
-        return F.conv2d(x, weight, bias, *options)
+        return F.conv2d(x, weight, bias, *options, groups=len(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
-        above = gradients[0].to(weight.dtype)
-        around = [
-            d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[2:], padding, strict=True)
-        ]
-        turns = max(stride) == 1 and min(around) >= 0
-        wanted, *others = ctx.needs_input_grad[:3]
-        x_gradient, *own_gradients = torch.ops.aten.convolution_backward(
-            above,
-            x.to(weight.dtype),
-            weight,
-            [weight.shape[0]],
-            stride,
-            padding,
-            dilation,
-            False,  # not transposed
-            [0, 0],
-            groups,
-            [wanted and not turns, *others],
+        stride, padding, dilation = ctx.options
+        above, groups, wanted = gradients[0].to(weight.dtype), len(weight), ctx.needs_input_grad[:3]
+        sides = zip(dilation, weight.shape[2:], padding, strict=True)
+        around = [step * (size - 1) - pad for step, size, pad in sides]
+        turned = max(stride) == 1 and min(around) >= 0
+        rest = False, [0, 0], groups, [wanted[0] and not turned, *wanted[1:]]  # not transposed
+        of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            above, x.to(weight.dtype), weight, [groups], stride, padding, dilation, *rest
         )
-        if wanted and turns:
+        if wanted[0] and turned:
             # A convolution too, with the weight turned by 180 degrees: fast if dilated as well.
-            x_gradient = torch.ops.aten.convolution(
+            of_x = torch.ops.aten.convolution(
                 above, weight.flip(2, 3), None, stride, around, dilation, False, [0, 0], groups
             )
-        return x_gradient, *own_gradients, None
+        return of_x, of_weight, of_bias, None
 
 
 def replace_depthwise(model: nn.Module) -> None:
-    """Replace the depthwise convolutions that are slow; names and parameters stay as they are.
-
-    Args:
-        model: Changed in place.
-    """
+    """Replace, in place, the depthwise convolutions with slow gradients; names stay."""
     kinds: dict[type, bool] = {nn.Conv2d: False}
     if "timm" in sys.modules:
         from timm.layers import Conv2dSame
