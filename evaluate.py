@@ -14,10 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
 from utils.hardware.devices import pick_device, restrict_gpus
 
@@ -35,10 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
+    from tables import add_plugins
     from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
     from utils.run.checkpoint import load
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     config = _config(options, checkpoint)
     device = pick_device(options.device, local_rank=distributed.local_rank())
@@ -59,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-c", "--config", type=Path, help="take the data from here, not from the checkpoint")
     add(
@@ -84,9 +89,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="RATIO",
         help="Boundary IoU too, within this share of the diagonal (0.02)",
     )
+    formats = ("fp32", "bf16", "fp16", "auto")
+    add("--precision", choices=formats, default="fp32", help="(default: fp32, without TF32)")
     add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
+    )
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
     )
     options = parser.parse_args(arguments)
     _check(options)
@@ -111,12 +125,12 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Config":
-    from utils.config.config import load_config, parse_config
+    from utils.config.config import load_config
+    from utils.run.checkpoint import config_in
 
     if options.config is not None:
         return load_config(options.config, options.set)
-    source = f"the config in {options.model}"
-    return parse_config(checkpoint["config"], source=source, overrides=options.set)
+    return config_in(checkpoint, options.model, options.set)
 
 
 def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None]":
@@ -168,21 +182,20 @@ def _evaluate(
     from utils.evaluation.report_images import draw
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
-    from utils.run.progress import Progress
+    from utils.hardware.precision import full_fp32
+    from utils.run.progress import ProgressBar
 
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
         data,
-        _predict(checkpoint, _settings(options, config), config.trainer.precision, device),
+        _predict(checkpoint, _settings(options, config), options.precision, device),
         draw=draws,
         boundary_ratio=options.boundary,
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
-    bar = Progress("EVAL", -(-len(data) // processes), shown=first)
-    try:
+    bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)
+    with closing(bar), full_fp32():
         evaluation = evaluator.run(advance=bar.advance)
-    finally:
-        bar.close()
     if not evaluation.counts.any():
         raise DataError(
             f"{data.name(0)} and the {len(data) - 1} other images have no labelled pixel: "
@@ -247,7 +260,7 @@ def _about(
         "window": settings.used_window,
         "overlap": settings.overlap if settings.used_window else None,
         "boundary_ratio": options.boundary,
-        "precision": resolve_precision(config.trainer.precision, device),
+        "precision": resolve_precision(options.precision, device),
         "device": device.type,
     }
 
@@ -266,9 +279,10 @@ def _write(
         "report.html": render(evaluation, summary, palette=data.palette),
     }
     for name, text in files.items():
-        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+        write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     print(table(summary))
-    print(f"\n{summary['rules']}")
+    print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
     print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")
 
 

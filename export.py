@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, guard
 from utils.files.outputs import find_pictures, prepare_folder, write_whole
 
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
     from models import model_from_checkpoint
+    from tables import add_plugins
     from utils.inference.exporting import Deployed
     from utils.inference.prediction import MINIMUM_SIZE
     from utils.run.checkpoint import load
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--size: found {height} {width}, expected sides of at least {MINIMUM_SIZE}"
         )
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
     deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
@@ -60,12 +63,20 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     add("-i", "--images", type=Path, help="pictures to prove it on (default: generated ones)")
     add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
     add("--argmax", action="store_true", help="answer with class ids instead of logits")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="for this size alone (default: any)")
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
+    )
     return parser.parse_args(arguments)
 
 
@@ -94,7 +105,8 @@ def _export(
         write_onnx(program, path, metadata=describe(checkpoint), output=output)
         exported = onnx_runner(path)
     else:
-        torch.export.save(program, path, extra_files=describe(checkpoint))
+        with path.open("wb") as file:  # torch takes no path that is not UTF-8
+            torch.export.save(program, file, extra_files=describe(checkpoint))
         exported = program_runner(path)
     reference = torch_runner(deployed)
     comparisons = []

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
 from utils.files.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
 from utils.hardware.devices import pick_device, restrict_gpus
@@ -52,6 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-i", "--images", type=Path, required=True, help="folder of pictures, or one picture")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
@@ -68,6 +70,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overlay", action="store_true", help="also the picture with its classes drawn in")
     add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
     add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with models, losses or data sets of yours",
+    )
     options = parser.parse_args(arguments)
     _check(options)
     return options
@@ -97,12 +106,14 @@ def _check(options: argparse.Namespace) -> None:
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
     # Late: --help and wrong paths answer without waiting for torch.
     from models import model_from_checkpoint
+    from tables import add_plugins
     from utils.inference.prediction import WINDOW
     from utils.inference.predictor import Settings
     from utils.inference.results import Extras
     from utils.inference.segmenter import Segmenter
     from utils.run.checkpoint import load
 
+    add_plugins(options.plugin)
     checkpoint = load(options.model)
     config = checkpoint["config"] if options.config is None else _config(options.config, checkpoint)
     crop_size = config["train_loader"]["args"].get("crop_size")

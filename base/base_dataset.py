@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Lt
 
 from utils.data import transforms
 from utils.data.color_labels import ColourTable
-from utils.data.labels import LabelTable, count_values, mask_dtype
+from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
 from utils.data.normalize import FULL_SCALE
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
@@ -99,8 +99,11 @@ class BaseDataset:
                 f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
             )
         self.pairs: tuple[Pair, ...] = ()
+        self.image_sizes: list[tuple[int, int]] | None = None
+        self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
+        refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.border = tuple(self._full_scale(value) for value in self.mean)
 
     def label_table(self) -> LabelTable:
@@ -133,6 +136,21 @@ class BaseDataset:
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` as displayed, from its header alone."""
         return image_size(self.pairs[index].image)
+
+    def all_sizes(self) -> list[tuple[int, int]]:
+        """Return (height, width) of every image; headers are opened where these are not known."""
+        if self.image_sizes is None:
+            self.image_sizes = [self.size(index) for index in range(len(self))]
+        return self.image_sizes
+
+    def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return (height, width) of sample (epoch, index), read from no more than a header."""
+        if self.crop_size is not None and (self.augments or self.val):
+            return self.crop_size, self.crop_size
+        size = self.size(index) if self.image_sizes is None else self.image_sizes[index]
+        if not self.augments:
+            return size
+        return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -194,24 +212,38 @@ class BaseDataset:
         """
         if self.cache is None or self._cache is not None:
             return
-        dtype = np.dtype(self.input_dtype)
-        sizes = [self.size(index) for index in range(len(self))]
-        if self.cache == "ram" or not self.pairs:
+        if self.caches_in_memory:
             self._cache = RamCache(
-                sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
+                self.all_sizes(),
+                channels=len(self.mean),
+                dtype=np.dtype(self.input_dtype),
+                mask_dtype=np.dtype(self.table.dtype),
             )
             return
-        a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
+        labels = self.colour_table or self.table
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
-            recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
-            total_bytes=sum(height * width for height, width in sizes) * a_pixel,
+            recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
+            f"{labels.dtype} {self.mean}",
+            total_bytes=self.decoded_bytes(),
         )
+
+    @property
+    def caches_in_memory(self) -> bool:
+        """Whether decoded pixels are kept in memory, as those of generated pictures always are."""
+        return self.cache == "ram" or (self.cache == "disk" and not self.pairs)
+
+    def decoded_bytes(self) -> int:
+        """Return the bytes of all images and masks once they are decoded."""
+        a_pixel = len(self.mean) * np.dtype(self.input_dtype).itemsize
+        a_pixel += np.dtype(self.table.dtype).itemsize
+        return sum(height * width for height, width in self.all_sizes()) * a_pixel
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""
         self.pairs = tuple(self.pairs[index] for index in indices)
+        self.image_sizes = None
 
     def split_off(self) -> "BaseDataset":
         """Take the share `val_split` out of this data set.
@@ -233,16 +265,13 @@ class BaseDataset:
         order = split_order(len(self), seed=self.seed)
         held_out = copy.copy(self)
         held_out.select(sorted(order[:count].tolist()))
-        held_out.augment, held_out.val, held_out.crop_size = False, True, None
+        held_out.augment, held_out.val, held_out.crop_size, held_out.notes = False, True, None, ()
         self.select(sorted(order[count:].tolist()))
         return held_out
 
     def label_counts(self, mask: np.ndarray) -> np.ndarray:
         """Count the labelled pixels of each class in a mask of train ids; int64 (classes,)."""
-        counts = count_values(mask, self.num_classes)
-        if 0 <= self.ignore_index < self.num_classes:
-            counts[self.ignore_index] = 0
-        return counts
+        return count_values(mask, self.num_classes)
 
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.load(index) if self._cache is None else self._cache.get(index, self.load)

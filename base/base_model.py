@@ -1,11 +1,44 @@
 """What every network of this project promises: its forward contract, its groups, its freezing."""
 
 import sys
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Size(NamedTuple):
+    """How many parameters a network must have; a test counts them."""
+
+    num_classes: int
+    arguments: Mapping[str, object]
+    millions: float
+    source: str
+    """Where the number stands, or what the predecessor, yassouali/pytorch-segmentation, has."""
+    within: float = 0.03
+    """Relative difference that is accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the documents and the tests need to know of a network beyond its signature."""
+
+    paper: str
+    """Short title and year."""
+    arxiv: str
+    """Number of the paper at arxiv.org."""
+    strides: str
+    """Output strides of the encoder."""
+    encoders: str
+    """Which encoders it takes."""
+    small: Mapping[str, object] = field(default_factory=dict)
+    """Arguments that make it small enough for a test."""
+    auxiliary: int = 0
+    """Outputs beside the logits in training."""
+    sizes: tuple[Size, ...] = ()
+    """Known numbers of parameters, of the paper's or of another implementation's network."""
 
 
 class BaseModel(nn.Module):
@@ -25,8 +58,10 @@ class BaseModel(nn.Module):
         min_train_batch: The smallest batch a process can train on: 2 where a branch normalises a
             single pooled value, which has no variance with one image.
         notes: One line for each accepted argument that has no effect here.
+        facts: What the documents and the tests say about the network.
     """
 
+    facts: ClassVar[Facts]
     num_classes: int
     in_channels: int
     min_train_batch: int = 1
@@ -117,6 +152,13 @@ class BaseModel(nn.Module):
     def _backbone(self) -> nn.Module:
         backbone = self._modules.get("backbone")
         return nn.Identity() if backbone is None else backbone
+
+
+class Network(Protocol):
+    """The class of a network, as a table of networks holds it."""
+
+    facts: Facts
+    __call__: Callable[..., BaseModel]
 
 
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@
 The last line is one JSON object of seconds.
 """
 
+import argparse
 import io
 import json
 import sys
@@ -26,6 +27,9 @@ PAIRS, DIFFERENT, CLASSES = 2000, 16, 21
 
 def main() -> None:
     """Measure and print."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     figures = {}
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)

@@ -86,3 +86,7 @@ def segment_folder(
         picture = Image.fromarray(mask)
         picture.putpalette(palette)
         picture.save(output / f"{path.stem}.png")
+
+
+if __name__ == "__main__":  # it is timed by the others
+    print(__doc__)

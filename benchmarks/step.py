@@ -33,11 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assembly import assemble
 from base.base_data_loader import Batch
 from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from models import MODELS
-from train import assemble
 from trainer import Trainer
 from utils.config.config import parse_config
 from utils.drawing.palette import voc_palette

@@ -1,20 +1,16 @@
 """The data sets that a config can name; a new one is a file here and a line in the table."""
 
 from base.base_dataset import BaseDataset
-from dataloaders.ade20k import ADE20K
-from dataloaders.camvid import CamVid
-from dataloaders.cityscapes import CityScapes
-from dataloaders.coco import COCO
-from dataloaders.folder import Folder
-from dataloaders.shapes import Shapes
-from dataloaders.voc import VOC
+from utils.config.registry import Table
 
-DATASETS: dict[str, type[BaseDataset]] = {
-    "VOC": VOC,
-    "CityScapes": CityScapes,
-    "ADE20K": ADE20K,
-    "COCO": COCO,
-    "CamVid": CamVid,
-    "Folder": Folder,
-    "Shapes": Shapes,
-}
+DATASETS: Table[type[BaseDataset]] = Table(
+    {
+        "VOC": "dataloaders.voc",
+        "CityScapes": "dataloaders.cityscapes",
+        "ADE20K": "dataloaders.ade20k",
+        "COCO": "dataloaders.coco",
+        "CamVid": "dataloaders.camvid",
+        "Folder": "dataloaders.folder",
+        "Shapes": "dataloaders.shapes",
+    }
+)

@@ -4,27 +4,34 @@ Before each training it looks at all headers and at a seeded sample of masks; on
 pixel. It reads only.
 """
 
-import hashlib
+import contextlib
 import multiprocessing
 import os
-from collections import Counter, defaultdict
+import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 
-from base.base_dataset import BaseDataset
+from base.base_data_loader import mixed_sizes
+from base.base_dataset import BaseDataset, Pair
+from dataloaders.known_files import read_sizes
+from dataloaders.layout import named_colors, with_examples
+from dataloaders.overlap import overlap
+from utils.data.color_labels import TRANSPARENT
 from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
+from utils.drawing.text import in_percent
 from utils.errors import DataError
+from utils.files.images import opened, orientation
 from utils.hardware.workers import START_METHOD
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
-_EXAMPLES = 5
+_in_lines = partial(textwrap.fill, width=92, subsequent_indent="    ")
 _NEW_PROCESSES_FROM = 500  # pairs; fewer are read sooner than processes start
 
 
@@ -92,41 +99,15 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     order = check_order(total, seed=dataset.seed)
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
-    result = Examination(kind, title)
+    result = Examination(kind, title, notes=list(dataset.notes))
     findings = _run(partial(_examine_pair, dataset, full), looked_at)
-    headers = [] if full else _run(partial(_header_problem, dataset), range(total))
+    headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
-    _report_values(result, dataset, [finding for finding in findings if finding.facts])
-    _report_classes(result, dataset, findings, full=full)
+    _report_values(result, dataset, [finding.facts for finding in findings if finding.facts])
+    _note_turned(result, [dataset.pairs[index] for index in looked_at])
+    if not result.causes:  # otherwise it would count what labels do not mean
+        _report_classes(result, dataset, findings, full=full)
     return result
-
-
-def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
-    """Return what is wrong when training and validation share images: a file or its content."""
-    groups: defaultdict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for kind, dataset in (("train", train), ("val", val)):
-        for pair in dataset.pairs:
-            if pair.image.is_file():
-                groups[pair.image.stat().st_size].append((kind, pair.image))
-    shared = []
-    for members in groups.values():
-        if len({kind for kind, _ in members}) == 2:
-            by_content: dict[bytes, Path] = {}
-            for kind, path in members:
-                if kind == "train":
-                    by_content.setdefault(_digest(path), path)
-            shared += [
-                f"{path} is {by_content[_digest(path)]}"
-                for kind, path in members
-                if kind == "val" and _digest(path) in by_content
-            ]
-    if not shared:
-        return None
-    return _with_examples(
-        f"{len(shared)} of {len(val)} validation images are also trained on (same file or same "
-        "content): the score would be too good",
-        shared,
-    )
 
 
 Task = Callable[[int], Any]
@@ -167,7 +148,7 @@ def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     facts, counts, problem = None, None, ""
     try:
         if pair.mask is not None:
-            facts = look_at_mask(pair.mask, by_colour=dataset.colour_table is not None)
+            facts = look_at_mask(pair.mask, dataset.colour_table or dataset.table)
         if full:
             _, mask = dataset.load(index)
             counts = dataset.label_counts(mask)
@@ -180,14 +161,6 @@ def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     return Finding(problem, facts, None if counts is None else tuple(counts.tolist()))
 
 
-def _header_problem(dataset: BaseDataset, index: int) -> str:
-    try:
-        dataset.size(index)
-    except DataError as error:
-        return str(error)
-    return ""
-
-
 def _report_problems(result: Examination, problems: Sequence[str]) -> None:
     """Group messages that differ in the file alone."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
@@ -198,7 +171,7 @@ def _report_problems(result: Examination, problems: Sequence[str]) -> None:
         first = _indented(members[0])
         if len(members) > 1:
             more = [problem.partition("\n")[0] for problem in members[1:]]
-            first += _with_examples(f"\n    and {len(members) - 1} more like it", more)
+            first += with_examples(f"\n    and {len(members) - 1} more like it", more)
         result.problems.append(first)
 
 
@@ -208,31 +181,36 @@ def _gist(problem: str) -> str:
     return "".join(letter for letter in line.partition(":")[0] if not letter.isdigit())
 
 
-def _report_values(result: Examination, dataset: BaseDataset, findings: Sequence[Finding]) -> None:
-    facts = [finding.facts for finding in findings if finding.facts is not None]
+def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[MaskFacts]) -> None:
     if not facts:
         return
-    table = dataset.colour_table
-    known = dataset.table.mapping if table is None else table.mapping()
-    cause = find_cause(
-        facts,
-        num_classes=dataset.num_classes,
-        ignore_index=dataset.ignore_index,
-        known=known,
-        by_colour=table is not None,
-    )
-    tolerant = dataset.table.tolerance > 0 or (table is not None and table.tolerance > 0)
-    wrong = any("label values" in p or "colours" in p or "JPEG" in p or "mode" in p
-                for p in result.problems)  # fmt: skip
-    if cause is None or (tolerant and not wrong):
-        return
-    counts: Counter[int] = Counter()
-    for one in facts:
-        counts.update(one.values)
-    shown = ", ".join(f"{value} ({count} px)" for value, count in counts.most_common(8))
-    if not wrong:
-        result.problems.append(f"the masks hold only {shown}: {cause.what}")
-    result.causes.append(cause)
+    if varying := [one for one in facts if one.alpha]:
+        apart = any(TRANSPARENT in one.values for one in varying)
+        meaning = (
+            'less than half is "transparent" in label_map' if apart else "colours tell as much"
+        )
+        example = varying[0].path
+        result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")
+    named = named_colors(facts[0].path.parent, dataset.classes, void=dataset.ignore_index)
+    cause = find_cause(facts, dataset.colour_table or dataset.table, named)
+    if cause is not None:
+        result.causes.append(cause)
+        result.problems += [cause.problem] if cause.problem else []
+
+
+def _note_turned(result: Examination, pairs: Sequence[Pair]) -> None:
+    """Name images that EXIF turns in their size: nothing shows how their masks were drawn."""
+    turned = []
+    for image, mask in pairs:
+        with contextlib.suppress(DataError), opened(image) as one, opened(mask or image) as other:
+            if orientation(one) in (2, 3, 4) and orientation(other) == 1:
+                turned.append(image)
+    if turned:
+        result.notes.append(
+            f"EXIF turns {len(turned)} images, such as {turned[0]}, and not their masks: if these "
+            "were drawn on the raw pixels, not on the image as displayed, remove the turn: "
+            f"exiftool -Orientation= {turned[0].parent}"
+        )
 
 
 def _report_classes(
@@ -252,44 +230,48 @@ def _report_classes(
     absent = [name for name, count in zip(dataset.classes, totals, strict=True) if not count]
     if absent:
         where = "in no mask" if full else f"in none of the {len(findings)} masks looked at"
-        result.notes.append(f"classes that occur {where}: {', '.join(absent)}")
+        result.notes.append(_in_lines(f"classes that occur {where}: {', '.join(absent)}"))
     pixels = sum(totals)
     shares = [
-        f"{name} {count / pixels:.1%}"
+        f"{name} {in_percent(count / pixels, 1)}%"
         for name, count in zip(dataset.classes, totals, strict=True)
         if count
     ]
-    result.notes.append(f"labelled pixels: {', '.join(shares)}")
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+    result.notes.append(_in_lines(f"labelled pixels: {', '.join(shares)}"))
 
 
 def _indented(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def _with_examples(text: str, examples: Sequence[str]) -> str:
-    shown = [f"\n      {example}" for example in examples[:_EXAMPLES]]
-    if len(examples) > _EXAMPLES:
-        shown.append(f"\n      and {len(examples) - _EXAMPLES} more")
-    return text + ":" + "".join(shown)
+def _mixed_sizes(dataset: BaseDataset) -> list[str]:
+    """Return what is wrong with batches of several samples, where their sizes differ."""
+    with contextlib.suppress(DataError):  # of files that cannot be read there is a problem already
+        first = dataset.sample_size(1, 0)
+        for index in range(1, len(dataset)):
+            size = dataset.sample_size(1, index)
+            if size != first:
+                return [_indented(str(mixed_sizes(dataset, {0: first, index: size})))]
+    return []
 
 
-def check(datasets: Mapping[str, BaseDataset | DataError], *, full: bool) -> tuple[str, bool]:
+def check(
+    datasets: Mapping[str, BaseDataset | DataError], *, full: bool, batch_size: int = 1
+) -> tuple[str, bool]:
     """Examine what a run will read.
 
     Args:
         datasets: By "train_loader" and "val_loader".
         full: Decode everything.
+        batch_size: How many training samples a process puts together.
 
     Returns:
         The report, and whether the data can be used.
     """
     results = [examine(kind, dataset, full=full) for kind, dataset in datasets.items()]
     train, val = datasets.get("train_loader"), datasets.get("val_loader")
+    if isinstance(train, BaseDataset) and batch_size > 1:
+        results[0].problems += _mixed_sizes(train)
     if isinstance(train, BaseDataset) and isinstance(val, BaseDataset):
         shared = overlap(train, val)
         if shared is not None:

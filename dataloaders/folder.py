@@ -8,6 +8,7 @@ Masks hold label values or, with a `label_map` from colours, colours.
 """
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ from annotated_types import Ge, Gt, Le, MinLen
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
-from utils.data.color_labels import ColourTable, parse_colour, parse_label_map
-from utils.data.labels import LabelTable
+from utils.data.color_labels import TRANSPARENT, ColourTable, parse_colour, parse_label_map
+from utils.data.labels import LabelTable, refuse_void_class
 from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
 from utils.errors import ConfigError, DataError
-from utils.files.raw_pixels import Header, PixelKind, header, read_colours, read_values
+from utils.files.raw_pixels import Header, PixelKind, fits, header, read_colours, read_values
 from utils.inference.inputs import RGB, read_picture
 
 _TRIED = 32  # images whose headers are tried for the kind of pixels
@@ -41,10 +42,11 @@ class Folder(BaseDataset):
         masks: Sub-folder of the masks, or a pattern with stars.
         split: Which part: a sub-folder of both, a list file (.txt or .csv) below data_dir, or what
             the first star of the patterns may match. Left out: everything.
-        label_map: From values ("0", "255") or colours ("#3C1098") in the masks to train ids or
-            "void". Left out: masks hold train ids, and the config's ignore_index for void.
+        label_map: From values ("0", "255") or colours ("#3C1098", "transparent") in the masks to
+            train ids or "void"; "*" is everything else. Left out: masks hold train ids, and the
+            config's ignore_index for void.
         label_tolerance: How far a value or colour channel may lie from a key of label_map and still
-            count as it; for masks that were JPEG-compressed.
+            count as it; for masks that were JPEG-compressed or smoothed.
         mean: Mean of each channel as a fraction of the dtype's full scale; needed unless images
             are ordinary RGB pictures. `tools/statistics.py` computes it.
         std: Standard deviation likewise.
@@ -53,7 +55,7 @@ class Folder(BaseDataset):
     """
 
     data_dir: str
-    classes: Annotated[tuple[str, ...], MinLen(2)]  # pyrefly: ignore[bad-override]
+    classes: Annotated[tuple[str, ...], MinLen(1)]  # pyrefly: ignore[bad-override]
     images: str = "images"
     masks: str = "masks"
     split: str | tuple[str, ...] | None = None
@@ -72,29 +74,41 @@ class Folder(BaseDataset):
             raise ConfigError(
                 f'Folder: found "{repeated[0]}" twice in "classes"\n  expected: a name a class'
             )
+        train_ids = {str(number): number for number in range(len(self.classes))}
+        refuse_void_class(self.classes, self.ignore_index, self.label_map or train_ids)
+        if len(self.classes) == 1:
+            fix: dict[str, object] = {"classes": ["background", *self.classes]}
+            if self.label_map:
+                fix["label_map"] = {k: int(old != "void") for k, old in self.label_map.items()}
+            raise ConfigError(
+                f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
+                f"  fix: {json.dumps(fix)[1:-1]}"
+            )
         root = Path(self.data_dir)
-        pairs = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
+        pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
-        self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs]).kind)
+        channels = 3 if self.mean is None else len(self.mean)
+        self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs], channels).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
-        self._values, self._colours = parse_label_map(
+        self._values, self._colours, self._rest = parse_label_map(
             self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
         self.palette = self._palette()  # pyrefly: ignore[read-only]
         super().__post_init__()
-        self.pairs = pairs
+        self.pairs, self.notes = pairs, notes
         self._by_colour = ColourTable(
             self._colours,
-            tolerance=self.label_tolerance,
             num_classes=len(self.classes),
             ignore_index=self.ignore_index,
+            tolerance=self.label_tolerance,
+            rest=self._rest,
         )
 
     def label_table(self) -> LabelTable:
         """Return the table of `label_map`, or train ids as they are."""
-        if not self._values:
+        if not self.label_map or self._colours:
             return LabelTable.identity(
                 len(self.classes), ignore_index=self.ignore_index, void=self.ignore_index
             )
@@ -103,6 +117,7 @@ class Folder(BaseDataset):
             num_classes=len(self.classes),
             ignore_index=self.ignore_index,
             tolerance=self.label_tolerance,
+            rest=self._rest,
         )
 
     @property
@@ -132,14 +147,13 @@ class Folder(BaseDataset):
         return self.table.apply(read_values(path, lossy=lossy), str(path))
 
     def _header(self, path: Path) -> Header:
-        found = header(path)
+        found = header(path, self.kind.channels)
         channels, dtype = found.kind
         if self.reducible and path.suffix.lower() != ".npy":
-            fits = found.kind == (1, "uint16") or (dtype == "uint8" and channels <= 4)
+            usable = found.kind == (1, "uint16") or (dtype == "uint8" and channels <= 4)
         else:
-            like = (channels, self.kind.channels) in ((1, 3), (4, 3), (2, 1))
-            fits = dtype == self.kind.dtype and (channels == self.kind.channels or like)
-        if not fits:
+            usable = dtype == self.kind.dtype and fits(channels, self.kind.channels)
+        if not usable:
             raise DataError(
                 f"{path}: found {channels} channels of {dtype}, expected {self.kind.channels} "
                 f'channels of {self.kind.dtype} as "mean" and the first image have\n'
@@ -175,15 +189,16 @@ class Folder(BaseDataset):
                 )
             return tuple(parse_colour(text) for text in self.colours)
         chosen = list(voc_palette(len(self.classes)))
-        for colour, train_id in reversed(self._colours.items()):
-            if train_id != self.ignore_index and colour != VOID_COLOUR:
+        for code, train_id in reversed(self._colours.items()):
+            colour = (code >> 16, code >> 8 & 255, code & 255)
+            if train_id != self.ignore_index and code != TRANSPARENT and colour != VOID_COLOUR:
                 chosen[train_id] = colour
         return tuple(chosen)
 
 
-def _first_header(paths: Sequence[Path]) -> Header:
+def _first_header(paths: Sequence[Path], channels: int) -> Header:
     """Return the first header that can be read: one broken file is told by whoever reads it."""
     for path in paths[:_TRIED]:
         with contextlib.suppress(DataError):
-            return header(path)
-    return header(paths[0])
+            return header(path, channels)
+    return header(paths[0], channels)

@@ -8,9 +8,10 @@ import numpy as np
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
+from dataloaders.building import build_dataset
 from dataloaders.folder import Folder
 from dataloaders.folder_files import find_pairs
-from utils.config.registry import build, loader_arguments
+from utils.config.registry import loader_arguments
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
 from utils.files.raw_pixels import header
@@ -34,11 +35,13 @@ def unnormalised(
     if DATASETS[name] is Folder and "mean" not in for_data:
         given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
         chosen = {"images": "images", "masks": "masks", "split": None} | given
-        pairs = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
-        channels = header(pairs[0].image).kind.channels if pairs else 3
+        pairs, _ = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
+        (height, _), (channels, _) = header(pairs[0].image) if pairs else ((3, 3), (3, ""))
+        if pairs and pairs[0].image.suffix == ".npy":
+            channels = min(channels, height)  # of (C, H, W) as of (H, W, C)
         channels = 3 if channels == 4 else channels
-        for_data = for_data | {"mean": (0.5,) * channels, "std": (0.5,) * channels}
-    return build("train_loader", DATASETS, name, for_data, ignore_index=ignore_index, seed=seed)
+        args = {**args, "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    return build_dataset("train_loader", (name, args), ignore_index=ignore_index, seed=seed)
 
 
 def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:

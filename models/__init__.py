@@ -1,44 +1,74 @@
 """The networks: one paper a file, and the table that names them."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from base.base_model import BaseModel
-from models.deeplab import DeepLab
-from models.duc_hdc import DeepLab_DUC_HDC
-from models.enet import ENet
-from models.fcn import FCN8
-from models.gcn import GCN
-from models.pspnet import PSPDenseNet, PSPNet
-from models.segnet import SegNet, SegResNet
-from models.unet import UNet, UNetResnet
-from models.upernet import UperNet
-from utils.config.registry import build
+from base.base_model import BaseModel, Network
+from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
+from utils.files.matching import Match, align, match, require
 
-__all__ = ["MODELS", "load_matching", "model_from_checkpoint"]
+__all__ = [
+    "MODELS",
+    "build_network",
+    "check_weights",
+    "load_matching",
+    "model_from_checkpoint",
+]
 
-MODELS: Mapping[str, Callable[..., BaseModel]] = {
-    model.__name__: model
-    for model in (
-        FCN8,
-        UNet,
-        UNetResnet,
-        SegNet,
-        SegResNet,
-        ENet,
-        GCN,
-        DeepLab,
-        DeepLab_DUC_HDC,
-        UperNet,
-        PSPNet,
-        PSPDenseNet,
-    )
-}
+MODELS: Table[Network] = Table(
+    {
+        "FCN8": "models.fcn",
+        "UNet": "models.unet",
+        "UNetResnet": "models.unet",
+        "SegNet": "models.segnet",
+        "SegResNet": "models.segnet",
+        "ENet": "models.enet",
+        "GCN": "models.gcn",
+        "DeepLab": "models.deeplab",
+        "DeepLab_DUC_HDC": "models.duc_hdc",
+        "UperNet": "models.upernet",
+        "PSPNet": "models.pspnet",
+        "PSPDenseNet": "models.pspnet",
+    }
+)
 """What `arch.type` may say."""
 
-_SHOWN = 5
+# What constructors raise over forged arguments.
+_UNBUILDABLE = (
+    *(ConfigError, ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError),
+    *(TypeError, ValueError),
+)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normal numbers out: for them the meta device imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def build_network(
+    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
+) -> BaseModel:
+    """Build a network of the table; a first image tells whether its channels are the classes.
+
+    Raises:
+        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+    """
+    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    with torch.no_grad():
+        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    if found != num_classes:
+        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+    return model.train()
 
 
 def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
@@ -53,23 +83,49 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     Raises:
         CheckpointError: The stored architecture cannot be built, or the weights are not its own.
     """
+    check_weights(checkpoint)
+    model = _built(checkpoint, build_network)
+    model.load_state_dict(_required(checkpoint, model))
+    return model.eval()
+
+
+def check_weights(checkpoint: Mapping) -> None:
+    """Refuse weights that are not the network's, before it takes memory of whatever size.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    try:
+        with torch.device("meta"), _Unfilled():
+            _required(checkpoint, _built(checkpoint, partial(build, "arch", MODELS)))
+    except CheckpointError as error:
+        # What computes with values while it is built cannot be built there, and is left to later.
+        if "meta" not in str(error).split():
+            raise
+
+
+def _built(checkpoint: Mapping, factory: Callable[..., BaseModel]) -> BaseModel:
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build(
-            "arch",
-            MODELS,
+        return factory(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
-    except (ConfigError, KeyError) as error:
+    except _UNBUILDABLE as error:
+        plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
+        cause = f"it was trained with {plugins}: give that again"
+        if arch.get("type") in MODELS or not plugins:
+            cause = "it was written by another version of this program, or edited"
         raise CheckpointError(
-            f"the checkpoint's architecture cannot be built: {error}\n  it was written by another "
-            "version of this program, or edited"
+            f"the checkpoint's architecture cannot be built: {error}\n  {cause}"
         ) from error
-    _load_strictly(model, weights_of_checkpoint(checkpoint))
-    return model.eval()
+
+
+def _required(checkpoint: Mapping, model: BaseModel) -> dict[str, Tensor]:
+    what = f"the checkpoint's weights are not those of its {type(model).__name__}:"
+    return require(weights_of_checkpoint(checkpoint), model.state_dict(), what)
 
 
 def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
@@ -78,62 +134,25 @@ def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
     return ema["state_dict"] if ema else checkpoint["state_dict"]
 
 
-def load_matching(model: BaseModel, checkpoint: Mapping) -> tuple[list[str], list[str]]:
-    """Start from a checkpoint with other classes or another head (`init_from`).
-
-    Every tensor of the model whose name and shape occur in the checkpoint is taken.
+def load_matching(model: BaseModel, weights: Mapping[str, Tensor]) -> Match:
+    """Start from another network's weights (`init_from`): all that fit by name and shape.
 
     Args:
         model: Changed in place; its other tensors stay as they were.
-        checkpoint: What `utils.run.checkpoint.load` returned.
-
-    Returns:
-        The names of the tensors taken, and one line for each that was left, with the reason.
+        weights: Tensors by the names of whatever program they come from.
 
     Raises:
         CheckpointError: Nothing fits.
     """
-    weights = weights_of_checkpoint(checkpoint)
     own = model.state_dict()
-    taken = {name: weights[name] for name in own if _fits(own[name], weights.get(name))}
-    if not taken:
+    found = match(align(weights, own), own)
+    if not any(tensor.is_floating_point() for tensor in found.taken.values()):
+        names = [
+            f"{len(some)} tensors: {', '.join(list(some)[:3])}, ..." for some in (weights, own)
+        ]
         raise CheckpointError(
-            f"init_from: no tensor of this {type(model).__name__} is in the checkpoint, which "
-            f"holds a {checkpoint['arch']}; take one of the same arch.type and backbone"
+            f"init_from: nothing in the file fits this {type(model).__name__}\n  found {names[0]}\n"
+            f"  expected {names[1]}\n  take a file of the same arch.type or backbone"
         )
-    left = [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} here"
-        if name in weights
-        else f"{name}: not in the file"
-        for name, value in own.items()
-        if name not in taken
-    ]
-    model.load_state_dict(taken, strict=False)
-    return list(taken), left
-
-
-def _load_strictly(model: BaseModel, weights: Mapping) -> None:
-    own = model.state_dict()
-    faults = [f"{name}: missing" for name in own if name not in weights]
-    faults += [f"{name}: unknown" for name in weights if name not in own]
-    faults += [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} expected"
-        for name, value in own.items()
-        if name in weights and not _fits(value, weights[name])
-    ]
-    if faults:
-        more = f"\n  ... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise CheckpointError(
-            f"the checkpoint's weights are not those of its {type(model).__name__}:\n  "
-            + "\n  ".join(faults[:_SHOWN])
-            + more
-        )
-    model.load_state_dict(dict(weights))
-
-
-def _fits(own: object, other: object) -> bool:
-    return isinstance(other, Tensor) and isinstance(own, Tensor) and own.shape == other.shape
-
-
-def _shape(value: object) -> str:
-    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, Tensor) else "no tensor"
+    model.load_state_dict(found.taken, strict=False)
+    return found

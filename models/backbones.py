@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
+from utils.files.matching import align
 
 OutputStride = Literal[8, 16, 32]
 
@@ -122,6 +124,8 @@ def build_timm(
 ) -> nn.Module:
     """Build a timm network for the papers that alter it themselves.
 
+    On the meta device, which has no memory to load weights into, they are only asked for.
+
     Args:
         name: A timm name, with or without a tag, or one of ``ALIASES``.
         in_channels: Channels of the images.
@@ -136,12 +140,14 @@ def build_timm(
 
     full_name = ALIASES.get(name, name)
     _check_name(name, full_name)
-    weights = weights_of(full_name, pretrained)
+    only_ask = torch.get_default_device().type == "meta"
+    weights = weights_of(full_name, pretrained, only_ask=only_ask)
     if isinstance(pretrained, str) and weights is not None:
         plain = timm.create_model(full_name, in_chans=in_channels)
-        weights = _to_timm_names(plain, weights)
+        weights = _to_timm_names(plain, align(weights, plain.state_dict()))
         check_fit(plain, weights, name=full_name, path=pretrained)
     arguments: dict[str, Any] = dict(options)
+    weights = None if only_ask else weights
     if weights is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": weights}
     try:
@@ -192,7 +198,7 @@ def _few(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=5)
     if near:
         return f"; did you mean {', '.join(near)}?"
-    return "; any timm name is accepted, for example resnet50, efficientnet_b0, convnext_tiny"
+    return "; a name of timm's is expected, for example resnet50, efficientnet_b0, convnext_tiny"
 
 
 def _to_timm_names(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

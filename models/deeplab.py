@@ -24,7 +24,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import ALIASES, build_backbone
 from models.blocks import (
     Dropout,
@@ -136,6 +136,19 @@ class DeepLab(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="DeepLabV3+, 2018",
+        arxiv="1802.02611",
+        strides="8, 16",
+        encoders="any of timm's that can be dilated",
+        small={"backbone": "test_resnet"},
+        sizes=(
+            Size(19, {"separable": False}, 54.70, "predecessor"),
+            Size(19, {"backbone": "resnet50"}, 40.35, "predecessor"),
+            Size(19, {"backbone": "resnet101"}, 59.34, "predecessor"),
+        ),
+    )
 
     def __init__(
         self,

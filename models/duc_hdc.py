@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
 from models.blocks import conv_bn_relu, crop, initialise
 from utils.errors import ConfigError
@@ -140,6 +140,15 @@ class DeepLab_DUC_HDC(BaseModel):  # noqa: N801 - the name that configs have
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="DUC and HDC, 2018",
+        arxiv="1702.08502",
+        strides="8",
+        encoders="ResNets",
+        small={"backbone": "test_resnet"},
+        sizes=(Size(19, {}, 64.18, "predecessor: 69.18 M", within=0.003),),
+    )
 
     def __init__(
         self,

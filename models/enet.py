@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.blocks import Probability, cut, halve, halve_with_winners, initialise, unpool
 
 
@@ -209,6 +209,14 @@ class ENet(BaseModel):
         freeze_backbone: Accepted and noted: there is no backbone.
         dropout: Spatial dropout before and from stage 2 on (Sec. 3).
     """
+
+    facts = Facts(
+        paper="ENet, 2016",
+        arxiv="1606.02147",
+        strides="8",
+        encoders="its own",
+        sizes=(Size(19, {}, 0.37, "ENet, Table 3"),),
+    )
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.blocks import Dropout, classifier, crop, cut, halve
 from models.vgg import VGG, VGGName
 
@@ -57,6 +57,14 @@ class FCN8(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation (`vgg16_bn` has some).
         freeze_backbone: Keep the encoder, fc6 and fc7 as they are.
     """
+
+    facts = Facts(
+        paper="FCN, 2015",
+        arxiv="1411.4038",
+        strides="32",
+        encoders="vgg16, vgg16_bn",
+        sizes=(Size(21, {}, 134.5, "FCN, Table 1"),),
+    )
 
     def __init__(
         self,

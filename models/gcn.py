@@ -25,7 +25,7 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import Backbone, build_backbone, build_timm
 from models.blocks import initialise, resize
 from utils.errors import ConfigError
@@ -130,6 +130,18 @@ class GCN(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is, GCN blocks excepted.
     """
+
+    facts = Facts(
+        paper="Large Kernel Matters, 2017",
+        arxiv="1703.02719",
+        strides="32",
+        encoders="any of timm's",
+        small={"backbone": "test_resnet"},
+        sizes=(
+            Size(19, {"backbone": "resnet18"}, 11.67, "predecessor"),
+            Size(19, {}, 25.21, "predecessor"),
+        ),
+    )
 
     def __init__(  # noqa: PLR0913 - the ancestor's arguments, which configs name
         self,

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import OutputStride, build_backbone, build_timm
 from models.blocks import FCNHead, PyramidPooling, classifier, resize_logits
 from utils.errors import ConfigError
@@ -55,6 +55,22 @@ class PSPNet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="PSPNet, 2017",
+        arxiv="1612.01105",
+        strides="8, 16, 32",
+        encoders="any of timm's that can be dilated",
+        small={"backbone": "test_resnet"},
+        auxiliary=1,
+        sizes=(
+            Size(19, {"backbone": "resnet18"}, 12.92, "predecessor"),
+            Size(19, {"backbone": "resnet50"}, 51.44, "predecessor"),
+            Size(19, {"backbone": "resnet50s"}, 51.44, "predecessor"),
+            Size(19, {"backbone": "resnet101"}, 70.44, "predecessor"),
+            Size(19, {}, 86.08, "predecessor"),
+        ),
+    )
 
     def __init__(
         self,
@@ -145,6 +161,19 @@ class PSPDenseNet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="PSPNet on a DenseNet",
+        arxiv="1612.01105",
+        strides="8",
+        encoders="DenseNets",
+        small={"backbone": "densenet121"},
+        auxiliary=1,
+        sizes=(
+            Size(19, {"backbone": "densenet121"}, 13.94, "predecessor"),
+            Size(19, {}, 42.29, "predecessor"),
+        ),
+    )
 
     def __init__(
         self,

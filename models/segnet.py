@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
 from models.blocks import conv_bn_relu, cut, halve_with_winners, initialise, unpool
 from models.vgg import VGG, VGGName
@@ -40,6 +40,14 @@ class SegNet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="SegNet, 2017",
+        arxiv="1511.00561",
+        strides="32",
+        encoders="vgg16, vgg16_bn",
+        sizes=(Size(11, {}, 29.5, "quoted in ENet, Table 3"),),
+    )
 
     def __init__(
         self,
@@ -165,6 +173,15 @@ class SegResNet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="SegNet on a ResNet",
+        arxiv="1511.00561",
+        strides="32",
+        encoders="ResNets",
+        small={"backbone": "test_resnet"},
+        sizes=(Size(19, {}, 55.30, "predecessor: 53.56 M", within=0.003),),
+    )
 
     def __init__(
         self,

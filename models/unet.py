@@ -22,7 +22,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
 from models.blocks import classifier, conv_bn_relu, cut, halve, initialise, resize, resize_logits
 
@@ -64,6 +64,15 @@ class UNet(BaseModel):
         freeze_backbone: Accepted and noted: there is no backbone.
         base_channels: Channels at full size; doubled at each of four halvings (paper: 64).
     """
+
+    facts = Facts(
+        paper="U-Net, 2015",
+        arxiv="1505.04597",
+        strides="16",
+        encoders="its own",
+        small={"base_channels": 8},
+        sizes=(Size(2, {}, 31.0, "the layers of U-Net, Fig. 1"),),
+    )
 
     def __init__(
         self,
@@ -132,6 +141,15 @@ class UNetResnet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="U-Net on an encoder",
+        arxiv="1505.04597",
+        strides="32",
+        encoders="any of timm's",
+        small={"backbone": "test_resnet"},
+        sizes=(Size(19, {}, 30.00, "predecessor"),),
+    )
 
     def __init__(
         self,

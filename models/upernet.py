@@ -24,7 +24,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from base.base_model import BaseModel
+from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
 from models.blocks import (
     FCNHead,
@@ -82,6 +82,24 @@ class UperNet(BaseModel):
         freeze_bn: Keep the statistics of batch normalisation.
         freeze_backbone: Keep the encoder as it is.
     """
+
+    facts = Facts(
+        paper="UPerNet, 2018",
+        arxiv="1807.10221",
+        strides="32",
+        encoders="any of timm's",
+        small={"backbone": "test_resnet", "fpn_out": 32},
+        auxiliary=1,
+        sizes=(
+            Size(
+                19,
+                {"backbone": "resnet50"},
+                44.1,
+                "predecessor: 107.1 M",
+                within=0.003,
+            ),
+        ),
+    )
 
     def __init__(
         self,

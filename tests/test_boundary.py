@@ -26,7 +26,9 @@ def random_masks(seed):
         both.append(blocks[: size[0], : size[1]])
     mask = both[1].astype(np.int16)
     mask[random.random(mask.shape) < 0.02] = -1
-    return both[0], mask
+    prediction = both[0].astype(np.int16)
+    prediction[random.random(mask.shape) < 0.02] = -1  # void is predicted too, anywhere
+    return prediction, mask
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.08])
@@ -59,6 +61,7 @@ def test_errors_are_told_by_their_place():
     prediction[5, 9] = 1  # beside the boundary
     prediction[10, 2] = 1  # far from it
     prediction[0, 0] = 1  # void
+    prediction[10, 15] = 255  # void is no answer
     near, inside = error_places(prediction, mask, ignore_index=255).tolist()
     assert near == [1, 20 + 2 * 18]
-    assert inside == [1, 18 * 18]
+    assert inside == [2, 18 * 18]

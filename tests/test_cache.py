@@ -9,10 +9,10 @@ from PIL import Image
 from base.base_data_loader import BaseDataLoader
 from dataloaders.camvid import CamVid
 from dataloaders.folder import Folder
+from dataloaders.label_counts import count_labels
 from dataloaders.shapes import Shapes
 from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.hardware import memory
 
 
 @pytest.fixture
@@ -77,6 +77,32 @@ def test_another_run_finds_the_files_on_disk(root, monkeypatch):
     assert len(list((root / "cache").iterdir())) == 12
 
 
+def test_names_that_are_not_utf_8_are_paired_and_cached(root):
+    plain = epochs(camvid(root))
+    for file in [*root.glob("data/*/*.png")]:
+        file.rename(file.with_name(f"caf\udce9 {file.name}"))
+    for _ in range(2):
+        assert same(epochs(camvid(root, cache="disk")), plain)
+
+
+def test_without_a_home_the_cache_is_among_temporary_files(root, monkeypatch):
+    """In a container whose user has no HOME and no entry in the passwd file."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(root / "tmp"))
+    data = CamVid(data_dir=str(root / "data"), split="train", cache="disk",
+                  augment=True, crop_size=16, base_size=30)  # fmt: skip
+    epochs(data)
+    assert count_labels(data).pixels == count_labels(data, folder=root / "other").pixels
+    kept = root / "tmp" / "segmentation"
+    assert {path.name for path in kept.iterdir()} == {"labels", "pixels"}
+
+
 @pytest.mark.parametrize("changed", ["train", "trainannot"])
 def test_a_changed_file_is_read_again(root, changed):
     data = camvid(root, cache="disk")
@@ -132,20 +158,6 @@ def test_a_full_disk_leaves_nothing_behind(root, monkeypatch):
     with pytest.raises(ResourceError, match=r"cannot be written: No space left on device"):
         data[(0, 0)]
     assert list((root / "cache").iterdir()) == []
-
-
-def test_the_limit_of_a_container_counts(monkeypatch):
-    files = {
-        "/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable: 1000 kB"],
-        "/sys/fs/cgroup/memory.max": ["900000"],
-        "/sys/fs/cgroup/memory.current": ["100000"],
-    }
-    monkeypatch.setattr(memory, "_lines", lambda path: files[path])
-    assert memory.free_memory() == 800000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert memory.free_memory() == 1024000
-    files["/proc/meminfo"] = []
-    assert memory.free_memory() > 2**60
 
 
 # ---- reduced decoding -----------------------------------------------------------------------
@@ -243,3 +255,26 @@ def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
     plain = epochs(camvid(root))
     monkeypatch.setattr("base.base_data_loader.START_METHOD", "spawn")
     assert same(epochs(camvid(root, cache=cache), workers=2), plain)
+
+
+def test_another_meaning_of_colours_is_read_anew(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / kind / "a.png")
+
+    def mask(label_map, tolerance=0):
+        data = Folder(
+            data_dir=str(tmp_path),
+            classes=("a", "b"),
+            label_map=label_map,
+            label_tolerance=tolerance,
+            cache="disk",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        data.open_cache()
+        return int(data[(0, 0)].mask[0, 0])
+
+    assert mask({"#090909": 0}) == 0
+    assert mask({"#090909": 1}) == 1
+    assert mask({"#080808": 0}, tolerance=1) == 0
+    assert mask({"#000000": 0, "*": 1}) == 1

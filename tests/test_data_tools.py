@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
+from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
 from dataloaders.voc import VOC
 from tools import preview, sbd, statistics
@@ -50,6 +51,17 @@ def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     found = json.loads("{" + line + "}")
     assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
     assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_statistics_of_arrays_whose_channels_come_first(bands, capsys):
+    root, pixels = bands
+    for name in "abc":
+        path = root / "images" / f"{name}.npy"
+        np.save(path, np.load(path).transpose(2, 0, 1))
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
+    assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
 
 
 def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
@@ -101,6 +113,44 @@ def tiles(sheet):
             corner = sheet[top, left]
             if (corner != preview.PAPER).any():
                 yield sheet[top : top + 40, left : left + 40]
+
+
+def test_what_is_held_out_is_neither_shown_nor_counted(tmp_path, capsys):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for value in range(15, 95, 10):  # half of each image is of a gray of its own
+        pixels = np.full((16, 16, 3), value, np.uint8)
+        pixels[8:] = 200
+        Image.fromarray(pixels).save(tmp_path / f"images/{value:02}.png")
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / f"masks/{value:02}.png")
+    data = {"type": "Folder", "data_dir": str(tmp_path), "classes": ["a", "b"]}
+    whole = Folder(data_dir=str(tmp_path), classes=("a", "b"), val_split=0.25)
+    held_out = whole.split_off()
+    trained = [whole.load(index)[0] for index in range(6)]
+    path = config(tmp_path, data | {"val_split": 0.25}, trainer={})
+    assert statistics.main(["-c", path]) == 0
+    title, line = capsys.readouterr().out.splitlines()
+    assert title == "6 of 6 images, 3 channels of uint8"
+    found = json.loads("{" + line + "}")
+    assert np.allclose(found["mean"], np.mean(trained, axis=(0, 1, 2)) / 255, rtol=1e-3)
+    assert np.allclose(found["std"], np.std(trained, axis=(0, 1, 2)) / 255, rtol=1e-3)
+    assert preview.main(["-c", path, "-o", str(tmp_path / "sheet.png")]) == 0
+    assert "6 samples of 6" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+
+    def is_shown(data, index):
+        return (sheet == data.load(index)[0][0, 0]).all(axis=2).sum() >= 8 * 16
+
+    assert all(is_shown(whole, index) for index in range(6))
+    assert not any(is_shown(held_out, index) for index in range(2))
+
+
+@pytest.mark.parametrize(("name", "lines"), [("short.png", 1), ("aachen_000000_000019_x.png", 2)])
+def test_a_caption_shows_the_whole_name(name, lines):
+    shown = preview._lines(name, 120)
+    assert "".join(shown) == name
+    assert len(shown) == lines
+    assert max(map(ImageFont.load_default().getlength, shown)) <= 120
 
 
 def test_a_contact_sheet_of_five_bands(bands, capsys):

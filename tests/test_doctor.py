@@ -65,6 +65,26 @@ def test_healthy_data_are_called_healthy(tmp_path):
     assert "labelled pixels: field 3" in text
 
 
+def test_lists_of_many_classes_fit_a_screen_and_no_class_that_occurs_has_0_per_cent(tmp_path):
+    names = tuple(f"class number {number}" for number in range(150))
+
+    def paint(labels):
+        mask = np.zeros((200, 200), np.uint8)
+        mask[0] = np.arange(200) % 120
+        return mask
+
+    make(tmp_path, paint, count=1, classes=3)
+    Image.new("RGB", (200, 200)).save(tmp_path / "images" / "0000.png")
+    text, usable = report(tmp_path, classes=names)
+    assert usable
+    assert max(map(len, text.splitlines())) <= 110
+    joined = " ".join(text.split())
+    assert f"classes that occur in no mask: {', '.join(names[120:])}" in joined
+    assert "class number 0 99.5%" in joined
+    assert "class number 1 0.005%, class number 2 0.005%" in joined
+    assert " 0.0%" not in joined
+
+
 @pytest.mark.parametrize("ignore_index", [255, 254])
 def test_binary_masks(tmp_path, ignore_index):
     make(tmp_path, lambda labels: labels * 255, classes=2)
@@ -330,6 +350,19 @@ def test_shared_images_are_found_by_content_and_by_name(tmp_path):
     allowed, usable = check({"train_loader": train, "val_loader": train}, full=False)
     assert usable
     assert "note: 6 of 6 validation images" in allowed
+
+
+def test_files_are_not_read_again_to_be_compared_again(tmp_path, monkeypatch):
+    make(tmp_path / "a", lambda labels: labels)
+    make(tmp_path / "b", lambda labels: labels, count=2)
+    sets = folder(tmp_path / "a"), folder(tmp_path / "b")
+    first = overlap(*sets)
+    with monkeypatch.context() as patch:
+        patch.setattr("dataloaders.overlap._digest", lambda path: pytest.fail(f"{path} was read"))
+        assert overlap(*sets) == first
+    other = (tmp_path / "b" / "images" / "0001.png").read_bytes()
+    (tmp_path / "b" / "images" / "0001.png").write_bytes(other[:-1] + b"x")
+    assert overlap(*sets).startswith("1 of 2 validation images")
 
 
 def test_files_of_one_size_are_not_taken_for_one_another(tmp_path):

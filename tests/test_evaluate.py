@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,19 @@ from utils.run import checkpoint
 
 FILES = ("metrics.json", "confusion.csv", "report.html")
 ROOT = Path(__file__).resolve().parents[1]
+FLOAT32 = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
 MANUAL = ROOT / "docs" / "evaluation.md"
+
+
+@pytest.fixture(autouse=True)
+def _tf32():
+    """TF32 allowed before each test; the command changes that for its process."""
+    before = [kind.fp32_precision for kind in FLOAT32]
+    for kind in FLOAT32:
+        kind.fp32_precision = "tf32"
+    yield
+    for kind, precision in zip(FLOAT32, before, strict=True):
+        kind.fp32_precision = precision
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +80,34 @@ def test_the_numbers_are_those_of_whole_images_at_native_size(model, tmp_path, c
     assert (
         f"5 whole images; written: metrics.json, confusion.csv, report.html in {tmp_path}" in said
     )
+
+
+def test_the_score_is_that_of_fp32_whatever_the_training_computed_in(
+    model, tmp_path, monkeypatch, capsys
+):
+    content = checkpoint.load(model)
+    content["config"]["trainer"]["precision"] = "bf16"
+    checkpoint.save([tmp_path / "bf16.pth"], content)
+    load, seen = Shapes.load, []
+
+    def spied(self, index):
+        seen.extend(kind.fp32_precision for kind in FLOAT32)
+        return load(self, index)
+
+    reference = run(model, tmp_path / "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Shapes, "load", spied)
+        found = run(tmp_path / "bf16.pth", tmp_path / "two")
+    assert "Predicted in fp32 on cpu." in capsys.readouterr().out
+    assert set(seen) == {"ieee"}  # no TF32
+    assert {kind.fp32_precision for kind in FLOAT32} == {"tf32"}  # as before
+    assert found["about"] == reference["about"] | {"checkpoint": str(tmp_path / "bf16.pth")}
+    assert "precision <b>fp32</b>" in (tmp_path / "two" / "report.html").read_text()
+    assert found["Class_IoU"] == reference["Class_IoU"]
+    other = run(model, tmp_path / "three", "--precision", "bf16")
+    assert "Predicted in bf16 on cpu." in capsys.readouterr().out
+    assert other["about"]["precision"] == "bf16"
+    assert other["Class_IoU"] != reference["Class_IoU"]
 
 
 def test_two_evaluations_write_the_same_bytes(model, tmp_path):
@@ -188,6 +229,12 @@ def test_a_missing_checkpoint_exits_4(tmp_path, capsys):
     missing = str(tmp_path / "none.pth")
     assert guard(evaluate.main, ["--model", missing]) == 4
     assert missing in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8_are_written_escaped(model, tmp_path):
+    other = shutil.copy(model, tmp_path / "caf\udce9.pth")
+    assert run(other, tmp_path)["about"]["checkpoint"] == str(other)
+    assert r"caf\udce9.pth" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_manual_lists_every_flag(capsys):

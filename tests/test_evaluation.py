@@ -2,13 +2,17 @@
 
 import threading
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
-from evaluation_cases import Pictures, answer, draw_nothing, oracle
+from evaluation_cases import CLASSES, PALETTE, Pictures, answer, draw_nothing, oracle
 
-from utils.errors import DataError
+from utils.errors import CheckpointError, DataError
+from utils.evaluation.report import render
+from utils.evaluation.report_images import draw
 from utils.evaluation.scoring import SHOWN, Evaluator, confusion
+from utils.evaluation.summary import confusion_csv, summarise
 from utils.hardware import distributed
 from utils.metrics.boundary import RATIO, boundary_counts
 
@@ -71,7 +75,64 @@ def test_equal_scores_stand_in_the_order_of_the_data():
 def test_labels_of_no_class_are_not_counted():
     mask = np.array([[3, 7, -4, 255, 2]], np.int16)
     counts = confusion(np.zeros_like(mask), mask, num_classes=3, ignore_index=255)
-    assert counts.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    assert counts.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [4, 0, 0, 0]]
+
+
+class HalfBlind(Pictures):
+    """A model that predicts void (255) in places."""
+
+    def parts(self, index):
+        prediction, mask = super().parts(index)
+        prediction[np.random.default_rng(index).random(mask.shape) < 0.2] = 255
+        return prediction, mask
+
+
+def test_predicted_void_is_counted_as_a_miss_or_not_at_all(tmp_path):
+    data = HalfBlind(12)
+    draws = partial(draw, palette=PALETTE, ignore_index=255)
+    evaluation = Evaluator(data, answer, draw=draws, boundary_ratio=RATIO).run()
+    pairs = [data.parts(index) for index in range(12)]
+    missed = [sum(((m == c) & (p == 255)).sum() for p, m in pairs) for c in range(4)]
+    assert (evaluation.counts == np.column_stack([oracle(pairs, 4, 255), missed])).all()
+    on_void = sum(((m == 255) & (p == 255)).sum() for p, m in pairs)
+    assert min(on_void, *missed[:3]) > 0
+    summary = summarise(evaluation, classes=CLASSES, about={"arch": "UNet", "data": "x"})
+    assert summary["predicted_void"] == {"not_counted": on_void, "missed": sum(missed)}
+    assert summary["labelled_pixels"] == sum((m != 255).sum() for _, m in pairs)
+    right = sum(((m != 255) & (p == m)).sum() for p, m in pairs)
+    assert summary["Pixel_Accuracy"] == pytest.approx(right / summary["labelled_pixels"])
+    for number, row in enumerate(summary["classes"][:3]):
+        hits = sum(((p == number) & (m == number)).sum() for p, m in pairs)
+        said = sum(((p == number) & (m != 255)).sum() for p, m in pairs)
+        true = sum((m == number).sum() for _, m in pairs)
+        assert row["Precision"] == pytest.approx(hits / said)
+        assert row["Recall"] == pytest.approx(hits / true)
+        assert row["IoU"] == pytest.approx(hits / (said + true - hits))
+    assert evaluation.places[:, 0].sum() == summary["labelled_pixels"] - right
+    assert (
+        f"(void for {on_void:,}); a labelled pixel predicted void is a miss ({sum(missed):,})"
+        in (summary["rules"])
+    )
+    assert ("sky", "(void)", missed[0]) in [tuple(one.values())[:3] for one in
+                                          summary["top_confusions"]]  # fmt: skip
+    header, sky, *_ = confusion_csv(evaluation.counts, CLASSES).splitlines()
+    assert header.endswith(",tram,(void)")
+    assert sky.endswith(f",{missed[0]}")
+    page = render(evaluation, summary, palette=PALETTE)
+    share = missed[0] / evaluation.counts[0].sum()
+    assert f'title="sky → (void): {100 * share:.2f} %"' in page
+
+
+def test_a_prediction_that_is_no_class_ends_the_evaluation():
+    class Raw(Pictures):
+        def parts(self, index):
+            prediction, mask = super().parts(index)
+            prediction[0, :2] = (4, 200) if index == 2 else 0
+            return prediction, mask
+
+    message = r"image 002\.png: 2 predictions neither in 0\.\.3 nor void"
+    with pytest.raises(CheckpointError, match=message):
+        evaluate(Raw(4))
 
 
 def together(monkeypatch, world, work):

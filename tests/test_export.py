@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,8 @@ def _exported(tmp_path_factory):
 
 
 def test_any_batch_and_size(exported):
-    session = onnx_runner(exported / "model.onnx")
+    file = shutil.copy(exported / "model.onnx", exported / "caf\udce9.onnx")
+    session = onnx_runner(file)
     mask = np.arange(4).repeat(600).reshape(40, 60)
     for shape in ((1, 33, 33), (3, 40, 60), (2, 200, 111)):
         number, height, width = shape
@@ -98,9 +100,10 @@ def test_argmax_and_one_size(model_file, tmp_path, capsys):
 
 
 def test_torch_export(model_file, tmp_path):
-    path = tmp_path / "model.pt2"
+    path = tmp_path / "caf\udce9.pt2"  # a name need not be UTF-8
     assert run("-m", model_file, "-o", path) == 0
     found = {"classes": ""}
+    path = path.rename(tmp_path / "model.pt2")
     model = torch.export.load(path, extra_files=found).module()
     assert json.loads(found["classes"]) == list(CLASSES)
     mask = np.arange(4).repeat(600).reshape(40, 60)

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,16 @@ def folder(root, **options):
 
 def values(data):
     return [int(data.load(index)[0][0, 0, 0]) for index in range(len(data))]
+
+
+def test_a_drive_that_is_not_there_is_explained(monkeypatch):
+    def missing(self):
+        raise FileNotFoundError(2, "cannot find the path specified")
+
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    monkeypatch.setattr(Path, "iterdir", missing)
+    with pytest.raises(DataError, match=r"no such folder(?s:.*)holds what cannot be listed"):
+        folder("Z:/data")
 
 
 # ---- which files belong together ------------------------------------------------------------
@@ -219,6 +230,10 @@ def test_missing_partners_and_double_names_are_refused(tmp_path):
         ({"mean": (0.5,), "std": (0.5, 0.5)}, '"mean" and "std" belong together'),
         ({"colours": ("#000000",)}, "1 colours for 3 classes"),
         ({"classes": ("a", "b", "a")}, 'found "a" twice in "classes"'),
+        (
+            {"classes": ("road",), "label_map": {"0": "void", "255": 0}},
+            'fix: "classes": ["background", "road"], "label_map": {"0": 0, "255": 1}',
+        ),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, message):
@@ -239,6 +254,25 @@ def test_without_a_map_masks_hold_train_ids_and_ignore_index(tmp_path, ignore_in
             data.load(0)
     else:
         assert data.load(0)[1].ravel()[:3].tolist() == [0, 2, ignore_index]
+
+
+@pytest.mark.parametrize(
+    ("label_map", "labels"),
+    [(None, (0, 1, 2)), ({"7": 0, "8": 1, "9": 2, "255": "void"}, (7, 8, 9))],
+)
+def test_an_ignore_index_that_is_a_class_is_refused_with_what_makes_it_void(
+    tmp_path, label_map, labels
+):
+    with pytest.raises(ConfigError) as caught:  # before any file is looked for
+        folder(tmp_path, ignore_index=1, label_map=label_map)
+    refused, mended, _, line = str(caught.value).splitlines()
+    assert refused == (
+        'ignore_index: found 1, the number of class "house": all of it would be void'
+    )
+    assert mended == '  fix: "ignore_index": 255'
+    pair(tmp_path, "images/a.png", "masks/a.png", labels=labels)
+    data = folder(tmp_path, ignore_index=255, **json.loads("{" + line + "}"))
+    assert data.load(0)[1].ravel()[:3].tolist() == [0, 255, 2]
 
 
 def test_values_are_mapped(tmp_path):

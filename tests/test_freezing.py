@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from small_models import SMALL, build_small, images, outputs_of
+from small_models import build_small, images, outputs_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -97,4 +97,4 @@ def test_a_config_can_name_every_argument(name):
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
     assert all(argument.checker for argument in offered_arguments(MODELS[name]).values())
     assert {"in_channels", "pretrained", "freeze_bn", "freeze_backbone"} <= parameters.keys()
-    assert SMALL[name].keys() <= parameters.keys()
+    assert MODELS[name].facts.small.keys() <= parameters.keys()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.totals import ValidationTotals
 
 
 def oracle(predictions, labels, num_classes, ignore_index):
@@ -32,7 +33,10 @@ def random_case(seed):
     some = random.integers(0, num_classes, size=int(random.integers(1, num_classes + 1)))
     labels = random.choice(some, size=shape)
     labels[random.random(shape) < random.choice([0.0, 0.3, 1.0], p=[0.3, 0.6, 0.1])] = ignore_index
-    return num_classes, ignore_index, random.choice(some, size=shape), labels.astype(np.int16)
+    predictions = random.choice(some, size=shape)
+    if not 0 <= ignore_index < num_classes:  # void may be predicted, on labels and on void
+        predictions[random.random(shape) < random.choice([0.0, 0.3])] = ignore_index
+    return num_classes, ignore_index, predictions, labels.astype(np.int16)
 
 
 def test_scores_equal_a_naive_oracle_on_100_random_images():
@@ -60,6 +64,33 @@ def test_labels_of_no_class_are_not_counted():
     labels = torch.tensor([[[3, 7, -4, 255, 2]]], dtype=torch.int16)
     matrix.update(torch.zeros(1, 1, 5, dtype=torch.int64), labels)
     assert matrix.counts.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_predicted_void_is_a_miss_of_the_label_and_a_prediction_of_nothing():
+    matrix = ConfusionMatrix(3, 255, classes=("sky", "road", "tram"))
+    predictions, labels = torch.tensor([[[0, 255, 255, 1]]]), torch.tensor([[[0, 0, 255, 1]]])
+    matrix.update(predictions, labels)
+    assert matrix.counts.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    scores = matrix.compute()
+    assert scores["Pixel_Accuracy"] == pytest.approx(2 / 3)
+    assert scores["Class_IoU"] == {"sky": 0.5, "road": 1.0, "tram": None}
+
+
+@pytest.mark.parametrize("label", [0, 255])
+@pytest.mark.parametrize("prediction", [3, -1, 254])
+def test_a_prediction_that_is_nothing_is_an_error_and_no_other_label(prediction, label):
+    matrix = ConfusionMatrix(3, 255)
+    matrix.update(torch.tensor([[[prediction, 1]]]), torch.tensor([[[label, 1]]]))
+    assert matrix.counts.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match=r"1 predictions neither in 0\.\.2 nor void"):
+        matrix.compute()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_logits_of_another_number_of_classes_are_refused(channels):
+    matrix = ConfusionMatrix(3, 255)
+    with pytest.raises(ValueError, match=f"logits of {channels} channels for 3 classes"):
+        matrix.update(torch.zeros(1, channels, 4, 4), torch.zeros(1, 4, 4))
 
 
 def test_batches_add_up_in_any_order_and_division():
@@ -109,3 +140,22 @@ def test_reset_forgets():
     matrix.update(torch.zeros(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long))
     matrix.reset()
     assert int(matrix.counts.sum()) == 0
+
+
+def validation_loss(losses, totals):
+    sums = ValidationTotals(3, 255, ("a", "b", "c"), torch.device("cpu"))
+    empty = torch.zeros(1, 2, 2, dtype=torch.int64)
+    for loss, total in zip(losses, totals, strict=True):
+        sums.add(torch.tensor(loss), total, empty, empty)
+    return sums.compute()["val_loss"]
+
+
+def test_a_validation_loss_is_the_mean_over_pixels_however_many_there_are():
+    """Adding 3 to 2^30 in float32, the most that MPS has, changes nothing."""
+    losses = [1.0] + [0.25] * 3000
+    totals = [2**30, *[3.0] * 3000]
+    exact = (2**30 + 0.25 * 9000) / (2**30 + 9000)
+    assert validation_loss(losses, totals) == pytest.approx(exact, rel=1e-12)
+    assert validation_loss([1.0, 4.0], [None, None]) == 2.5  # regions: a batch is a batch
+    assert validation_loss([0.0], [0.0]) is None
+    assert validation_loss([], []) is None

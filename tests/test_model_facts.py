@@ -1,5 +1,7 @@
 """What the papers say about sizes, and what a network sees."""
 
+import inspect
+
 import pytest
 import torch
 from small_models import build_small
@@ -15,54 +17,21 @@ from models.gcn import BoundaryRefinement, GlobalConvolution
 from models.segnet import SegNet
 from utils.errors import ConfigError
 
-# (network, classes, arguments, millions of parameters, where they are from)
-PARAMETERS = [
-    ("ENet", 19, {}, 0.37, "ENet, Table 3"),
-    ("SegNet", 11, {"pretrained": False}, 29.5, "quoted in ENet, Table 3"),
-    ("UNet", 2, {}, 31.0, "the layers of U-Net, Fig. 1"),
-    ("FCN8", 21, {"pretrained": False}, 134.5, "FCN, Table 1"),
-    ("PSPNet", 19, {"backbone": "resnet18", "pretrained": False}, 12.92, "ancestor"),
-    ("PSPNet", 19, {"backbone": "resnet50", "pretrained": False}, 51.44, "ancestor"),
-    ("PSPNet", 19, {"backbone": "resnet50s", "pretrained": False}, 51.44, "ancestor"),
-    ("PSPNet", 19, {"backbone": "resnet101", "pretrained": False}, 70.44, "ancestor"),
-    ("PSPNet", 19, {"pretrained": False}, 86.08, "ancestor"),
-    ("PSPDenseNet", 19, {"backbone": "densenet121", "pretrained": False}, 13.94, "ancestor"),
-    ("PSPDenseNet", 19, {"pretrained": False}, 42.29, "ancestor"),
-    ("DeepLab", 19, {"separable": False, "pretrained": False}, 54.70, "ancestor"),
-    ("DeepLab", 19, {"backbone": "resnet50", "pretrained": False}, 40.35, "ancestor"),
-    ("DeepLab", 19, {"backbone": "resnet101", "pretrained": False}, 59.34, "ancestor"),
-    ("GCN", 19, {"backbone": "resnet18", "pretrained": False}, 11.67, "ancestor"),
-    ("GCN", 19, {"pretrained": False}, 25.21, "ancestor"),
-    ("UNetResnet", 19, {"pretrained": False}, 30.00, "ancestor"),
-]
-# The three that differ from the ancestor by more, each explained in its file.
-EXPLAINED = [
-    ("SegResNet", 19, {"pretrained": False}, 55.30, "the ancestor has 53.56 M"),
-    ("DeepLab_DUC_HDC", 19, {"pretrained": False}, 64.18, "the ancestor has 69.18 M"),
-    (
-        "UperNet",
-        19,
-        {"backbone": "resnet50", "pretrained": False},
-        44.1,
-        "the ancestor has 107.1 M",
-    ),
-]
+SIZES = [(name, size) for name, model in MODELS.items() for size in model.facts.sizes]
 
 
-def millions(name, num_classes, arguments):
+@pytest.mark.parametrize(("name", "size"), SIZES)
+def test_parameters_are_those_of_the_paper(name, size):
+    takes = inspect.signature(MODELS[name]).parameters
+    without = {"pretrained": False} if "backbone" in takes else {}
     with torch.device("meta"):
-        model = MODELS[name](num_classes, **arguments)
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        model = MODELS[name](size.num_classes, **{**without, **size.arguments})
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(size.millions, rel=size.within), size.source
 
 
-@pytest.mark.parametrize(("name", "num_classes", "arguments", "expected", "source"), PARAMETERS)
-def test_parameters_are_those_of_the_paper(name, num_classes, arguments, expected, source):
-    assert millions(name, num_classes, arguments) == pytest.approx(expected, rel=0.03), source
-
-
-@pytest.mark.parametrize(("name", "num_classes", "arguments", "expected", "source"), EXPLAINED)
-def test_parameters_that_differ_are_stated(name, num_classes, arguments, expected, source):
-    assert millions(name, num_classes, arguments) == pytest.approx(expected, rel=0.003), source
+def test_every_network_says_how_large_it_must_be():
+    assert {name for name, _ in SIZES} == set(MODELS)
 
 
 def reach(model, size, pixel):

@@ -57,6 +57,48 @@ def test_names_never_collide(tmp_path):
     assert len({name.casefold() for name in names}) == 6
 
 
+def reader_of(monkeypatch, winerror, *, times):
+    """Refuse so many renames, as Windows does while somebody reads the file; lists the refusals."""
+    refusals, replace = [], Path.replace
+
+    def refusing(self, target):
+        if len(refusals) == times:
+            return replace(self, target)
+        refusals.append(self)
+        error = PermissionError(13, "in use")
+        error.winerror = winerror
+        raise error
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return refusals
+
+
+@pytest.mark.parametrize("winerror", [5, 32])  # access denied, sharing violation
+def test_a_result_that_is_being_read_is_replaced_a_little_later(tmp_path, monkeypatch, winerror):
+    refusals = reader_of(monkeypatch, winerror, times=3)
+    (tmp_path / "a.png").write_text("old")
+    write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert (tmp_path / "a.png").read_text() == "new"
+    assert len(refusals) == 3
+
+
+def test_a_result_that_stays_open_is_named_and_kept(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, 32, times=10**9)
+    (tmp_path / "a.png").write_text("old")
+    with pytest.raises(ResourceError, match=r"a\.png: it is open in another program\n  fix: close"):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    assert 3 <= 0.1 * len(refusals) <= 10  # seconds
+
+
+def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, None, times=10**9)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert len(refusals) == 1
+
+
 def test_the_tree_is_kept_when_asked_for(tmp_path):
     make(tmp_path / "in", "a.jpg", "deep/er/a.jpg", "deep/b.jpg")
     assert results(tmp_path / "in") == {"a.jpg": "a.png"}
@@ -156,9 +198,43 @@ def test_nothing_is_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Two containers with equal process ids, here within one process."""
+    target = tmp_path / "mask.png"
+
+    def slow(path):
+        path.write_bytes(b"half")
+        write_whole(target, lambda other: other.write_bytes(b"other"))
+        assert path.read_bytes() == b"half"
+        path.write_bytes(b"whole")
+
+    write_whole(target, slow)
+    assert target.read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_two_commands_may_try_one_folder_at_a_time(tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def slow(path):
+        touch(path)
+        monkeypatch.setattr(Path, "touch", touch)
+        prepare_folder(tmp_path / "masks")
+        assert path.exists()
+
+    monkeypatch.setattr(Path, "touch", slow)
+    prepare_folder(tmp_path / "masks")
+    assert list((tmp_path / "masks").iterdir()) == []
+
+
 def test_a_result_that_is_a_link_is_replaced(tmp_path):
     (tmp_path / "precious").write_bytes(b"keep")
     (tmp_path / "mask.png").symlink_to(tmp_path / "precious")
     write_whole(tmp_path / "mask.png", lambda path: path.write_bytes(b"new"))
     assert (tmp_path / "precious").read_bytes() == b"keep"
     assert not (tmp_path / "mask.png").is_symlink()
+
+
+def test_what_a_mac_writes_beside_a_picture_is_no_picture(tmp_path):
+    make(tmp_path / "in", "a.jpg", "._a.jpg", "sub/b.jpg", ".thumbnails/a.jpg", "sub/._b.jpg")
+    assert results(tmp_path / "in", recursive=True) == {"a.jpg": "a.png", "sub/b.jpg": "sub/b.png"}

@@ -91,7 +91,7 @@ def test_ohem_equals_its_rule_in_value_and_gradient(threshold, share):
             share=share,
         )
         agree(loss, reference, case(seed))
-        assert loss.total(torch.tensor([4, 5])) is None
+        assert loss.denominator([4, 5]) is None
 
 
 def focal(logits, target, ignore_index, weights, gamma, alpha):
@@ -176,9 +176,10 @@ def test_the_divisor_of_the_whole_batch_makes_its_parts_add_up():
     for seed in range(0, CASES, 7):
         logits, target, ignore_index, weights = case(seed)
         loss = CrossEntropyLoss2d(ignore_index=ignore_index, class_weights=weights)
-        counts = torch.stack([(target == c).sum() for c in range(logits.shape[1])])
-        total = loss.total(counts)
-        parts = [loss(x[None], y[None], total=total) for x, y in zip(logits, target, strict=True)]
+        total = loss.denominator([int((target == c).sum()) for c in range(logits.shape[1])])
+        parts = [
+            loss(x[None], y[None], denominator=total) for x, y in zip(logits, target, strict=True)
+        ]
         assert float(sum(parts)) == pytest.approx(float(loss(logits, target)), abs=1e-12)
 
 
@@ -189,9 +190,9 @@ def test_auxiliary_outputs_are_weighed_and_share_the_divisor():
         torch.ones(2, 4, 4).long(),
     )
     loss = WithAuxiliary(CrossEntropyLoss2d(ignore_index=255), 0.25)
-    total = torch.tensor(100.0)
+    total = 100
     expected = functional.cross_entropy(main, target, reduction="sum") / 100
-    assert float(loss(main, target, total=total)) == pytest.approx(float(expected))
+    assert float(loss(main, target, denominator=total)) == pytest.approx(float(expected))
     expected += 0.25 * functional.cross_entropy(side, target, reduction="sum") / 100
-    assert float(loss((main, side), target, total=total)) == pytest.approx(float(expected))
-    assert float(loss.total(torch.tensor([0, 32, 0]))) == 32
+    assert float(loss((main, side), target, denominator=total)) == pytest.approx(float(expected))
+    assert loss.denominator([0, 32, 0]) == 32

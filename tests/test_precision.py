@@ -8,6 +8,7 @@ from small_models import build_small, images, outputs_of
 from torch import nn
 from training import plain_config, trainer_of
 
+from measuring import MeasuredTrainer
 from models import MODELS
 from models.enet import PReLU
 from utils.hardware.devices import set_determinism
@@ -71,6 +72,14 @@ def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
     assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
     assert trainer.scaler.is_enabled() == (precision == "fp16")
     assert trainer.validate(1)["val_loss"] > 0
+
+
+def test_a_run_may_go_on_with_another_precision(tmp_path):
+    trainers = {one: trainer_of(plain_config(tmp_path, precision=one)) for one in ("fp32", "fp16")}
+    trainers["fp16"].restore(trainers["fp32"].state())
+    assert trainers["fp16"].scaler.get_scale() == 2.0**16
+    trainers["fp32"].restore(trainers["fp16"].state())
+    assert not trainers["fp32"].scaler.is_enabled()
 
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
@@ -138,13 +147,38 @@ def test_deterministic_forbids_what_is_not(monkeypatch):
     chosen = []
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *, mode: chosen.append(mode))
     set_determinism(deterministic=False)
-    assert (torch.backends.cudnn.benchmark, chosen) == (True, [])
+    assert chosen == []
     set_determinism(deterministic=True)
-    assert (torch.backends.cudnn.benchmark, chosen) == (False, [True])
+    assert chosen == [True]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(
+    ("crop_size", "deterministic", "searching"),
+    [(32, False, True), (32, True, False), (None, False, False)],
+)
+def test_cudnn_searches_in_training_steps_of_one_size_only(
+    tmp_path, monkeypatch, crop_size, deterministic, searching
+):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    config = plain_config(tmp_path)
+    config["train_loader"]["args"] |= {"crop_size": crop_size, "base_size": None, "batch_size": 1}
+    trainer, measured = trainer_of(config), trainer_of(config, kind=MeasuredTrainer)
+    seen = set()
+    for one in (trainer, measured):
+        one.model.register_forward_hook(
+            lambda model, *_: seen.add((model.training, torch.backends.cudnn.benchmark))
+        )
+    trainer.train_epoch(1)
+    assert seen == {(True, searching)}
+    trainer.validate(1)
+    assert seen == {(True, searching), (False, False)}
+    seen.clear()
+    measured.measure(1)
+    assert seen == {(True, searching)}
+    assert not torch.backends.cudnn.benchmark
 
 
 # Compilation.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -75,26 +75,31 @@ def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Ima
     tiles = [_tile(sample, dataset) for sample in samples]
     names = short_names([dataset.name(sample.index) for sample in samples])
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
+    captions = [_lines(name, width) for name in names]
+    step = (width + _GAP, height + _LINE * max(map(len, captions)) + _GAP)
     columns = min(_COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
-    grid = (columns * (width + _GAP) + _GAP, rows * (height + _LINE + _GAP) + _GAP)
+    grid = (columns * step[0] + _GAP, rows * step[1] + _GAP)
     bars = _histogram(samples, dataset)
     sheet = Image.new("RGB", (max(grid[0], bars.width), grid[1] + bars.height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for place, (tile, name) in enumerate(zip(tiles, names, strict=True)):
-        left = _GAP + place % columns * (width + _GAP)
-        top = _GAP + place // columns * (height + _LINE + _GAP)
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        left, top = _GAP + place % columns * step[0], _GAP + place // columns * step[1]
         sheet.paste(tile, (left, top))
-        pen.text((left, top + height), _ending(name, pen, width), fill=_INK)
+        for line, text in enumerate(caption):
+            pen.text((left, top + height + line * _LINE), text, fill=_INK)
     sheet.paste(bars, (0, grid[1]))
     return sheet
 
 
-def _ending(name: str, pen: ImageDraw.ImageDraw, width: int) -> str:
-    """Return as much of a name's end as there is room for; it tells more than the beginning."""
-    while pen.textlength(name) > width:
-        name = name[1:]
-    return name
+def _lines(name: str, width: int) -> list[str]:
+    """Break a name into lines that fit: any part of it may be what tells it from the others."""
+    font, lines = ImageFont.load_default(), [""]
+    for letter in name:
+        if lines[-1] and font.getlength(lines[-1] + letter) > width:
+            lines.append("")
+        lines[-1] += letter
+    return lines
 
 
 def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:
@@ -111,16 +116,20 @@ def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:
 
 
 def _histogram(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
+    from utils.drawing.text import in_percent
+
     counts = np.sum([dataset.label_counts(sample.mask) for sample in samples], axis=0)
     shares = counts / max(int(counts.sum()), 1)
     shown = [int(label) for label in np.argsort(-shares)][:40]
-    picture = Image.new("RGB", (_BAR + 260, len(shown) * _LINE + 2 * _GAP), PAPER)
+    texts = [f"{dataset.classes[label]} {in_percent(shares[label], 1)}%" for label in shown]
+    longest = max(ImageFont.load_default().getlength(text) for text in texts)
+    size = (_BAR + round(longest) + 6 * _GAP, len(shown) * _LINE + 2 * _GAP)
+    picture = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(picture)
-    for row, label in enumerate(shown):
+    for row, (label, text) in enumerate(zip(shown, texts, strict=True)):
         top = _GAP + row * _LINE
         length = max(2, round(_BAR * shares[label] / max(shares.max(), 1e-9)))
         pen.rectangle((_GAP, top, _GAP + length, top + _LINE - 4), fill=dataset.palette[label])
-        text = f"{dataset.classes[label]} {shares[label]:.1%}"
         pen.text((_GAP + length + 6, top - 1), text, fill=_INK)
     return picture
 

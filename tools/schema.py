@@ -1,6 +1,6 @@
-"""Write config.schema.json and the tables of docs/config.md from the code.
+"""Write what is made from the code: config.schema.json, docs/config.md, README's table of models.
 
-    python tools/schema.py            write both
+    python tools/schema.py            write all three
     python tools/schema.py --check    exit 2 when one of them is out of step with the code
 
 To use the schema in an editor, let a config begin with `"$schema": "./config.schema.json"`.
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/schema.py` puts tools/ on the path, not its parent
 
+from tools import models  # noqa: E402
 from tools.config_reference import MARK, reference  # noqa: E402
 from utils.config.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
 from utils.config.config import Config  # noqa: E402
@@ -29,6 +30,7 @@ from utils.errors import ConfigError, guard  # noqa: E402
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE_FILE = ROOT / "docs" / "config.md"
+README = ROOT / "README.md"
 
 _ENTRY = re.compile(r"(\w+)(?: \([^)]*\))?: (.*)")
 
@@ -42,13 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     check = parser.parse_args(arguments).check
     schema = config_schema()
     outdated = []
-    for file, content in ((SCHEMA_FILE, as_text(schema)), (REFERENCE_FILE, document(schema))):
+    contents = {SCHEMA_FILE: as_text(schema), REFERENCE_FILE: document(schema), README: readme()}
+    for file, content in contents.items():
         if not file.exists() or file.read_text(encoding="utf-8") != content:
             outdated.append(file.name)
             if not check:
                 file.write_text(content, encoding="utf-8")
     if outdated and check:
-        names = " and ".join(outdated)
+        names = ", ".join(outdated)
         raise ConfigError(f"{names}: out of step with the code; run python tools/schema.py")
     print(f"{'written' if outdated else 'in step'}: {', '.join(outdated or ['all'])}")
     return 0
@@ -63,6 +66,17 @@ def document(schema: Mapping[str, Any]) -> str:
     """docs/config.md with its tables made anew; what stands above the mark stays."""
     written = REFERENCE_FILE.read_text(encoding="utf-8") if REFERENCE_FILE.exists() else MARK
     return written.partition(MARK)[0] + MARK + "\n\n" + reference(schema)
+
+
+def readme() -> str:
+    """README.md with its table of models made anew."""
+    written = README.read_text(encoding="utf-8")
+    return re.sub(
+        r"(?<=<!-- models -->\n).*(?=<!-- /models -->)",
+        models.table(19) + "\n",
+        written,
+        flags=re.DOTALL,
+    )
 
 
 def config_schema() -> dict[str, Any]:

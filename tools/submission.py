@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--masks", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    masks = sorted(options.masks.rglob("*.png"))
+    masks = sorted(options.masks.rglob("[!.]*.png"))
     if not masks:
         raise DataError(
             f"--masks {options.masks}: no PNG files there\n  fix: run inference.py first"

@@ -36,7 +36,8 @@ from utils.errors import ConfigError
 
 __all__ = ["Component", "Config", "load_config", "parse_config"]
 
-_NAME = re.compile(r"\w[\w .,+=@()-]*")
+# No device of Windows, whatever follows the dot: a run's folder must be usable everywhere.
+_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\.|$))\w[\w .,+=@()-]*")
 _MAX_NAME_BYTES = 100  # the run folder and TensorBoard add to it; file systems stop at 255
 
 
@@ -48,7 +49,7 @@ def _file_name(name: str) -> str:
     ):
         raise ValueError(
             f"expected a name for a folder: letters, digits and _ - + = . , @ ( ) or space inside, "
-            f"at most {_MAX_NAME_BYTES} bytes"
+            f"at most {_MAX_NAME_BYTES} bytes, and no device of Windows such as CON or COM1"
         )
     return name
 
@@ -92,7 +93,8 @@ class Config(Section):
     process for all of them."""
 
     init_from: Annotated[str, MinLen(1)] | None = None
-    """A checkpoint to take the initial weights from; what does not fit is reported."""
+    """A file to take the initial weights from: a checkpoint of this program, or .pth, .ckpt or
+    .safetensors of another; what fits by name and shape is taken, the rest is reported."""
 
     arch: Component
     """The model."""
@@ -137,6 +139,17 @@ class Config(Section):
                 'set parallel to "DDP" or use_synch_bn to false',
             )
         return parallel
+
+    @field_validator("trainer", mode="after")
+    @classmethod
+    def _compiled_for_one(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
+        if trainer.compile and info.data.get("parallel") == "DataParallel":
+            raise contradiction(
+                "trainer.compile",
+                'a compiled model cannot be copied to other GPUs, and parallel is "DataParallel"; '
+                'set parallel to "DDP" or trainer.compile to false',
+            )
+        return trainer
 
     @field_validator("trainer", mode="after")
     @classmethod

@@ -7,8 +7,9 @@ class that was added a minute ago is checked like the others, and nothing is wri
 
 import inspect
 import json
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
+from importlib import import_module
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -20,17 +21,51 @@ from utils.errors import ConfigError
 __all__ = [
     "OVERRIDABLE",
     "SUPPLIED",
+    "Table",
     "argument_faults",
     "build",
     "component_faults",
     "hint",
     "loader_arguments",
+    "signature_faults",
     "taken_by",
 ]
 
 T = TypeVar("T")
 
 _SHOWN = 4  # names of other components in a message
+
+
+class Table(MutableMapping[str, T]):
+    """What a config may name: each name with the module that defines it.
+
+    A module is imported when its entry is first looked up, so a run loads the one model file that
+    it needs, and an entry is one line. A plugin adds its own: `MODELS["Tiny"] = Tiny`.
+    """
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._entries: dict[str, T | str] = dict(modules)
+
+    def __getitem__(self, name: str) -> T:
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            entry = self._entries[name] = getattr(import_module(entry), name)
+        return entry
+
+    def __setitem__(self, name: str, entry: T) -> None:
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # the mixin's own would import the module
 
 
 def build(
@@ -96,6 +131,35 @@ def component_faults(
         return [str(error)]
     arguments = offered_arguments(factory, OVERRIDABLE)
     return argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name))
+
+
+def signature_faults(
+    name: str, factory: Callable[..., Any], *, expected: Iterable[str] = ()
+) -> list[str]:
+    """What keeps an entry of a table from being checked against a config: one line for each fault.
+
+    Args:
+        name: The entry's name.
+        factory: The entry.
+        expected: Arguments that it must take.
+    """
+    parameters = inspect.signature(factory).parameters
+    loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    faults = [
+        f"{name}: *{key} takes anything, so a config cannot be checked; name the arguments"
+        for key, parameter in parameters.items()
+        if parameter.kind in loose
+    ]
+    faults += [
+        f"{name}: the argument {key!r} needs an annotation that JSON can express, such as int"
+        for key, argument in offered_arguments(factory).items()
+        if argument.checker is None and parameters[key].kind not in loose
+    ]
+    return faults + [
+        f"{name}: has no argument {key!r}; add it to its signature"
+        for key in expected
+        if key not in parameters
+    ]
 
 
 def loader_arguments(

@@ -90,7 +90,8 @@ class TrainerSection(Section):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass, in training, validation and inference. "auto": bf16 where
-    the hardware computes in it, else fp32."""
+    the hardware computes in it, else fp32. "fp32" keeps torch's defaults: on NVIDIA GPUs
+    convolutions multiply in TF32. `evaluate.py` has a flag of its own."""
 
     channels_last: bool = True
     """Keep images and features with channels innermost, as convolutions prefer it."""

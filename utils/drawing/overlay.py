@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.drawing.palette import Colour, to_colours
+from utils.drawing.text import in_percent
 
 _OPACITY = 0.5
 _BACKGROUND = (255, 255, 255)
@@ -58,7 +59,7 @@ def _legend(
     present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
     size = max(11, least_width // 60)
     font = ImageFont.load_default(size)
-    texts = [f"{classes[one]} {counts[one] / mask.size:.1%}" for one in present]
+    texts = [f"{classes[one]} {in_percent(counts[one] / mask.size, 1)}%" for one in present]
     box = size + size // 2
     widest = max(int(font.getlength(text)) for text in texts) + 2 * box
     width = max(least_width, widest + size)

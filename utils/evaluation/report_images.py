@@ -32,7 +32,7 @@ def draw(
     Args:
         image: (H, W, channels) in the file's dtype.
         mask: (H, W) labels.
-        prediction: (H, W) class numbers.
+        prediction: (H, W) class numbers; what is none is drawn as void.
         palette: A colour for each class.
         ignore_index: The label of void pixels.
     """
@@ -45,22 +45,20 @@ def draw(
     errors[label == ignore_index] = VOID_COLOUR
     return (
         _jpeg(picture),
-        _labels(label, palette, ignore_index),
-        # A class may have the number of void: what is predicted is always a class.
-        _labels(predicted, palette, None),
+        *(_labels(classes, palette) for classes in (label, predicted)),
         _jpeg(errors),
     )
 
 
 def heat_map(shares: np.ndarray) -> bytes:
-    """(C, C) row shares as a PNG of one pixel a cell: right answers blue, wrong ones red."""
+    """(C, C) or (C, C + 1) row shares as a PNG of one pixel a cell: right blue, wrong red."""
     return _png(heat_colours(shares))
 
 
 def heat_colours(shares: np.ndarray) -> np.ndarray:
-    """(C, C) shares in [0, 1] -> (C, C, 3) uint8, white at 0."""
+    """Shares in [0, 1], such as (C, C) -> (C, C, 3) uint8, white at 0."""
     strength = strength_of(shares)[..., None]
-    right = np.eye(len(shares), dtype=bool)[..., None]
+    right = np.eye(*shares.shape, dtype=bool)[..., None]
     full = np.where(right, np.array(RIGHT), np.array(WRONG))
     return np.rint(255 + (full - 255) * strength).astype(np.uint8)
 
@@ -70,10 +68,10 @@ def strength_of(shares: np.ndarray) -> np.ndarray:
     return np.sqrt(np.clip(shares, 0, 1))
 
 
-def _labels(labels: np.ndarray, palette: Sequence[Colour], ignore_index: int | None) -> bytes:
-    """Class numbers as a PNG, of one byte a pixel where the classes allow it."""
+def _labels(labels: np.ndarray, palette: Sequence[Colour]) -> bytes:
+    """Class numbers as a PNG, of one byte a pixel where the classes allow it; others are void."""
     void = len(palette)
-    numbers = labels if ignore_index is None else np.where(labels == ignore_index, void, labels)
+    numbers = np.where((labels >= 0) & (labels < void), labels, void)
     colours = np.array([*palette, VOID_COLOUR], np.uint8)
     if void >= _PALETTE:
         return _png(colours[numbers])

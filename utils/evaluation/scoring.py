@@ -12,10 +12,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from utils.errors import CheckpointError
 from utils.hardware import distributed
 from utils.inference.pipeline import overlapped
 from utils.metrics.boundary import boundary_counts, error_places
-from utils.metrics.confusion import class_ious, mean_present, ratio
+from utils.metrics.confusion import ConfusionMatrix, class_ious, mean_present, ratio
 
 SHOWN = 20  # images of each gallery
 
@@ -26,24 +27,19 @@ class LabelledImages(Protocol):
     @property
     def num_classes(self) -> int:
         """The number of classes C."""
-        ...
 
     @property
     def ignore_index(self) -> int:
         """The label of void pixels."""
-        ...
 
     def __len__(self) -> int:
         """The number of images."""
-        ...
 
     def name(self, index: int) -> str:
         """What image `index` is called."""
-        ...
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, channels) and mask (H, W) at native size."""
-        ...
 
 
 class ImageScore(NamedTuple):
@@ -57,7 +53,7 @@ class ImageScore(NamedTuple):
     void_pixels: int
 
 
-class Shown(NamedTuple):
+class GalleryImage(NamedTuple):
     """An image worth showing, as the callback drew it."""
 
     score: ImageScore
@@ -68,7 +64,8 @@ class Evaluation(NamedTuple):
     """The sums over all images and processes.
 
     Attributes:
-        counts: (C, C) int64, row = label, column = prediction.
+        counts: (C, C) int64, row = label, column = prediction; void, if predicted, is column C.
+        void: Void pixels that were predicted void; not counted.
         boundaries: (2, C) int64 intersections and unions of Boundary IoU; None without it.
         places: (2, 2) int64 [[errors, pixels] near label boundaries, [errors, pixels] inside].
         images: In ascending order of Mean_IoU; images without labelled pixels last.
@@ -77,15 +74,16 @@ class Evaluation(NamedTuple):
     """
 
     counts: np.ndarray
+    void: int
     boundaries: np.ndarray | None
     places: np.ndarray
     images: list[ImageScore]
-    worst: list[Shown]
-    best: list[Shown]
+    worst: list[GalleryImage]
+    best: list[GalleryImage]
 
 
 Predict = Callable[[np.ndarray], np.ndarray]
-"""(H, W, channels) image in its file's dtype -> (H, W) class numbers."""
+"""(H, W, channels) image in its file's dtype -> (H, W) class numbers, or `ignore_index`."""
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[bytes, ...]]
 """Image, mask and prediction -> encoded small pictures."""
 
@@ -114,12 +112,12 @@ class Evaluator:
         self._draw = draw
         self._boundary_ratio = boundary_ratio
         classes = data.num_classes
-        self._counts = np.zeros((classes, classes), np.int64)
+        self._counts = np.zeros((classes + 1, classes + 1), np.int64)
         self._boundaries = np.zeros((2, classes), np.int64)
         self._places = np.zeros((2, 2), np.int64)
         self._images: list[ImageScore] = []
-        self._worst: list[tuple[tuple[float, int], Shown]] = []
-        self._best: list[tuple[tuple[float, int], Shown]] = []
+        self._worst: list[tuple[tuple[float, int], GalleryImage]] = []
+        self._best: list[tuple[tuple[float, int], GalleryImage]] = []
 
     def run(self, *, advance: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate this process's share and add up those of all.
@@ -129,6 +127,7 @@ class Evaluator:
 
         Raises:
             DataError: An image cannot be read; nothing is scored then.
+            CheckpointError: A prediction is no class and not void; nothing is scored then.
         """
         mine = range(distributed.rank(), len(self._data), distributed.world_size())
         # Reading, predicting and counting overlap: three threads, a few images in memory.
@@ -145,20 +144,18 @@ class Evaluator:
 
     def add(self, index: int, image: np.ndarray, mask: np.ndarray, prediction: np.ndarray) -> None:
         """Count one image; arguments as `LabelledImages.load` and `Predict` give them."""
-        counts = confusion(
-            prediction, mask, num_classes=len(self._counts), ignore_index=self._data.ignore_index
-        )
+        classes, void = self._data.num_classes, self._data.ignore_index
+        try:
+            counts = confusion(prediction, mask, num_classes=classes, ignore_index=void)
+        except ValueError as error:
+            raise CheckpointError(f"{self._data.name(index)}: {error}") from error
         self._counts += counts
-        self._places += error_places(prediction, mask, ignore_index=self._data.ignore_index)
-        if self._boundary_ratio is not None:
+        self._places += error_places(prediction, mask, ignore_index=void)
+        if (width := self._boundary_ratio) is not None:
             self._boundaries += boundary_counts(
-                prediction,
-                mask,
-                num_classes=len(self._counts),
-                ignore_index=self._data.ignore_index,
-                ratio=self._boundary_ratio,
+                prediction, mask, num_classes=classes, ignore_index=void, ratio=width
             )
-        score = self._score(index, counts, mask.size)
+        score = self._score(index, counts[:-1], mask.size)
         self._images.append(score)
         self._show(score, image, mask, prediction)
 
@@ -187,7 +184,7 @@ class Evaluator:
         entering = [(heap, key) for heap, key in ranks if len(heap) < SHOWN or key > heap[0][0]]
         if not entering:
             return
-        shown = Shown(score, self._draw(image, mask, prediction))
+        shown = GalleryImage(score, self._draw(image, mask, prediction))
         for heap, key in entering:
             (heapq.heappush if len(heap) < SHOWN else heapq.heappushpop)(heap, (key, shown))
 
@@ -198,8 +195,10 @@ class Evaluator:
         counts, boundaries, places = np.split(flat, np.cumsum([part.size for part in sums])[:-1])
         shares = distributed.collect((self._images, self._worst, self._best))
         images = sorted((one for share in shares for one in share[0]), key=_ascending)
+        counts = counts.reshape(self._counts.shape)
         return Evaluation(
-            counts.reshape(self._counts.shape),
+            counts[:-1] if counts[:-1, -1].any() else counts[:-1, :-1],
+            int(counts[-1, -1]),
             None if self._boundary_ratio is None else boundaries.reshape(self._boundaries.shape),
             places.reshape(self._places.shape),
             images,
@@ -211,18 +210,19 @@ class Evaluator:
 def confusion(
     prediction: np.ndarray, mask: np.ndarray, *, num_classes: int, ignore_index: int
 ) -> np.ndarray:
-    """(C, C) int64 counts of one image, row = label; arrays (H, W) of any integer type."""
-    valid = (mask != ignore_index) & (mask >= 0) & (mask < num_classes)
-    bins = np.where(valid, mask.astype(np.int64) * num_classes + prediction, num_classes**2)
-    counts = np.bincount(bins.ravel(), minlength=num_classes**2 + 1)
-    return counts[:-1].reshape(num_classes, num_classes)
+    """(C + 1, C + 1) int64 counts of one image, void last; arrays (H, W) of any integer type."""
+    matrix = ConfusionMatrix(num_classes, ignore_index)
+    matrix.update(torch.tensor(prediction)[None], torch.tensor(mask)[None])
+    return matrix.table().numpy()
 
 
 def _ascending(score: ImageScore) -> tuple[bool, float, int]:
     return score.mean_iou is None, score.mean_iou or 0.0, score.index
 
 
-def _merged(heaps: Iterable[Sequence[tuple[tuple[float, int], Shown]]]) -> list[Shown]:
+def _merged(
+    heaps: Iterable[Sequence[tuple[tuple[float, int], GalleryImage]]],
+) -> list[GalleryImage]:
     """The first of all processes' galleries together, in order."""
     entries = sorted((entry for heap in heaps for entry in heap), key=lambda e: e[0], reverse=True)
     return [shown for _, shown in entries[:SHOWN]]

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from utils.drawing.text import in_percent
 from utils.evaluation.scoring import Evaluation, ImageScore
 from utils.metrics.confusion import mean_present, ratio
 from utils.metrics.scores import class_scores, mean_scores, top_confusions
 
+VOID = "(void)"  # the prediction that is no class
 CONFUSIONS = 20  # the commonest mistakes that are listed
 RULES = (
-    "Void pixels (the ignore_index) are not counted, whatever was predicted there. A class in no "
-    "label and no prediction is absent: it has no score and enters no mean. A class that is "
-    "predicted but in no label has IoU 0. Counts are summed over all images and divided once."
+    "Void pixels (the ignore_index) are not counted, whatever was predicted there (void for "
+    "{void:,}); a labelled pixel predicted void is a miss ({missed:,}). A class in no label and no "
+    "prediction is absent: it has no score and enters no mean. A class that is predicted but in no "
+    "label has IoU 0. Counts are summed over all images and divided once."
 )
 
 
@@ -35,6 +38,7 @@ def summarise(
         Plain JSON types; an undefined score is None.
     """
     counts, boundaries = evaluation.counts, evaluation.boundaries
+    missed = int(counts[:, len(counts) :].sum())
     names = short_names([image.name for image in evaluation.images])
     means = mean_scores(counts)
     boundary_ious: list[float | None] = [None] * len(classes)
@@ -57,23 +61,19 @@ def summarise(
     ]
     return {
         "about": dict(about),
-        "rules": RULES,
+        "rules": RULES.format(void=evaluation.void, missed=missed),
         "images": len(evaluation.images),
         "labelled_pixels": int(counts.sum()),
         "void_pixels": sum(image.void_pixels for image in evaluation.images),
+        "predicted_void": {"not_counted": evaluation.void, "missed": missed},
         **means,
         "Class_IoU": {row["name"]: row["IoU"] for row in rows},
         "absent_classes": [row["name"] for row in rows if row["IoU"] is None],
         "classes": rows,
         "errors": _errors(evaluation.places),
         "top_confusions": [
-            {
-                "label": classes[one.label],
-                "prediction": classes[one.prediction],
-                "pixels": one.pixels,
-                "label_share": one.label_share,
-                "error_share": one.error_share,
-            }
+            one._asdict()
+            | {"label": classes[one.label], "prediction": [*classes, VOID][one.prediction]}
             for one in top_confusions(counts, CONFUSIONS)
         ],
         "per_image": [
@@ -118,10 +118,10 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def confusion_csv(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """(C, C) counts as CSV: a row a label, a column a prediction, in pixels."""
+    """`Evaluation.counts` as CSV: a row a label, a column a prediction, in pixels."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label \\ prediction", *classes])
+    writer.writerow(["label \\ prediction", *[*classes, VOID][: counts.shape[1]]])
     writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
     return text.getvalue()
 
@@ -146,7 +146,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 def percent(value: float | None) -> str:
     """0.12345 -> "12.35 %"; "-" where there is nothing to score."""
-    return "-" if value is None else f"{100 * value:.2f} %"
+    return "-" if value is None else f"{in_percent(value, 2)} %"
 
 
 def overall(summary: Mapping[str, Any]) -> dict[str, float | None]:

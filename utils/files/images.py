@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from utils.errors import DataError
+from utils.files.rasters import Raster, page_count
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
@@ -53,7 +54,11 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     require_file(path)
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            yield picture
+            paged = getattr(picture, "tag_v2", None) and picture.tag_v2.next
+            if paged and page_count(path) > 1:  # one for each channel
+                with Raster(path) as raster:
+                    picture = Image.fromarray(raster.rows(0, raster.size[0]))  # noqa: PLW2901
+            yield picture  # pyrefly: ignore[invalid-yield]
     except _DAMAGE as error:
         raise unreadable(path, error) from error
 
@@ -188,8 +193,7 @@ def read_mask(path: Path) -> np.ndarray:
             raise DataError(
                 f"{path}: found mode {picture.mode}, expected one label value a pixel "
                 "(grey or palette)\n"
-                '  fix: use "type": "Folder" with a "label_map" from colours, such as '
-                '{"#3C1098": 0, "#9B9B9B": "void"}'
+                '  fix: use "type": "Folder" with a "label_map" from colours'
             )
         raw = np.asarray(upright(picture))
         return raw.astype(np.uint8) if raw.dtype == bool else raw

@@ -28,7 +28,7 @@ _GEOREFERENCE = frozenset(_KEPT_TAGS) - {274}
 
 
 class Raster:
-    """The first image of a TIFF file, open for reading by rows; closed it still knows the rest.
+    """The image of a TIFF file, open for reading by rows; closed it still knows the rest.
 
     Attributes:
         path: The file.
@@ -49,8 +49,9 @@ class Raster:
             raise DataError(f"{path}: cannot be opened as TIFF ({error})") from error
         try:
             page = self._page = _first_page(path, self._file)
+            self._pages = _channel_pages(path, self._file)
             self.size = (page.imagelength, page.imagewidth)
-            self.channels = page.samplesperpixel
+            self.channels = page.samplesperpixel * len(self._pages)
             self.dtype = _plain_dtype(path, page)
             kept = [page.tags[code] for code in _KEPT_TAGS if code in page.tags]
             self.tags: list[Tag] = [(t.code, int(t.dtype), t.count, t.value, True) for t in kept]
@@ -78,13 +79,14 @@ class Raster:
             DataError: The file is damaged there.
         """
         try:
-            return self._read(top, bottom)
+            parts = [self._read(page, top, bottom) for page in self._pages]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
             raise DataError(
                 f"{self.path}: rows {top} to {bottom} cannot be decoded ({error})"
             ) from error
 
-    def _reader(self) -> Callable[[int, int], np.ndarray]:
+    def _reader(self) -> Callable[[Any, int, int], np.ndarray]:
         page = self._page
         whole_bytes = page.bitspersample == self.dtype.itemsize * 8 and page.fillorder == 1
         plain = page.compression == 1 and page.predictor == 1 and not page.is_tiled and whole_bytes
@@ -114,19 +116,19 @@ class Raster:
     def _undecodable(self) -> str | None:
         """Decode one segment to see whether it can be done."""
         try:
-            next(self._segments([0]))
+            next(self._segments(self._page, [0]))
         except (ValueError, RuntimeError, OSError, KeyError, ImportError) as error:
             return str(error)
         return None
 
-    def _plain_rows(self, top: int, bottom: int) -> np.ndarray:
+    def _plain_rows(self, page: Any, top: int, bottom: int) -> np.ndarray:
         """Uncompressed strips: any rows can be read where they lie."""
-        page = self._page
         height, width = self.size
-        separate = page.planarconfig == 2 and self.channels > 1
-        planes = self.channels if separate else 1
-        samples = 1 if separate else self.channels
-        out = np.empty((bottom - top, width, self.channels), self.dtype)
+        channels = page.samplesperpixel
+        separate = page.planarconfig == 2 and channels > 1
+        planes = channels if separate else 1
+        samples = 1 if separate else channels
+        out = np.empty((bottom - top, width, channels), self.dtype)
         stored = self.dtype.newbyteorder(self._file.byteorder)
         per_strip = min(page.rowsperstrip, height)
         strips = -(-height // per_strip)
@@ -142,13 +144,12 @@ class Raster:
                 out[first - top : last - top, :, plane : plane + samples] = part
         return out
 
-    def _decoded_rows(self, top: int, bottom: int) -> np.ndarray:
-        page = self._page
+    def _decoded_rows(self, page: Any, top: int, bottom: int) -> np.ndarray:
         height, width = self.size
         high = page.tilelength if page.is_tiled else min(page.rowsperstrip, height)
         across = -(-width // page.tilewidth) if page.is_tiled else 1
         a_plane = -(-height // high) * across
-        planes = self.channels if page.planarconfig == 2 else 1
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
         lines = range(top // high, -(-bottom // high))
         indices = [
             plane * a_plane + line * across + column
@@ -156,8 +157,8 @@ class Raster:
             for line in lines
             for column in range(across)
         ]
-        out = np.zeros((bottom - top, width, self.channels), self.dtype)
-        for segment, (plane, row, left) in self._segments(indices):
+        out = np.zeros((bottom - top, width, page.samplesperpixel), self.dtype)
+        for segment, (plane, row, left) in self._segments(page, indices):
             first, last = max(top, row), min(bottom, row + segment.shape[0])
             right = min(width, left + segment.shape[1])
             part = segment[first - row : last - row, : right - left]
@@ -165,10 +166,9 @@ class Raster:
         return out
 
     def _segments(
-        self, indices: Sequence[int]
+        self, page: Any, indices: Sequence[int]
     ) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
         """Decoded segments (rows, columns, samples) and their first (plane, row, column)."""
-        page = self._page
         for index in indices:
             self._file.filehandle.seek(page.dataoffsets[index])
             data = self._file.filehandle.read(page.databytecounts[index])
@@ -186,6 +186,31 @@ def _first_page(path: Path, file: Any) -> Any:
         raise DataError(f"{path}: cannot be opened as TIFF (no image in it)") from error
 
 
+def _channel_pages(path: Path, file: Any) -> list[Any]:
+    """Return the page of the image, or one for each channel, as ImageJ writes them; no stack."""
+    first, *others = file.pages
+    # Reduced copies (1) and masks of what is valid (4) are no images of their own.
+    pages = [first, *(p for p in others if p.shape == first.shape and not p.subfiletype & 5)]
+    if len(pages) > 1 and file.series[0].axes != "CYX":
+        raise DataError(
+            f"{path}: found a stack of {len(pages)} images, expected one\n"
+            "  fix: save each as a file of its own; where pages are channels, say so: "
+            "tifffile.imwrite(file, pixels, metadata={'axes': 'CYX'})"
+        )
+    return pages
+
+
+def page_count(path: Path) -> int:
+    """Return how many pages make up the image of a TIFF file; errors as for `Raster`."""
+    import tifffile  # late: only TIFF files need it
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(_channel_pages(path, file))
+    except tifffile.TiffFileError as error:
+        raise DataError(f"{path}: cannot be opened as TIFF ({error})") from error
+
+
 def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
     colours = page.photometric == 3  # values are indices into a table of colours
     if page.dtype is None or page.imagedepth != 1 or colours or 0 in page.shape:
@@ -196,7 +221,7 @@ def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
     return page.dtype
 
 
-def _rasterio_rows(path: Path, reason: str) -> Callable[[int, int], np.ndarray]:
+def _rasterio_rows(path: Path, reason: str) -> Callable[[Any, int, int], np.ndarray]:
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
@@ -208,10 +233,11 @@ def _rasterio_rows(path: Path, reason: str) -> Callable[[int, int], np.ndarray]:
             "file in tiles without compression"
         ) from error
 
-    def rows(top: int, bottom: int) -> np.ndarray:
+    def rows(page: Any, top: int, bottom: int) -> np.ndarray:
+        name = f"GTIFF_DIR:{page.index + 1}:{path}" if page.index else path
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            data = rasterio.open(path)
+            data = rasterio.open(name)
         with data:
             window = Window(0, top, data.width, bottom - top)
             return np.moveaxis(data.read(window=window), 0, 2)

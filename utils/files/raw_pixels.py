@@ -33,8 +33,23 @@ class Header(NamedTuple):
     kind: PixelKind
 
 
-def header(path: Path) -> Header:
+def fits(found: int, channels: int) -> bool:
+    """Whether `found` channels serve where `channels` are expected: grey for RGB, less alpha."""
+    return found == channels or (found, channels) in ((1, 3), (4, 3), (2, 1))
+
+
+def channels_last(array: np.ndarray, channels: int) -> np.ndarray:
+    """Return an array (C, H, W) as (H, W, C), where only so it has the channels expected."""
+    last = array.ndim != 3 or fits(array.shape[2], channels) or not fits(array.shape[0], channels)
+    return array if last else array.transpose(1, 2, 0)
+
+
+def header(path: Path, channels: int = 0) -> Header:
     """Read an image's header.
+
+    Args:
+        path: The image.
+        channels: How many it should have; by them an array (C, H, W) is told from (H, W, C).
 
     Raises:
         DataError: The file is missing, unreadable, or holds pixels of an unknown kind.
@@ -42,7 +57,7 @@ def header(path: Path) -> Header:
     require_file(path)
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        array = open_array(path)
+        array = channels_last(open_array(path), channels)
         bands = array.shape[2] if array.ndim == 3 else 1
         return Header((array.shape[0], array.shape[1]), PixelKind(bands, str(array.dtype)))
     if suffix in SUFFIXES:
@@ -87,8 +102,8 @@ def read_values(path: Path, *, lossy: bool) -> np.ndarray:
     """
     if path.suffix.lower() == ".npy":
         array = open_array(path)
-        if array.ndim == 3 and array.shape[2] == 1:
-            array = array[..., 0]
+        if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+            array = array[0] if array.shape[0] == 1 else array[..., 0]
         if array.ndim != 2 or array.dtype.kind not in "uib":
             raise DataError(
                 f"{path}: found {array.dtype} of shape {array.shape}, expected integers (H, W)"
@@ -103,7 +118,7 @@ def read_values(path: Path, *, lossy: bool) -> np.ndarray:
 
 
 def read_colours(path: Path, *, lossy: bool) -> np.ndarray:
-    """Read the colours of a mask, uint8 (H, W, 3); a palette's indices become its colours.
+    """Read the colours of a mask, uint8 (H, W, 3), or (H, W, 4) where the file has alpha.
 
     Args:
         path: The mask.
@@ -124,6 +139,6 @@ def read_colours(path: Path, *, lossy: bool) -> np.ndarray:
                 '  fix: a "label_map" from values instead of colours'
             )
         kept = upright(picture)
-        if kept.mode == "P" and "transparency" in kept.info:
-            kept = kept.convert("RGBA")
-        return np.asarray(kept.convert("RGB"))
+        # A palette's indices become its colours.
+        clear = kept.mode in ("LA", "RGBA") or (kept.mode == "P" and "transparency" in kept.info)
+        return np.asarray(kept.convert("RGBA" if clear else "RGB"))

@@ -1,5 +1,9 @@
 """Number formats: one choice of precision, one autocast, for every device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,6 +27,20 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which a forward pass runs; without effect for "fp32"."""
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Compute fp32 in full; by default cuDNN's convolutions would multiply in TF32."""
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # pyrefly: ignore[missing-attribute]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def _has_bf16(device: torch.device) -> bool:

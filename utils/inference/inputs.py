@@ -8,6 +8,7 @@ from PIL import Image
 from utils.errors import DataError
 from utils.files.images import opened, read_image, require_file, unreadable, upright
 from utils.files.rasters import SUFFIXES, Raster
+from utils.files.raw_pixels import channels_last, fits
 
 Expected = tuple[int, str]  # channels and dtype of the model's input
 RGB: Expected = (3, "uint8")
@@ -17,7 +18,7 @@ def read_picture(path: Path, expected: Expected) -> np.ndarray:
     """Read a picture whole, upright, as the model expects it.
 
     Args:
-        path: A picture, a TIFF of any channels and dtype, or .npy (H, W) or (H, W, C).
+        path: A picture, a TIFF of any channels and dtype, or .npy (H, W), (H, W, C) or (C, H, W).
         expected: Channels and dtype.
 
     Returns:
@@ -27,7 +28,8 @@ def read_picture(path: Path, expected: Expected) -> np.ndarray:
         DataError: The file is missing or damaged, or has other channels or another dtype.
     """
     if path.suffix.lower() == ".npy":
-        return fit(_read_array(path), expected, path)
+        pixels = channels_last(_read_array(path), expected[0])
+        return fit(np.ascontiguousarray(pixels), expected, path)
     if expected == RGB:
         return read_image(path)
     if path.suffix.lower() in SUFFIXES:
@@ -64,12 +66,8 @@ def fit(pixels: np.ndarray, expected: Expected, path: Path) -> np.ndarray:
     channels, dtype = expected
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.ndim == 3 and pixels.dtype == dtype:
-        found = pixels.shape[2]
-        if found == 1 and channels == 3:
-            return pixels.repeat(3, axis=2)
-        if found == channels or (found, channels) in ((4, 3), (2, 1)):
-            return pixels[..., :channels]
+    if pixels.ndim == 3 and pixels.dtype == dtype and fits(pixels.shape[2], channels):
+        return pixels.repeat(3, axis=2) if pixels.shape[2] < channels else pixels[..., :channels]
     found = pixels.shape[2] if pixels.ndim == 3 else f"{pixels.ndim} dimensions instead of"
     raise DataError(
         f"{path}: found {found} channels of {pixels.dtype}; the model was trained on "

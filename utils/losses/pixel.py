@@ -14,17 +14,16 @@ from utils.losses.contract import SegmentationLoss, divide
 class PixelLoss(SegmentationLoss):
     """A sum over valid pixels, divided by the sum of their class weights.
 
-    The divisor is the effective batch's when the trainer supplies `total`, so that a batch split
+    That sum is the effective batch's when the trainer supplies `denominator`, so that a batch split
     over processes and accumulation steps has the gradient of the undivided one.
     """
 
-    divides_by_total = True
+    divides_by_denominator = True
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The summed pixels over the divisor."""
-        if total is None:
-            total = self.own_total(logits, target)
-        return divide(self.pixels(logits, target).sum(), total)
+        divisor = self.own_denominator(logits, target) if denominator is None else denominator
+        return divide(self.pixels(logits, target).sum(), divisor)
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """The weighted loss of each pixel, (N, H, W), 0 where void."""
@@ -51,7 +50,7 @@ class CrossEntropyLoss2d(PixelLoss):
             ohem_threshold: Keep only pixels whose own class has a probability below this
                 (online hard example mining, Shrivastava et al. 2016, arXiv:1604.03540). The
                 loss then divides by the class weights of the kept pixels of the micro-batch,
-                not by `total`.
+                not by `denominator`.
             ohem_min_kept: With a threshold, keep at least this share of the micro-batch's
                 pixels: the hardest, as far as valid pixels go.
             ignore_index: The label of void pixels.
@@ -61,16 +60,16 @@ class CrossEntropyLoss2d(PixelLoss):
         self.label_smoothing = label_smoothing
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
-        self.divides_by_total = ohem_threshold is None
+        self.divides_by_denominator = ohem_threshold is None
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The summed pixels over the divisor; with OHEM, those that are kept over their own."""
         if self.ohem_threshold is None:
-            return super().value(logits, target, total)
+            return super().value(logits, target, denominator)
         pixels = self.pixels(logits, target)
         hard = self._is_hard(logits.detach(), target)
         kept = torch.where(hard, target, self.ignore_index)
-        return divide(torch.where(hard, pixels, 0.0).sum(), self.own_total(logits, kept))
+        return divide(torch.where(hard, pixels, 0.0).sum(), self.own_denominator(logits, kept))
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] log softmax(logits)[y], smoothed."""

@@ -55,7 +55,7 @@ def boundary_counts(
     Void pixels are void in the prediction too, so that their outline is the same in both.
 
     Args:
-        prediction: (H, W) integers in [0, C).
+        prediction: (H, W) integers; what is outside [0, C) is void, and of no class.
         mask: (H, W) integers in [0, C) or `ignore_index`.
         num_classes: C.
         ignore_index: The label of void pixels.
@@ -67,17 +67,14 @@ def boundary_counts(
     void = mask == ignore_index
     distance = width_in_pixels(mask.shape, ratio)
     labels = np.where(void, num_classes, mask)
-    predictions = np.where(void, num_classes, prediction)
+    known = ~void & (prediction >= 0) & (prediction < num_classes)
+    predictions = np.where(known, prediction, num_classes)
     at_label = near_boundary(labels, distance, frame=True) & ~void
     at_prediction = near_boundary(predictions, distance, frame=True) & ~void
     both = at_label & at_prediction & (labels == predictions)
     shared, labelled, predicted = (
-        np.bincount(classes[region].ravel(), minlength=num_classes)
-        for classes, region in (
-            (labels, both),
-            (labels, at_label),
-            (predictions, at_prediction),
-        )
+        np.bincount(classes[region], minlength=num_classes + 1)[:num_classes]
+        for classes, region in ((labels, both), (labels, at_label), (predictions, at_prediction))
     )
     return np.stack([shared, labelled + predicted - shared]).astype(np.int64)
 

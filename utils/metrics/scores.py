@@ -21,7 +21,7 @@ class ClassScores(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Pixels of one class that were taken for another."""
+    """Pixels of one class that were taken for another, or for void: C."""
 
     label: int
     prediction: int
@@ -36,37 +36,33 @@ def class_scores(counts: np.ndarray) -> list[ClassScores]:
     """The scores of every class.
 
     Args:
-        counts: (C, C) int64, row = label, column = prediction.
+        counts: (C, C) int64, row = label, column = prediction; void, if predicted, is column C.
 
     Returns:
         C entries. IoU and Dice are None for a class in no label and no prediction, precision for
         one that is never predicted, recall for one that is in no label.
     """
-    labels, predictions, hits = counts.sum(1), counts.sum(0), counts.diagonal()
     total = int(counts.sum())
-    scores = []
-    for label, predicted, hit in zip(
-        labels.tolist(), predictions.tolist(), hits.tolist(), strict=True
-    ):
-        scores.append(
-            ClassScores(
-                iou=ratio(hit, label + predicted - hit),
-                dice=ratio(2 * hit, label + predicted),
-                precision=ratio(hit, predicted),
-                recall=ratio(hit, label),
-                label_pixels=label,
-                predicted_pixels=predicted,
-                label_share=ratio(label, total),
-            )
+    sums = (counts.sum(1), counts.sum(0), counts.diagonal())  # zip leaves out the sum of void
+    return [
+        ClassScores(
+            iou=ratio(hit, label + predicted - hit),
+            dice=ratio(2 * hit, label + predicted),
+            precision=ratio(hit, predicted),
+            recall=ratio(hit, label),
+            label_pixels=label,
+            predicted_pixels=predicted,
+            label_share=ratio(label, total),
         )
-    return scores
+        for label, predicted, hit in zip(*map(np.ndarray.tolist, sums), strict=False)
+    ]
 
 
 def mean_scores(counts: np.ndarray) -> dict[str, float | None]:
     """The scores of the whole, each None when no pixel was counted.
 
     Args:
-        counts: (C, C) int64, row = label, column = prediction.
+        counts: As in `class_scores`.
 
     Returns:
         `Mean_IoU` and `Mean_Dice` over the classes in labels or predictions; `Pixel_Accuracy`;
@@ -88,22 +84,16 @@ def top_confusions(counts: np.ndarray, number: int) -> list[Confusion]:
     """The pairs of classes with the most mistaken pixels, the worst first.
 
     Args:
-        counts: (C, C) int64, row = label, column = prediction.
+        counts: As in `class_scores`.
         number: How many at most; pairs without mistakes are left out.
     """
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     total, labels = int(wrong.sum()), counts.sum(1)
     order = np.argsort(-wrong, axis=None, kind="stable")[:number]
-    pairs = [divmod(int(place), len(counts)) for place in order]
+    pairs = [divmod(int(place), counts.shape[1]) for place in order]
     return [
-        Confusion(
-            label,
-            prediction,
-            int(wrong[label, prediction]),
-            int(wrong[label, prediction]) / int(labels[label]),
-            int(wrong[label, prediction]) / total,
-        )
+        Confusion(label, prediction, pixels, pixels / int(labels[label]), pixels / total)
         for label, prediction in pairs
-        if wrong[label, prediction]
+        if (pixels := int(wrong[label, prediction]))
     ]
