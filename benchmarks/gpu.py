@@ -33,7 +33,6 @@ from benchmarks import gpu_rows as rows
 from benchmarks.gpu_rows import Net, Run
 from benchmarks.step import Noise
 from dataloaders import DATASETS
-from utils.hardware.devices import set_determinism
 from utils.hardware.host_memory import keep_freed_memory
 from utils.hardware.memory import ran_out
 
@@ -76,7 +75,6 @@ def measure(run: Run, ends: float) -> None:
         if time.monotonic() + least > ends:
             print(f"{name}: not run for want of time", flush=True)
             continue
-        set_determinism(deterministic=False)  # as train.py does
         try:
             row()
         except RuntimeError as error:

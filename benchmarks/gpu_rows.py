@@ -14,17 +14,19 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from assembly import assemble
 from base.base_data_loader import Batch
 from benchmarks import step
+from measuring import MeasuredTrainer
 from models import MODELS
-from train import assemble
 from trainer import Trainer
 from utils.config.config import parse_config
 from utils.drawing.palette import voc_palette
 from utils.evaluation.report_images import draw
 from utils.evaluation.scoring import Evaluator
+from utils.hardware.devices import kernel_search
 from utils.hardware.memory import peak_memory, ran_out
-from utils.hardware.precision import resolve_precision
+from utils.hardware.precision import full_fp32, resolve_precision
 from utils.hardware.prefetch import on_device
 from utils.inference.predictor import Mode, Settings
 from utils.inference.segmenter import Segmenter
@@ -101,6 +103,7 @@ def peak_rate(run: Run) -> float:
     return 2 * side**3 / min(times)
 
 
+@kernel_search(one_size=True)
 def train(net: Net, run: Run, peak: float) -> None:
     """Print a row of the table of training."""
     trainer, batch = trainer_of(net, run)
@@ -156,9 +159,8 @@ def infer(net: Net, run: Run, mode: Mode) -> None:
     run.say(f"inference_{mode}", speed, text)
 
 
-def segmenter_of(net: Net, run: Run, settings: Settings) -> Segmenter:
-    """Ours for inference, with random weights and cuDNN as inference.py leaves it."""
-    torch.backends.cudnn.benchmark = False
+def segmenter_of(net: Net, run: Run, settings: Settings, precision: str = "auto") -> Segmenter:
+    """Ours for inference, with random weights."""
     facts: Mapping[str, Any] = {
         "classes": step.Noise.classes,
         "palette": step.Noise.palette,
@@ -171,7 +173,7 @@ def segmenter_of(net: Net, run: Run, settings: Settings) -> Segmenter:
         facts,
         settings=settings,
         device=run.device,
-        precision="auto",
+        precision=precision,
         say=print,
     )
 
@@ -186,14 +188,15 @@ class Sizes(step.Noise):
 
 
 def evaluate(net: Net, run: Run) -> None:
-    """Print how fast images of native sizes are scored."""
+    """Print how fast images of native sizes are scored, in float32 as evaluate.py does it."""
     count = 3 if run.quick else 100
     data = Sizes(height=375, width=500, length=count)
-    segmenter = segmenter_of(net, run, Settings(mode="whole"))
+    segmenter = segmenter_of(net, run, Settings(mode="whole"), "fp32")
     draws = partial(draw, palette=voc_palette(step.CLASSES), ignore_index=step.VOID)
     evaluator = Evaluator(data, lambda image: segmenter.segment(image).mask, draw=draws)
     started = run.clock()
-    evaluator.run()
+    with full_fp32():
+        evaluator.run()
     speed = count / (run.clock() - started)
     run.say("evaluation", speed, f"{net.name}, evaluation of {count} native sizes, images/s")
 
@@ -219,14 +222,14 @@ def load(net: Net, run: Run) -> None:
         "train_loader": {"type": "Folder", "args": {**source, **crop, **batches, **switches}},
         "trainer": {"val": False, "save_dir": run.folder},
     }
-    seconds, images = assemble(parse_config(config), None, device=run.device).measure(
-        2 if run.quick else 40
-    )
+    trainer = assemble(parse_config(config), None, device=run.device, kind=MeasuredTrainer)
+    seconds, images = trainer.measure(2 if run.quick else 40)
     whole = sum(seconds.values())
     run.say("files", images / whole, f"{net.name}, from files by {workers} workers, images/s")
     run.say("files_waiting", seconds["data"] / whole, "  share of the time that waits for data")
 
 
+@kernel_search(one_size=True)
 def compiled(net: Net, run: Run) -> None:
     """Print what torch.compile makes of ours, and how long it takes."""
     torch.compiler.reset()

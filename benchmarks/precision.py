@@ -77,7 +77,7 @@ def measure(encoder: str, rounds: int, clock: step.Clock, folder: str) -> float:
         (batch,) = trainer.parts.train_loader
         steps[precision] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
     times = step.take_turns(steps, rounds, clock)
-    auto = step.build_trainer(arch, folder).step.precision
+    auto = step.build_trainer(arch, folder).options.precision
     ratio = step.quotient(times, "fp32", auto)
     milliseconds = [f"{1000 * statistics.median(times[name]):.0f}" for name in ("fp32", "bf16")]
     row = [f"{network}, {encoder}", *milliseconds, auto, f"{ratio:.2f}"]

@@ -77,6 +77,10 @@ class Noise(BaseDataset):
         """Return an image's name."""
         return f"noise-{index}"
 
+    def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002 (one for all)
+        """Return (height, width)."""
+        return self.height, self.width
+
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a random image and mask."""
         rng = np.random.default_rng(index)

@@ -13,7 +13,6 @@ ROWS = ["pspnet_64x64_b2", "enet_64x48_b2"]
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
     monkeypatch.setattr(gpu, "keep_freed_memory", lambda: None)  # it stays with the process
     monkeypatch.setitem(DATASETS, "Noise", None)
 
