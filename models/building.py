@@ -13,6 +13,7 @@ from models import MODELS, build_network, check_weights, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
+from utils.hardware.depthwise import replace_depthwise
 from utils.hardware.parallel import shares, spread, synchronises_batch_norm
 from utils.hardware.recompute import recompute_blocks
 
@@ -120,6 +121,8 @@ def place(
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
         log.info("trainer.recompute: %s", effect)
+    if device.type == "cpu":
+        replace_depthwise(model)
     if compiled:
         model.compile()
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)

@@ -242,6 +242,20 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
         assert differing(expected, contents(folder)) == [], step
 
 
+def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
+    """Its convolutions and its dropout have paths of their own on a CPU."""
+
+    def change(config):
+        args = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}
+        config["arch"] = {"type": "DeepLab", "args": args}
+
+    options = {"precision": "bf16", "ema": 0.9, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter2.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
+
+
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     folder = run_folder()
