@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from training import batches_of, plain_config, record_gradients, relative_difference, trainer_of
 
 from utils.errors import DataError
-from utils.files.images import require_file
+from utils.files.decoding import require_file
 from utils.hardware import distributed
 from utils.hardware.prefetch import on_device
 

@@ -309,7 +309,7 @@ def test_an_unknown_color_is_named_with_its_cure(tmp_path):
     less = {key: value for key, value in COLORS.items() if key != "#9B9B9B"}
     with pytest.raises(DataError) as caught:
         folder(tmp_path, label_map=less).load(0)
-    assert "colours that label_map does not know: #9B9B9B (24 px)\n" in str(caught.value)
+    assert "colors that label_map does not know: #9B9B9B (24 px)\n" in str(caught.value)
     assert "known: #3C1098, #8429F6, #6EC1E4\n" in str(caught.value)
     near = less | {"#9B9B99": "void"}
     with pytest.raises(DataError, match='within 2 of a known color: "label_tolerance": 2'):
