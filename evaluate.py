@@ -183,7 +183,7 @@ def _evaluate(
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
     from utils.hardware.precision import full_fp32
-    from utils.run.progress import Progress
+    from utils.run.progress import ProgressBar
 
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
@@ -193,7 +193,7 @@ def _evaluate(
         boundary_ratio=options.boundary,
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
-    bar = Progress("EVAL", -(-len(data) // processes), shown=first)
+    bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)
     with closing(bar), full_fp32():
         evaluation = evaluator.run(advance=bar.advance)
     if not evaluation.counts.any():

@@ -137,12 +137,14 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
     if options.size is None:
         made.append(np.concatenate([made[0], made[0][..., ::-1]]))
     if options.images is not None:
-        from utils.inference.inputs import read_picture
+        from utils.data.normalize import mean_color
+        from utils.inference.inputs import Expected, read_picture
 
         jobs = find_pictures(
             options.images, extension=options.extension, recursive=False, output=options.output
         )
-        read = (read_picture(job.picture, (channels, dtype)) for job in jobs[:_PICTURES])
+        expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
+        read = (read_picture(job.picture, expected).pixels for job in jobs[:_PICTURES])
         own = [np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]) for pixels in read]
         made += [one for one in own if options.size in (None, list(one.shape[2:]))]
     return made
@@ -157,7 +159,7 @@ def _generated(size: tuple[int, int], channels: int, dtype: str) -> "np.ndarray"
     image, _, _ = draw(size[0], size[1], np.random.default_rng(0))
     full = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
     planes = [image[..., index % 3] for index in range(channels)]
-    return np.ascontiguousarray((np.stack(planes)[None] * full).astype(dtype))
+    return np.ascontiguousarray((np.stack(planes)[None] * np.float32(full)).astype(dtype))
 
 
 if __name__ == "__main__":

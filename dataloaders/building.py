@@ -1,7 +1,7 @@
 """From what a config says about a loader to batches: the data set, then its loader."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 
 from base.base_data_loader import BaseDataLoader
@@ -9,6 +9,7 @@ from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from dataloaders.doctor import check
 from utils.config.registry import build, loader_arguments
+from utils.data.pixel_cache import require_memory
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
 from utils.run.next_steps import command_line
@@ -17,6 +18,7 @@ from utils.run.stopwatch import usable_cores
 log = logging.getLogger("segmentation")
 
 Section = tuple[str, Mapping[str, object]]  # a loader's `type` and `args`
+Sizes = list[tuple[int, int]]
 
 
 def build_loaders(
@@ -51,7 +53,7 @@ def build_loaders(
         batches["val_loader"] = {
             key: shared[key] for key in ("batch_size", "num_workers") if key in shared
         }
-    report, usable = check(datasets, full=False)
+    report, usable, sizes = distributed.by_first(lambda: _looked_at(datasets, _own_share(train)))
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
@@ -59,11 +61,30 @@ def build_loaders(
         )
     for line in report.splitlines():
         log.info("%s", line)
+    for kind, dataset in datasets.items():
+        dataset.image_sizes = sizes[kind]
+    _check_memory(datasets.values())
     loaders = {
         kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
         for kind, dataset in datasets.items()
     }
     return loaders["train_loader"], loaders.get("val_loader")
+
+
+def _looked_at(
+    datasets: Mapping[str, BaseDataset], batch_size: int
+) -> tuple[str, bool, dict[str, Sizes | None]]:
+    report, usable = check(datasets, full=False, batch_size=batch_size)
+    return report, usable, {kind: dataset.image_sizes for kind, dataset in datasets.items()}
+
+
+def _check_memory(datasets: Collection[BaseDataset]) -> None:
+    """Refuse caches in memory that fit one by one, but not together or in every process."""
+    kept = [dataset for dataset in datasets if dataset.caches_in_memory]
+    if kept:
+        processes = distributed.processes_here()
+        needed = processes * sum(dataset.decoded_bytes() for dataset in kept)
+        require_memory(needed, images=sum(map(len, kept)), processes=processes)
 
 
 def check_data(
@@ -90,7 +111,13 @@ def check_data(
             datasets["val_loader"] = whole.split_off()
         except DataError as error:
             datasets["train_loader"] = error
-    return check(datasets, full=True)
+    return check(datasets, full=True, batch_size=_own_share(train))
+
+
+def _own_share(train: Section) -> int:
+    size = train[1]["batch_size"]
+    assert isinstance(size, int)
+    return -(-size // distributed.world_size())
 
 
 def _datasets(

@@ -111,7 +111,7 @@ class CityScapes(BaseDataset):
             archive = "gtFine_trainvaltest" if self.mode == "fine" else "gtCoarse"
             places = [root / kind, root / archive / kind]
             masks = first_folder([place / self.split for place in places], layout=layout)
-            pairs = match(found, _by_frame(masks, ending), where=masks)
+            pairs, self.notes = match(found, _by_frame(masks, ending), where=masks)
         self.pairs = require_some(pairs, where=images, layout=layout)
 
     def label_table(self) -> LabelTable:
@@ -126,5 +126,5 @@ def _by_frame(folder: Path, ending: str) -> dict[str, Path]:
     """Return files by city/city_sequence_frame."""
     return {
         f"{path.parent.name}/{path.name.removesuffix(ending)}": path
-        for path in folder.glob(f"*/*{ending}")
+        for path in folder.glob(f"*/[!.]*{ending}")
     }

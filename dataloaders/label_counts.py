@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from base.base_dataset import BaseDataset
+from dataloaders.known_files import stamps
 from utils.config.sections import ClassWeightRule
 from utils.data.pixel_cache import default_folder
 from utils.errors import DataError
 from utils.files.outputs import write_whole
 from utils.hardware import distributed
 from utils.losses.class_weights import class_weights
-from utils.run.progress import Progress
+from utils.run.progress import ProgressBar
 
 log = logging.getLogger("segmentation")
 
@@ -63,16 +64,13 @@ def loss_weights(
 def count_labels(dataset: BaseDataset, *, folder: Path | None = None) -> LabelCounts:
     """Count the labels of a data set, or take the counts of an earlier run over the same files.
 
-    With several processes the first one counts for all.
+    With several processes the first one counts for all, which wait for it.
 
     Args:
         dataset: Read whole and without augmentation.
         folder: Where counts are remembered; None: the user's cache.
     """
-    mine = _remembered(dataset, folder) if distributed.rank() == 0 else None
-    (first, *_) = distributed.collect(mine)
-    assert first is not None
-    return first
+    return distributed.by_first(lambda: _remembered(dataset, folder))
 
 
 def _remembered(dataset: BaseDataset, folder: Path | None) -> LabelCounts:
@@ -94,7 +92,7 @@ def _remembered(dataset: BaseDataset, folder: Path | None) -> LabelCounts:
 def _count(dataset: BaseDataset) -> LabelCounts:
     pixels = np.zeros(dataset.num_classes, np.int64)
     surroundings = np.zeros_like(pixels)
-    with closing(Progress("LABELS", len(dataset))) as bar:
+    with closing(ProgressBar("LABELS", len(dataset))) as bar:
         for index in range(len(dataset)):
             # Of files the mask alone is read; decoding its image would take most of the time.
             file = dataset.pairs[index].mask if dataset.pairs else None
@@ -114,6 +112,6 @@ def _digest(dataset: BaseDataset) -> str:
         if field.name not in _SHARED or field.name == "ignore_index"
     }
     masks = [pair.mask for pair in dataset.pairs if pair.mask is not None]
-    files = [(str(mask.absolute()), mask.stat().st_size, mask.stat().st_mtime_ns) for mask in masks]
+    files = [f"{stamp} {mask.absolute()}" for stamp, mask in zip(stamps(masks), masks, strict=True)]
     text = json.dumps([type(dataset).__name__, list(dataset.classes), own, files])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ from models import MODELS, build_network, check_weights, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
+from utils.hardware.depthwise import replace_depthwise
 from utils.hardware.parallel import shares, spread, synchronises_batch_norm
 from utils.hardware.recompute import recompute_blocks
 
@@ -57,13 +58,18 @@ def build_model(
         name: A model of the table.
         args: Its arguments.
         num_classes: Classes of the data set.
-        in_channels: Channels of its images, unless `args` say otherwise.
+        in_channels: Channels of its images.
         start: What `check_model` returned: its fitting tensors are taken, the rest is reported.
 
     Raises:
         ConfigError: As `build_network`.
         CheckpointError: Nothing in `start` fits.
     """
+    if args.get("in_channels", in_channels) != in_channels:
+        raise ConfigError(
+            f"arch.args.in_channels: found {args['in_channels']}, the images have {in_channels}\n"
+            "  fix: delete it, or give the data set as many values in mean and std"
+        )
     without = {} if start is None else {"pretrained": False}
     model = build_network(
         name, {**args, **without}, num_classes=num_classes, in_channels=in_channels
@@ -115,6 +121,8 @@ def place(
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
         log.info("trainer.recompute: %s", effect)
+    if device.type == "cpu":
+        replace_depthwise(model)
     if compiled:
         model.compile()
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import ALIASES, build_backbone
-from models.blocks import classifier, conv_bn_relu, initialise, laid_out_as, resize, resize_logits
+from models.blocks import (
+    Dropout,
+    classifier,
+    conv_bn_relu,
+    initialise,
+    laid_out_as,
+    resize,
+    resize_logits,
+)
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Dilation rates by output stride: DeepLabV3, https://arxiv.org/abs/1706.05587, Sec. 3.3."""
@@ -83,7 +91,7 @@ class ASPP(nn.Module):
             ]
         )
         self.project = conv_bn_relu(len(self.branches) * channels, channels, 1)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, h, w)`` to ``(N, 256, h, w)``."""
@@ -102,7 +110,7 @@ class Decoder(nn.Module):
         self.refine = nn.Sequential(
             _conv3(channels + 48, channels, separable=separable),
             _conv3(channels, channels, separable=separable),
-            nn.Dropout(0.1),
+            Dropout(0.1),
         )
         initialise(self)
         self.classifier = classifier(channels, num_classes)

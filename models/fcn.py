@@ -23,7 +23,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
-from models.blocks import classifier, crop, cut, halve
+from models.blocks import Dropout, classifier, crop, cut, halve
 from models.vgg import VGG, VGGName
 
 
@@ -80,7 +80,7 @@ class FCN8(BaseModel):
         self.backbone = VGG(
             backbone, in_channels=in_channels, pretrained=pretrained, fully_connected=True
         )
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
         self.relu = nn.ReLU(inplace=True)
         self.score_fc7 = classifier(4096, num_classes)
         self.score_pool4 = classifier(512, num_classes)

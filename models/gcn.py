@@ -116,6 +116,14 @@ def _gcn_stage(
     return nn.Sequential(first, *rest)
 
 
+def _require_odd(num_filters: int) -> None:
+    if num_filters % 2 == 0:
+        raise ConfigError(
+            f"arch.args.num_filters: {num_filters} is even; the size of the global kernels "
+            f"must be odd, for example {num_filters + 1}"
+        )
+
+
 class GCN(BaseModel):
     """GCN on any encoder of stride 32.
 
@@ -157,11 +165,7 @@ class GCN(BaseModel):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
-        if num_filters % 2 == 0:
-            raise ConfigError(
-                f"arch.args.num_filters: {num_filters} is even; the size of the global kernels "
-                f"must be odd, for example {num_filters + 1}"
-            )
+        _require_odd(num_filters)
         if use_resnet_gcn:
             self.backbone = _first_stages(backbone, in_channels, pretrained)
             channels = self.backbone.channels

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from models import MODELS
+from utils.evaluation.scoring import Evaluator
+from utils.metrics.boundary import RATIO
 from utils.run import checkpoint
 
 CLASSES = ("sky", "road", "tree", "tram")
@@ -55,6 +57,11 @@ def answer(image):
 def draw_nothing(image, mask, prediction):
     """Pictures that cost nothing."""
     return (b"image", b"label", b"prediction", b"errors")
+
+
+def evaluated():
+    """Everything that an evaluation of 33 images finds, as text."""
+    return repr(Evaluator(Pictures(33), answer, draw=draw_nothing, boundary_ratio=RATIO).run())
 
 
 def oracle(pairs, num_classes, ignore_index):

@@ -174,6 +174,13 @@ def test_images_that_are_refused_by_name(tmp_path, name):
     assert "fix: " in report
 
 
+def test_a_tiff_of_too_many_pixels_is_a_bomb_too(tmp_path, monkeypatch):
+    data = data_set(tmp_path, "x.tif", save)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"x\.tif: (.|\n)*exceeds limit.*\n  fix: cut it into"):
+        image_of(data, "x.tif")
+
+
 def test_a_folder_with_an_images_name_is_no_image(tmp_path):
     with pytest.raises(ValueError, match="is not in list"):
         image_of(data_set(tmp_path, "folder.png", os.mkdir), "folder.png")

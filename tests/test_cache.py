@@ -13,7 +13,6 @@ from dataloaders.label_counts import count_labels
 from dataloaders.shapes import Shapes
 from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.hardware import memory
 
 
 @pytest.fixture
@@ -161,20 +160,6 @@ def test_a_full_disk_leaves_nothing_behind(root, monkeypatch):
     assert list((root / "cache").iterdir()) == []
 
 
-def test_the_limit_of_a_container_counts(monkeypatch):
-    files = {
-        "/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable: 1000 kB"],
-        "/sys/fs/cgroup/memory.max": ["900000"],
-        "/sys/fs/cgroup/memory.current": ["100000"],
-    }
-    monkeypatch.setattr(memory, "_lines", lambda path: files[path])
-    assert memory.free_memory() == 800000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert memory.free_memory() == 1024000
-    files["/proc/meminfo"] = []
-    assert memory.free_memory() > 2**60
-
-
 # ---- reduced decoding -----------------------------------------------------------------------
 
 
@@ -205,7 +190,7 @@ def test_a_reduced_jpeg_stays_under_its_mask(tmp_path, size, scale):
         assert np.abs(difference[valid]).max() <= 3
         assert abs(difference[valid].mean()) < 0.8
     factor = {0.45: 2, 0.3: 2, 0.2: 4}[scale]
-    assert {image.shape[0] for image in reads} == {-(-size[0] // factor)}
+    assert {image.pixels.shape[0] for image in reads} == {-(-size[0] // factor)}
 
 
 # ---- scale_range, jitter, val_split ---------------------------------------------------------
@@ -270,3 +255,26 @@ def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
     plain = epochs(camvid(root))
     monkeypatch.setattr("base.base_data_loader.START_METHOD", "spawn")
     assert same(epochs(camvid(root, cache=cache), workers=2), plain)
+
+
+def test_another_meaning_of_colours_is_read_anew(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / kind / "a.png")
+
+    def mask(label_map, tolerance=0):
+        data = Folder(
+            data_dir=str(tmp_path),
+            classes=("a", "b"),
+            label_map=label_map,
+            label_tolerance=tolerance,
+            cache="disk",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        data.open_cache()
+        return int(data[(0, 0)].mask[0, 0])
+
+    assert mask({"#090909": 0}) == 0
+    assert mask({"#090909": 1}) == 1
+    assert mask({"#080808": 0}, tolerance=1) == 0
+    assert mask({"#000000": 0, "*": 1}) == 1

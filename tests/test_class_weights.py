@@ -9,11 +9,11 @@ import torch
 from evaluation_cases import shapes_config
 from PIL import Image
 
+from assembly import assemble
 from dataloaders import label_counts
 from dataloaders.camvid import CamVid
 from dataloaders.label_counts import count_labels, loss_weights
 from dataloaders.shapes import Shapes
-from train import assemble
 from utils.config.config import parse_config
 from utils.errors import ConfigError, DataError
 from utils.losses.class_weights import class_weights

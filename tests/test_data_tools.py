@@ -53,6 +53,17 @@ def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
 
 
+def test_statistics_of_arrays_whose_channels_come_first(bands, capsys):
+    root, pixels = bands
+    for name in "abc":
+        path = root / "images" / f"{name}.npy"
+        np.save(path, np.load(path).transpose(2, 0, 1))
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
+    assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
+
+
 def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
     root, _ = bands
     faint = np.random.default_rng(1).integers(0, 5, (3, 10, 12, 5)).astype(np.uint16)

@@ -11,6 +11,7 @@ from conftest import tiny_config
 from training import plain_config, trainer_of
 
 import train
+import validation
 from utils.errors import NumericError, guard
 from utils.optim.update import not_finite
 from utils.run import checkpoint
@@ -42,10 +43,8 @@ def weight_of(model):
 
 
 def nothing_predicted(monkeypatch):
-    import trainer
-
-    real = trainer.whole
-    monkeypatch.setattr("trainer.whole", lambda *args: real(*args) * float("nan"))
+    real = validation.whole
+    monkeypatch.setattr("validation.whole", lambda *args: real(*args) * float("nan"))
 
 
 PLANTS = {
@@ -66,10 +65,10 @@ def run_until_it_diverges(trainer, folder, at, plant):
     iteration = trainer.train_iteration
 
     def planted(micro_batches):
-        if trainer.progress.step == at - 1:
+        if trainer.position.step == at - 1:
             before.update(files(folder))
         iteration(micro_batches)
-        if trainer.progress.step == at:
+        if trainer.position.step == at:
             plant()
 
     trainer.train_iteration = planted
@@ -102,7 +101,7 @@ def test_a_signal_does_not_save_it_either(tmp_path):
 
     def plant():
         buffer_of(trainer.model)
-        trainer._note_signal(signal.SIGTERM, None)
+        trainer.signals.note(signal.SIGTERM, None)
 
     before, said = run_until_it_diverges(trainer, folder, at=2, plant=plant)
     assert files(folder) == before == {}

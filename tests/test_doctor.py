@@ -352,6 +352,19 @@ def test_shared_images_are_found_by_content_and_by_name(tmp_path):
     assert "note: 6 of 6 validation images" in allowed
 
 
+def test_files_are_not_read_again_to_be_compared_again(tmp_path, monkeypatch):
+    make(tmp_path / "a", lambda labels: labels)
+    make(tmp_path / "b", lambda labels: labels, count=2)
+    sets = folder(tmp_path / "a"), folder(tmp_path / "b")
+    first = overlap(*sets)
+    with monkeypatch.context() as patch:
+        patch.setattr("dataloaders.overlap._digest", lambda path: pytest.fail(f"{path} was read"))
+        assert overlap(*sets) == first
+    other = (tmp_path / "b" / "images" / "0001.png").read_bytes()
+    (tmp_path / "b" / "images" / "0001.png").write_bytes(other[:-1] + b"x")
+    assert overlap(*sets).startswith("1 of 2 validation images")
+
+
 def test_files_of_one_size_are_not_taken_for_one_another(tmp_path):
     for name, value in (("a", 0), ("b", 255)):
         make(tmp_path / name, lambda labels: labels, count=1)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from colour_model import CLASSES, ColourModel, picture_of, save_checkpoint
+from colour_model import CLASSES, COLOURS, ColourModel, picture_of, save_checkpoint
 from PIL import Image
 from torch import nn
 
@@ -109,6 +109,18 @@ def test_torch_export(model_file, tmp_path):
     mask = np.arange(4).repeat(600).reshape(40, 60)
     images = torch.from_numpy(picture_of(mask)).permute(2, 0, 1)[None]
     assert np.array_equal(model(images).argmax(1)[0].numpy(), mask)
+
+
+def test_a_network_of_16_bit_images(tmp_path, monkeypatch):
+    colours = [(*colour, 9) for colour in COLOURS]
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColourModel(colours))
+    model = save_checkpoint(tmp_path / "m.pth", ColourModel(colours), input_dtype="uint16")
+    pixels = np.random.default_rng(0).integers(0, 2**16, (40, 50, 4), np.uint16)
+    np.save(tmp_path / "a.npy", pixels)
+    assert run("-m", model, "-o", tmp_path / "m.onnx", "-i", tmp_path, "-e", "npy") == 0
+    images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    expected = ColourModel(colours)(torch.from_numpy(images / np.float32(65535))).argmax(1)
+    assert (onnx_runner(tmp_path / "m.onnx")(images).argmax(1) == expected.numpy()).mean() > 0.999
 
 
 def test_a_file_that_disagrees_is_not_written(model_file, tmp_path, monkeypatch, capsys):

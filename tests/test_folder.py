@@ -230,6 +230,10 @@ def test_missing_partners_and_double_names_are_refused(tmp_path):
         ({"mean": (0.5,), "std": (0.5, 0.5)}, '"mean" and "std" belong together'),
         ({"colours": ("#000000",)}, "1 colours for 3 classes"),
         ({"classes": ("a", "b", "a")}, 'found "a" twice in "classes"'),
+        (
+            {"classes": ("road",), "label_map": {"0": "void", "255": 0}},
+            'fix: "classes": ["background", "road"], "label_map": {"0": 0, "255": 1}',
+        ),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, message):
@@ -348,9 +352,17 @@ def test_masks_of_other_formats(tmp_path, suffix, dtype):
     assert data.load(0)[1].ravel()[:3].tolist() == [0, 2, 1]
 
 
-@pytest.mark.parametrize("array", [np.zeros((8, 12), np.float32), np.zeros((8, 12, 2), np.uint8)])
+@pytest.mark.parametrize("array", [np.zeros((8, 12), np.complex64), np.zeros((8, 12, 2), np.uint8)])
 def test_a_mask_array_must_hold_integers(tmp_path, array):
     write(tmp_path / "images" / "a.png", np.zeros((8, 12, 3), np.uint8))
     write(tmp_path / "masks" / "a.npy", array)
     with pytest.raises(DataError, match=r"a\.npy: found .*expected integers \(H, W\)"):
+        folder(tmp_path).load(0)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_mask_of_broken_numbers_is_refused(tmp_path, suffix):
+    write(tmp_path / "images" / "a.png", np.zeros((8, 12, 3), np.uint8))
+    write(tmp_path / "masks" / f"a{suffix}", np.full((8, 12), 0.25, np.float32))
+    with pytest.raises(DataError, match=rf"a\{suffix}: floating-point values, such as 0.25, exp"):
         folder(tmp_path).load(0)

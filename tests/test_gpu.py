@@ -7,6 +7,7 @@ import torch
 from training import batches_of, plain_config, record_gradients, relative_difference, trainer_of
 
 from base.base_data_loader import BaseDataLoader
+from measuring import MeasuredTrainer
 from utils.errors import ResourceError
 from utils.hardware.prefetch import on_device
 
@@ -84,19 +85,19 @@ def test_deterministic_runs_are_bit_for_bit_equal(tmp_path):
 
 
 def test_running_out_of_memory_names_smaller_batches(tmp_path):
-    trainer = trainer_of(plain_config(tmp_path), "cuda")
+    trainer = trainer_of(plain_config(tmp_path), "cuda", kind=MeasuredTrainer)
     trainer.normalize.forward = lambda images: torch.empty(2**50, device=images.device)
     with pytest.raises(ResourceError, match=r"batch_size=2 trainer\.accumulate=2"):
         trainer.measure(1)
 
 
 def test_phases_add_up_to_the_time_that_passed(tmp_path):
-    trainer = trainer_of(plain_config(tmp_path), "cuda")
+    trainer = trainer_of(plain_config(tmp_path), "cuda", kind=MeasuredTrainer)
     started = time.perf_counter()
     seconds, images = trainer.measure(20)
     assert images == 80
     assert 0 < sum(seconds.values()) <= time.perf_counter() - started
-    assert min(seconds["forward"], seconds["backward"], seconds["optimiser"]) > 0
+    assert min(seconds["forward"], seconds["backward"], seconds["optimizer"]) > 0
 
 
 @pytest.mark.filterwarnings("ignore")  # of what torch's compiler imports and advises

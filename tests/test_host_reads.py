@@ -14,7 +14,6 @@ from training import batches_of, plain_config, trainer_of
 
 from utils.losses.table import LOSSES
 from utils.metrics.confusion import ConfusionMatrix
-from utils.metrics.totals import ValidationTotals
 from utils.optim.lr_scheduler import SCHEDULERS
 from utils.optim.optimizers import OPTIMIZERS
 
@@ -113,7 +112,7 @@ def _unscaling_is_torchs_own(monkeypatch):
 
 
 def iterations(trainer, count=10):
-    batches = batches_of(trainer)[: trainer.step.accumulate]
+    batches = batches_of(trainer)[: trainer.options.accumulate]
     return lambda: [trainer.train_iteration(batches) for _ in range(count)]
 
 
@@ -179,11 +178,10 @@ def test_no_schedule_reads_back(tmp_path, name):
 def test_no_batch_of_a_validation_reads_back(tmp_path, monkeypatch, loss):
     trainer = tiny(tmp_path, loss)
     batches = list(trainer.parts.val_loader)
-    monkeypatch.setattr("trainer.on_device", lambda *_: batches)
-    # What reads: once, at the end.
-    monkeypatch.setattr(ValidationTotals, "compute", lambda _: None)
-    monkeypatch.setattr(trainer, "_validation_metrics", lambda *_: None)
-    assert reads(lambda: trainer.validate(1)) == []
+    monkeypatch.setattr("validation.on_device", lambda *_: batches)
+    network = trainer.model.eval()
+    found = reads(lambda: trainer.validator.run(network, trainer.signals, title="", shown=False))
+    assert found == []
 
 
 def test_counting_class_numbers_reads_nothing():

@@ -104,7 +104,7 @@ def test_masks_stand_as_the_picture_is_displayed(model_file, folder, tmp_path, o
     assert np.array_equal(pixels(tmp_path / "out/a.png"), mask)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
 def test_any_kind_of_picture(model_file, folder, tmp_path, mode):
     Image.fromarray(picture_of(quarters(50, 60))).convert(mode).save(folder / "a.tif")
     assert run("-m", model_file, "-i", folder / "a.tif", "-o", tmp_path / "out") == 0

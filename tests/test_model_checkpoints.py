@@ -13,7 +13,7 @@ import torch
 from conftest import tiny_config
 from small_models import build_small
 
-import train
+from assembly import assemble
 from models import MODELS, load_matching, model_from_checkpoint
 from utils.config.config import parse_config
 from utils.errors import CheckpointError
@@ -250,7 +250,7 @@ def test_a_training_starts_from_the_weights_of_another_program(tmp_path, caplog)
     torch.save({"state_dict": state}, path, _use_new_zipfile_serialization=False)
     config = tiny_config(tmp_path) | {"init_from": str(path)}
     caplog.set_level(logging.INFO, logger="segmentation")
-    own = train.assemble(parse_config(config), None, device=torch.device("cpu")).model.state_dict()
+    own = assemble(parse_config(config), None, device=torch.device("cpu")).model.state_dict()
     left = {"fullconv.weight", "fullconv.bias"}  # of five classes
     assert all(torch.equal(own[n], v) for n, v in donor.state_dict().items() if n not in left)
     assert f"init_from: {len(own) - 2} tensors taken" in caplog.text

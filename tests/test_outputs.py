@@ -198,9 +198,43 @@ def test_nothing_is_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Two containers with equal process ids, here within one process."""
+    target = tmp_path / "mask.png"
+
+    def slow(path):
+        path.write_bytes(b"half")
+        write_whole(target, lambda other: other.write_bytes(b"other"))
+        assert path.read_bytes() == b"half"
+        path.write_bytes(b"whole")
+
+    write_whole(target, slow)
+    assert target.read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_two_commands_may_try_one_folder_at_a_time(tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def slow(path):
+        touch(path)
+        monkeypatch.setattr(Path, "touch", touch)
+        prepare_folder(tmp_path / "masks")
+        assert path.exists()
+
+    monkeypatch.setattr(Path, "touch", slow)
+    prepare_folder(tmp_path / "masks")
+    assert list((tmp_path / "masks").iterdir()) == []
+
+
 def test_a_result_that_is_a_link_is_replaced(tmp_path):
     (tmp_path / "precious").write_bytes(b"keep")
     (tmp_path / "mask.png").symlink_to(tmp_path / "precious")
     write_whole(tmp_path / "mask.png", lambda path: path.write_bytes(b"new"))
     assert (tmp_path / "precious").read_bytes() == b"keep"
     assert not (tmp_path / "mask.png").is_symlink()
+
+
+def test_what_a_mac_writes_beside_a_picture_is_no_picture(tmp_path):
+    make(tmp_path / "in", "a.jpg", "._a.jpg", "sub/b.jpg", ".thumbnails/a.jpg", "sub/._b.jpg")
+    assert results(tmp_path / "in", recursive=True) == {"a.jpg": "a.png", "sub/b.jpg": "sub/b.png"}

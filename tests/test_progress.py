@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_a_clean_line_that_says_how_to_go_on(
 
     def interrupted(self, batches):
         real(self, batches)
-        if self.progress.step == 2:
+        if self.position.step == 2:
             screen.file.write("^C")  # a terminal's echo
             signal.raise_signal(signal.SIGINT)
 

@@ -19,8 +19,10 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from utils.errors import DataError, ResourceError
+from utils.files.images import read_image
 from utils.files.outputs import Job
 from utils.files.rasters import Raster, write_mask_tiff
+from utils.files.raw_pixels import Decoded
 from utils.inference.predictor import Settings
 from utils.inference.results import Extras
 from utils.inference.segmenter import Segmenter
@@ -84,7 +86,7 @@ def test_one_huge_compressed_strip_goes_through_rasterio(tmp_path, monkeypatch):
 
 def test_bad_files(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*\0nothing more")
-    with pytest.raises(DataError, match=r"a\.tif: cannot be opened as TIFF"):
+    with pytest.raises(DataError, match=r"a\.tif: cannot be decoded: .+\n  fix: fetch the file"):
         Raster(tmp_path / "a.tif")
     Image.fromarray(np.zeros((9, 9), np.uint8)).convert("P").save(tmp_path / "b.tif")
     with pytest.raises(DataError, match=r"without plain pixels \(palette\)\n  fix: convert"):
@@ -113,6 +115,86 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
     assert good is None
 
 
+def overwritten(path, tag, value):
+    """A compressed TIFF with one tag changed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[tag].overwrite(value)
+
+
+def npy(path, shape):
+    """An array whose header promises a shape that its 100 bytes do not hold."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + bytes(100))
+
+
+DAMAGED = {
+    "no bytes.tif": lambda path: overwritten(path, "StripByteCounts", 0),
+    "no samples.tif": lambda path: overwritten(path, "SamplesPerPixel", 0),
+    "no bits.tif": lambda path: overwritten(path, "BitsPerSample", [0, 0, 0]),
+    "elsewhere.tif": lambda path: overwritten(path, "StripOffsets", 2**31),
+    "a huge image.tif": lambda path: overwritten(path, "ImageLength", 60000),
+    "huge.npy": lambda path: npy(path, (10**9, 10**5)),
+    "negative.npy": lambda path: npy(path, (-5, 20)),
+    "twice negative.npy": lambda path: npy(path, (4, -5, -5)),
+    "flat.npy": lambda path: npy(path, (100,)),
+    "none.npy": lambda path: npy(path, (0, 100)),
+    "a zip.npy": lambda path: path.write_bytes(b"PK\3\4" + bytes(100)),
+    "cut.npy": lambda path: npy(path, (10, 11)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path, name):
+    DAMAGED[name](tmp_path / name)
+    jobs = [Job(tmp_path / name, tmp_path / "out/bad"), noise(tmp_path / "good.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    assert isinstance(bad, DataError)
+    assert str(bad).startswith(f"{tmp_path / name}: ")
+    assert good is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+def test_a_compressed_file_that_was_cut_is_not_black(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 40, 3), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib", rowsperstrip=30)
+    with tifffile.TiffFile(path) as file:
+        end = file.pages.first.dataoffsets[2]
+    whole = path.read_bytes()
+    for length in (end, end + 100):
+        path.write_bytes(whole[:length])
+        with (
+            pytest.raises(DataError, match=r"a\.tif: (.*\n)*  fix: fetch the file"),
+            Raster(path) as raster,
+        ):
+            raster.rows(0, 90)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by zero"), AttributeError("x"), StopIteration]
+)
+def test_whatever_a_decoder_raises_the_file_is_named(tmp_path, monkeypatch, error):
+    def broken(*_arguments, **_options):
+        raise error
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("utils.files.images.Image.open", broken)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded: .+\n  fix: fetch the file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_image_that_memory_does_not_hold_is_no_damage(tmp_path, monkeypatch):
+    def scarce(*_arguments, **_options):
+        raise MemoryError
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("utils.files.images.Image.open", scarce)
+    with pytest.raises(ResourceError, match=r"a\.png: too little memory to read it"):
+        read_image(tmp_path / "a.png")
+
+
 def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
     pixels = np.full((60, 40, 3), 9, np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", rowsperstrip=20)
@@ -129,7 +211,7 @@ def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, 
     def scarce(path, _expected):
         if path.name == "a.tif":
             raise MemoryError
-        return np.zeros((40, 40, 3), np.uint8)
+        return Decoded(np.zeros((40, 40, 3), np.uint8), None)
 
     monkeypatch.setattr("utils.inference.segmenter.read_picture", scarce)
     jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
@@ -351,6 +433,30 @@ def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatc
     scarce = segmenter(model, tile=96, say=said.append).segment(pixels, "a.jpg")
     assert np.array_equal(scarce.mask, plenty.mask)
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("whole", (1, 140_000, 3)), ("multiscale", (140_000, 1, 3))]
+)
+def test_a_strip_of_one_row_is_not_padded_whole(tmp_path, mode, shape):
+    """It would become 32 rows; a file of a few bytes would take gigabytes."""
+    largest = []
+
+    class Counts(ColourModel):
+        def forward(self, images):
+            largest.append(images[:, 0].numel())
+            return super().forward(images[..., :1, :1]).expand(-1, -1, *images.shape[2:])
+
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
+    settings = Settings(mode=mode, tile=2048, scales=(1.0,))
+    made = Segmenter(
+        Counts(), checkpoint_of(ColourModel()), settings=settings, device=torch.device("cpu"),
+        precision="fp32", say=str,
+    )  # fmt: skip
+    assert only(made.run([Job(tmp_path / "a.png", tmp_path / "out")])) is None
+    assert max(largest) <= settings.batch_size * 2048 * 32
+    with Image.open(tmp_path / "out.png") as mask:
+        assert mask.size == shape[1::-1]
 
 
 def test_other_channels_are_refused(tmp_path):

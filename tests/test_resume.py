@@ -13,7 +13,8 @@ import torch
 from conftest import tiny_config
 
 import train
-from trainer import Trainer, whole
+import validation
+from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
 
@@ -69,9 +70,9 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-def write(folder, **trainer):
+def write(folder, change=None, **trainer):
     folder.mkdir()
-    config = tiny_config(folder, **trainer)
+    config = tiny_config(folder, **trainer) | (change or {})
     config["train_loader"]["args"] |= {"length": 48, "num_workers": 1}
     path = folder / "config.json"
     path.write_text(json.dumps(config))
@@ -83,10 +84,11 @@ def only_run(folder):
     return runs[0] if runs else None
 
 
-def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, change=None):
+    """Two runs on one device, one of them killed and resumed; `change` is of both configs."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    uninterrupted = start(write(whole, epochs=4))
-    process = start(write(stopped, epochs=4))
+    uninterrupted = start(write(whole, change, epochs=4), "--device", device)
+    process = start(write(stopped, change, epochs=4), "--device", device)
 
     def second_checkpoint():
         folder = only_run(stopped)
@@ -97,13 +99,17 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (only_run(stopped) / "checkpoint-epoch4.pth").exists()
-    resumed = start(None, "--resume", str(only_run(stopped)))
+    resumed = start(None, "--resume", str(only_run(stopped)), "--device", device)
     words = resumed.communicate(timeout=120)[1]
     assert resumed.returncode == 0, words
     assert "going on from" in words
     assert uninterrupted.wait(120) == 0, uninterrupted.stderr.read()
     uninterrupted.stderr.close()
     assert_same_run(only_run(whole), only_run(stopped))
+
+
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
     real = Trainer.train_iteration
 
     def interrupted(self, batches):
-        if self.progress.step == 3:
+        if self.position.step == 3:
             signal.raise_signal(number)
         real(self, batches)
 
@@ -140,7 +146,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
 
 def fail_in_second_validation(patch, error):
     """Let the validation of the second epoch raise."""
-    epochs = []
+    epochs, real = [], validation.whole
     validate = Trainer.validate
 
     def noted(self, epoch):
@@ -150,10 +156,10 @@ def fail_in_second_validation(patch, error):
     def failing(network, images):
         if epochs[-1] == 2:
             raise error
-        return whole(network, images)
+        return real(network, images)
 
     patch.setattr(Trainer, "validate", noted)
-    patch.setattr("trainer.whole", failing)
+    patch.setattr("validation.whole", failing)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,7 @@ def test_an_error_in_validation_does_not_cost_the_training_before_it(
     monkeypatch.setattr(
         Trainer,
         "train_iteration",
-        lambda self, batches: (trained.append(self.progress.step), iteration(self, batches)),
+        lambda self, batches: (trained.append(self.position.step), iteration(self, batches)),
     )
     assert train.main(["--resume", str(folder)]) == 0
     assert trained == [6, 7, 8]  # nothing twice
@@ -204,16 +210,14 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatc
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
 
-    import trainer
-
-    real, batches = trainer.whole, []
+    real, batches = validation.whole, []
 
     def interrupted(network, images):
         batches.append(images)
         signal.raise_signal(signal.SIGTERM)
         return real(network, images)
 
-    monkeypatch.setattr(trainer, "whole", interrupted)
+    monkeypatch.setattr(validation, "whole", interrupted)
     with pytest.raises(RunInterruptedError, match="at iteration 3: saved"):
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     monkeypatch.undo()
@@ -236,6 +240,20 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
     for step in steps:
         assert train.main(["--resume", str(folder / f"checkpoint-iter{step}.pth")]) == 0
         assert differing(expected, contents(folder)) == [], step
+
+
+def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
+    """Its convolutions and its dropout have paths of their own on a CPU."""
+
+    def change(config):
+        args = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}
+        config["arch"] = {"type": "DeepLab", "args": args}
+
+    options = {"precision": "bf16", "ema": 0.9, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter2.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
 
 
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):

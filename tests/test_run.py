@@ -175,8 +175,8 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     real = CrossEntropyLoss2d.forward
     calls = []
 
-    def broken(self, logits, target, *, total=None):
-        value = real(self, logits, target, total=total)
+    def broken(self, logits, target, *, denominator=None):
+        value = real(self, logits, target, denominator=denominator)
         calls.append(1)
         if len(calls) == 5 and planted == "loss":
             return value + float("nan")  # its derivative is still finite

@@ -1,5 +1,6 @@
 """Run folders belong to one run; the furthest sound checkpoint is found; old ones go."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from test_checkpoint import CONTENT
 
 from utils.errors import CheckpointError, ConfigError, ResourceError
+from utils.files.outputs import write_whole
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 
@@ -105,7 +107,10 @@ def test_a_drive_that_is_not_there_is_explained(monkeypatch):
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    (tmp_path / "last.pth.tmp.123").touch()
     (tmp_path / "last.pth").touch()
+    if os.fork() == 0:
+        write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
+    os.wait()
+    assert len(list(tmp_path.iterdir())) == 2
     run_folder.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]

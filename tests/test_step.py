@@ -78,7 +78,7 @@ def test_a_last_update_of_fewer_batches_weighs_its_pixels_alike(tmp_path):
     expected, found = record_gradients(whole), record_gradients(accumulated)
     whole.train_epoch(1)
     accumulated.train_epoch(1)
-    assert len(found) == len(expected) == accumulated.progress.step == 2
+    assert len(found) == len(expected) == accumulated.position.step == 2
     assert relative_difference(found[0], expected[0]) < 1e-6
     assert relative_difference(found[1], expected[1]) < 1e-6
 
@@ -195,7 +195,7 @@ def test_no_state_that_is_not_finite_is_saved(tmp_path, fault):
     iteration = trainer.train_iteration
 
     def broken_later(micro_batches):
-        if trainer.progress.step == 1:
+        if trainer.position.step == 1:
             fault(trainer)
         iteration(micro_batches)
 
@@ -212,7 +212,9 @@ def test_no_state_that_is_not_finite_is_saved(tmp_path, fault):
 
 def test_fp16_passes_over_a_few_overflows_and_lowers_its_factor(tmp_path):
     trainer = trainer_of(plain_config(tmp_path, precision="fp16"))
-    trainer.step = replace(trainer.step, precision="fp32")  # but for its scaler: a CPU is faster so
+    trainer.options = replace(
+        trainer.options, precision="fp32"
+    )  # but for its scaler: a CPU is faster so
     batch = batches_of(trainer)[:1]
     break_gradient(trainer)
     before = weights_of(trainer)

@@ -81,7 +81,9 @@ def test_a_withheld_update_is_one_that_never_was(case, scaled, withheld):
     for step in range(1, 8):
         loss = loss_of(ours, step)
         update.backward(loss * float("inf") if step == withheld else loss)
-        update.apply()
+        update.unscale()
+        update.clip()
+        update.step_or_withhold()
         if step != withheld:
             plain_step(optimizer, theirs, step)
     assert_equal(tensors(update.optimizer, ours), tensors(optimizer, theirs))
@@ -97,7 +99,9 @@ def test_momentum_that_is_turned_on_later_starts_from_nothing_too():
             optimizer.param_groups[0]["momentum"] = 0.9
         loss = loss_of(ours, step)
         update.backward(loss * float("inf") if step == 2 else loss)
-        update.apply()
+        update.unscale()
+        update.clip()
+        update.step_or_withhold()
         if step != 2:
             plain_step(optimizer, theirs, step)
     assert_equal(tensors(update.optimizer, ours), tensors(optimizer, theirs))
@@ -110,7 +114,9 @@ def test_a_weight_whose_first_gradient_comes_late_starts_then():
     for step in (1, 2, 3):
         used = slice(0, 1 if step == 1 else 2)
         update.backward(loss_of(ours[used], step))
-        update.apply()
+        update.unscale()
+        update.clip()
+        update.step_or_withhold()
         plain_step(optimizer, theirs[used], step)
     assert_equal(tensors(update.optimizer, ours), tensors(optimizer, theirs))
 
@@ -119,5 +125,7 @@ def test_the_scale_of_a_run_without_fp16_stays_1():
     update, parameters = updates("SGD", {"lr": 1e-9}, scaled=False)
     for _ in range(2001):  # one more than a scaler takes to double its scale
         update.backward(loss_of(parameters, 1))
-        update.apply()
+        update.unscale()
+        update.clip()
+        update.step_or_withhold()
     assert update.scaler.get_scale() == 1

@@ -135,16 +135,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
 
     arch = _section(old["config"], "arch", source)
     data = _section(old["config"], "train_loader", source)
-    if arch["type"] != "PSPNet":
-        raise CheckpointError(
-            f"{source}: holds a {arch['type']}; only PSPNet can be imported\n"
-            f"  in the way: {OBSTACLES.get(arch['type'], 'it is unknown here')}"
-        )
-    if data["type"] not in NORMALISATION:
-        raise CheckpointError(
-            f"{source}: trained on {data['type']}, whose mean and deviation are not known here\n"
-            f"  known: {', '.join(NORMALISATION)}"
-        )
+    _require_known(arch["type"], data["type"], source)
     state = rename(weights_in(old["state_dict"], Path(source)))
     if "head.2.weight" not in state:
         raise CheckpointError(
@@ -172,6 +163,19 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         "input_dtype": "uint8",
         "crop_size": data.get("args", {}).get("crop_size"),
     }
+
+
+def _require_known(arch: str, data: str, source: str) -> None:
+    if arch != "PSPNet":
+        raise CheckpointError(
+            f"{source}: holds a {arch}; only PSPNet can be imported\n"
+            f"  in the way: {OBSTACLES.get(arch, 'it is unknown here')}"
+        )
+    if data not in NORMALISATION:
+        raise CheckpointError(
+            f"{source}: trained on {data}, whose mean and deviation are not known here\n"
+            f"  known: {', '.join(NORMALISATION)}"
+        )
 
 
 def rename(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = _parse(arguments)
     restrict_gpus(options.device)
-    from train import assemble
+    from assembly import assemble
     from utils.config.config import load_config
 
     config = load_config(options.config, options.set)
@@ -115,7 +115,7 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
     batches = _endless(trainer)
     rates, losses = [], []
     for _ in range(steps):
-        trainer.train_iteration([next(batches) for _ in range(trainer.step.accumulate)])
+        trainer.train_iteration([next(batches) for _ in range(trainer.options.accumulate)])
         rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
         losses.append(trainer.totals.recent_loss())
         if diverged(losses):

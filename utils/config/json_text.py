@@ -23,6 +23,9 @@ MAX_DEPTH = 50
 # json5 takes about 15 Python frames a level; this leaves room for MAX_DEPTH wherever we are called.
 _RECURSION_LIMIT = 10_000
 
+PYTHON = {"None": "null", "True": "true", "False": "false"}
+_YAML = re.compile(r"(?:\s|#.*\n|---)*[A-Za-z_]\w*:(?:\s|$)")  # a key before any bracket
+
 _MAX_NUMBER = 100  # characters; Python itself refuses integers of more than 4300 digits
 
 _TOKEN = re.compile(
@@ -140,6 +143,8 @@ def _syntax_fault(text: str, source: str, message: str) -> str:
     """json5's sentence with our position, the line itself and a mark under the column."""
     if not text.strip():
         return f"{source}:1:1: the file is empty; expected an object in {{ }}"
+    if _YAML.match(text):
+        return f"{source}:1:1: this is YAML; a config is JSON: {{ ... }}, keys and text in quotes"
     match = re.fullmatch(r"<string>:(\d+) (.*) at column (\d+)", message, re.DOTALL)
     if match is None:
         return f"{source}: {message}"
@@ -182,9 +187,12 @@ def _check_tokens(text: str, source: str) -> None:
         if kind == "mark":
             depth += (lexeme in "[{") - (lexeme in "]}")
         long = kind == "word" and len(lexeme) > _MAX_NUMBER and lexeme.lstrip("+-.")[:1].isdigit()
-        if depth > MAX_DEPTH or long:
+        python = kind == "word" and lexeme in PYTHON and not _is_key(text, offset + len(lexeme))
+        if depth > MAX_DEPTH or long or python:
             line, column = _place(text, offset)
             what = "a number of absurd length" if long else f"nested deeper than {MAX_DEPTH} levels"
+            if python:
+                what = f"{lexeme} is Python; write {PYTHON[lexeme]}{_excerpt(text, line, column)}"
             raise ConfigError(f"{source}:{line}:{column}: {what}")
 
 

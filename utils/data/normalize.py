@@ -8,6 +8,12 @@ from torch import Tensor, nn
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
+def mean_color(mean: Sequence[float], input_dtype: str) -> tuple[float, ...]:
+    """Return the mean in the unit of the pixels, which padding and void become."""
+    values = [value * FULL_SCALE[input_dtype] for value in mean]
+    return tuple(values if input_dtype == "float32" else [float(round(one)) for one in values])
+
+
 class Normalize(nn.Module):
     """(images / full scale - mean) / std, as one multiply-add.
 

@@ -134,7 +134,7 @@ def warp_image(image: np.ndarray, geometry: Geometry, border: tuple[float, ...])
     """Warp an image bilinearly.
 
     Args:
-        image: (H, W, C) of uint8, uint16, int16 or a float dtype.
+        image: (H, W, C) of uint8, uint16 or a float dtype.
         geometry: A warp whose `source` is (H, W).
         border: Colour of what lies outside the source, one value a channel.
 
@@ -188,14 +188,15 @@ def _reach(row: list[float], size: tuple[int, int]) -> tuple[float, float]:
 def warp_mask(mask: np.ndarray, geometry: Geometry, ignore_index: int) -> np.ndarray:
     """Warp a mask (H, W), uint8 or int16, to the nearest pixel; outside is `ignore_index`."""
     assert mask.shape == geometry.source
+    # The same bits without a sign: of int16 OpenCV picks other pixels, 4.13 nearly everywhere.
     return cv2.warpAffine(
-        mask,
+        mask.view(f"u{mask.itemsize}"),
         geometry.matrix,
         (geometry.size[1], geometry.size[0]),
         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(ignore_index,),
-    )
+        borderValue=(ignore_index % 2 ** (8 * mask.itemsize),),
+    ).view(mask.dtype)
 
 
 def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ _GAP = 5
 _PAPER = 255
 
 
-class Shown(Protocol):
+class LabelledData(Protocol):
     """What of a data set the pictures need."""
 
     @property
@@ -29,7 +29,9 @@ class Shown(Protocol):
         ...
 
 
-def comparison_grid(samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: Shown) -> np.ndarray:
+def comparison_grid(
+    samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: LabelledData
+) -> np.ndarray:
     """One row a sample: the input, its target, the prediction.
 
     Args:
@@ -51,7 +53,7 @@ def comparison_grid(samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: S
     return sheet
 
 
-def _row(sample: tuple[Tensor, Tensor, Tensor], dataset: Shown) -> np.ndarray:
+def _row(sample: tuple[Tensor, Tensor, Tensor], dataset: LabelledData) -> np.ndarray:
     image, mask, prediction = (part.detach().cpu().numpy() for part in sample)
     tiles = [shrink_picture(shown(image.transpose(1, 2, 0)), longest=_LONGEST)]
     for labels in (mask, prediction):

@@ -20,17 +20,18 @@ def overlay(
 
     Args:
         picture: (H, W, C), uint8, uint16 or float; other than three channels show what they can.
-        mask: (H, W) class ids.
+        mask: (H, W) class ids; the highest value of the dtype is void.
         palette: A colour for each class.
         classes: A name for each class.
 
     Returns:
         RGB, as wide as the picture (at least as wide as the longest name), higher by the legend.
     """
-    colours = to_colours(mask, palette).astype(np.float32)
+    void = np.iinfo(mask.dtype).max
+    colours = to_colours(mask, palette, ignore_index=void).astype(np.float32)
     mixed = (1 - _OPACITY) * shown(picture) + _OPACITY * colours
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    legend = _legend(mask, palette, classes, least_width=drawn.width)
+    legend = _legend(mask[mask != void], palette, classes, least_width=drawn.width)
     sheet = Image.new("RGB", (legend.width, drawn.height + legend.height), _BACKGROUND)
     sheet.paste(drawn, (0, 0))
     sheet.paste(legend, (0, drawn.height))
@@ -55,13 +56,13 @@ def _legend(
     mask: np.ndarray, palette: Sequence[Colour], classes: Sequence[str], *, least_width: int
 ) -> Image.Image:
     """Entries of the classes that occur, the largest first, in as many columns as fit."""
-    counts = np.bincount(mask.ravel(), minlength=len(classes))
+    counts = np.bincount(mask, minlength=len(classes))
     present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
     size = max(11, least_width // 60)
     font = ImageFont.load_default(size)
     texts = [f"{classes[one]} {in_percent(counts[one] / mask.size, 1)}%" for one in present]
     box = size + size // 2
-    widest = max(int(font.getlength(text)) for text in texts) + 2 * box
+    widest = max((int(font.getlength(text)) for text in texts), default=0) + 2 * box
     width = max(least_width, widest + size)
     columns = max(1, (width - size) // widest)
     rows = -(-len(present) // columns)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from utils.drawing.palette import VOID_COLOUR, Colour
 from utils.evaluation.report_images import KINDS, RIGHT, TYPES, WRONG, heat_map, strength_of
-from utils.evaluation.scoring import Evaluation, Shown
+from utils.evaluation.scoring import Evaluation, GalleryImage
 from utils.evaluation.summary import VOID, overall, percent, short_names
 
 _FOLDER = Path(__file__).parent
@@ -138,7 +138,7 @@ def _chart(scores: Sequence[float]) -> dict[str, Any] | None:
     }
 
 
-def _gallery(evaluation: Evaluation, gallery: Sequence[Shown]) -> list[dict[str, Any]]:
+def _gallery(evaluation: Evaluation, gallery: Sequence[GalleryImage]) -> list[dict[str, Any]]:
     names = short_names([image.name for image in evaluation.images])
     name_of = {image.index: name for image, name in zip(evaluation.images, names, strict=True)}
     return [

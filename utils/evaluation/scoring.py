@@ -53,7 +53,7 @@ class ImageScore(NamedTuple):
     void_pixels: int
 
 
-class Shown(NamedTuple):
+class GalleryImage(NamedTuple):
     """An image worth showing, as the callback drew it."""
 
     score: ImageScore
@@ -78,8 +78,8 @@ class Evaluation(NamedTuple):
     boundaries: np.ndarray | None
     places: np.ndarray
     images: list[ImageScore]
-    worst: list[Shown]
-    best: list[Shown]
+    worst: list[GalleryImage]
+    best: list[GalleryImage]
 
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -116,8 +116,8 @@ class Evaluator:
         self._boundaries = np.zeros((2, classes), np.int64)
         self._places = np.zeros((2, 2), np.int64)
         self._images: list[ImageScore] = []
-        self._worst: list[tuple[tuple[float, int], Shown]] = []
-        self._best: list[tuple[tuple[float, int], Shown]] = []
+        self._worst: list[tuple[tuple[float, int], GalleryImage]] = []
+        self._best: list[tuple[tuple[float, int], GalleryImage]] = []
 
     def run(self, *, advance: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate this process's share and add up those of all.
@@ -184,7 +184,7 @@ class Evaluator:
         entering = [(heap, key) for heap, key in ranks if len(heap) < SHOWN or key > heap[0][0]]
         if not entering:
             return
-        shown = Shown(score, self._draw(image, mask, prediction))
+        shown = GalleryImage(score, self._draw(image, mask, prediction))
         for heap, key in entering:
             (heapq.heappush if len(heap) < SHOWN else heapq.heappushpop)(heap, (key, shown))
 
@@ -220,7 +220,9 @@ def _ascending(score: ImageScore) -> tuple[bool, float, int]:
     return score.mean_iou is None, score.mean_iou or 0.0, score.index
 
 
-def _merged(heaps: Iterable[Sequence[tuple[tuple[float, int], Shown]]]) -> list[Shown]:
+def _merged(
+    heaps: Iterable[Sequence[tuple[tuple[float, int], GalleryImage]]],
+) -> list[GalleryImage]:
     """The first of all processes' galleries together, in order."""
     entries = sorted((entry for heap in heaps for entry in heap), key=lambda e: e[0], reverse=True)
     return [shown for _, shown in entries[:SHOWN]]

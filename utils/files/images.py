@@ -1,27 +1,24 @@
 """Reading pictures and masks: one EXIF rule, errors that name the file.
 
 Pillow reads every header and decodes everything it knows; whole RGB JPEGs, the bulk of training,
-come from OpenCV, whose pixels are the same in two thirds of the time. A file is opened only when it
-is a regular file, so that a pipe or a device with a picture's name cannot hang a worker.
+come from OpenCV, whose pixels are the same in two thirds of the time.
 """
 
 import contextlib
 import math
 import re
-import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from utils.errors import DataError
+from utils.files.decoding import FORMATS, decoding
+from utils.files.rasters import Raster, page_count
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
 # Pillow refuses from twice this limit on; what lies between is a large picture, not a fault.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -30,57 +27,17 @@ REDUCED = 0.5  # the scale from which down a JPEG is decoded at a lower resoluti
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # a scan holds none of them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_REMOVE = "  fix: put a readable file there, or remove it together with its partner"
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture; every failure inside the block becomes a DataError naming the file."""
-    require_file(path)
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            yield picture
-    except _DAMAGE as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Return what to raise for a file that its decoder refuses."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
-    else:
-        reason = str(error) or type(error).__name__
-    fix = "fetch the file again, or remove it (from a data set together with its partner)"
-    if isinstance(error, Image.DecompressionBombError):
-        fix = "cut it into smaller pictures; inference.py also reads a tiled TIFF, of any size"
-    return DataError(f"{path}: cannot be decoded: {reason}\n  fix: {fix}")
-
-
-def require_file(path: Path) -> None:
-    """Raise DataError unless `path` is a regular file that exists."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be opened: {reason}\n{_REMOVE}") from error
-    if not stat.S_ISREG(mode):
-        raise DataError(
-            f"{path}: expected a regular file, found something else with that name\n{_REMOVE}"
-        )
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image by Pillow; what fails inside the block is named as in `decoding`."""
+    with decoding(path), Image.open(path, formats=FORMATS) as picture:
+        paged = getattr(picture, "tag_v2", None) and picture.tag_v2.next
+        if paged and page_count(path) > 1:  # one for each channel
+            with Raster(path) as raster:
+                picture = Image.fromarray(raster.rows(0, raster.size[0]))  # noqa: PLW2901
+        yield picture
 
 
 def orientation(picture: Image.Image) -> int:
@@ -95,12 +52,6 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Return (height, width) as displayed, from the header alone."""
     width, height = picture.size
     return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a picture as displayed, without decoding it."""
-    with opened(path) as picture:
-        return upright_size(picture)
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -133,9 +84,9 @@ def read_image(path: Path, *, scale: float = 1.0) -> np.ndarray:
         return to_rgb(upright(picture), path)
 
 
-def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
+def _whole_jpeg(picture: Image.Image) -> np.ndarray | None:
     """Decode a JPEG by OpenCV, or return None where Pillow would not do the same."""
-    file = picture.fp
+    file = getattr(picture, "fp", None)
     if picture.mode != "RGB" or file is None:
         return None
     file.seek(0)
@@ -150,10 +101,9 @@ def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
 
 def to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
     """Convert a decoded picture to uint8 (H, W, 3)."""
-    if picture.mode == "F":
-        raise DataError(
-            f"{path}: floating-point pixels, expected 8 or 16 bit\n  fix: convert the file"
-        )
+    # In TIFF, mode I holds signed and 32-bit integers, whose upper byte means nothing.
+    if picture.mode == "F" or (picture.mode == "I" and picture.format == "TIFF"):
+        raise DataError(f"{path}: pixels of 32 bit, expected 8 or 16\n  fix: convert the file")
     if picture.mode.startswith("I"):
         wide = np.asarray(picture)
         grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)
@@ -188,8 +138,7 @@ def read_mask(path: Path) -> np.ndarray:
             raise DataError(
                 f"{path}: found mode {picture.mode}, expected one label value a pixel "
                 "(grey or palette)\n"
-                '  fix: use "type": "Folder" with a "label_map" from colours, such as '
-                '{"#3C1098": 0, "#9B9B9B": "void"}'
+                '  fix: use "type": "Folder" with a "label_map" from colours'
             )
         raw = np.asarray(upright(picture))
         return raw.astype(np.uint8) if raw.dtype == bool else raw
@@ -199,8 +148,9 @@ def sizes_differ(
     image_path: Path, mask_path: Path, image: tuple[int, ...], mask: tuple[int, ...]
 ) -> DataError:
     """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
-    with opened(image_path) as picture:
-        turn = orientation(picture)
+    turn = 1
+    with contextlib.suppress(DataError), opened(image_path) as picture:
+        turn = orientation(picture)  # arrays and rasters that Pillow does not know have none
     turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
     hint = (
         "the image is displayed turned (EXIF) and its mask was drawn without the turn: "

@@ -1,6 +1,7 @@
 """Which pictures a folder holds, what their results are called, and writing them whole."""
 
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -51,15 +52,20 @@ def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path
 
 
 def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
-    """All files; links to folders are followed, each real folder once, so that a loop ends."""
+    """All files; links to folders are followed, each real folder once, so that a loop ends.
+
+    Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no picture.
+    """
     seen = set()
     if output.resolve() != images.resolve():
         seen.add(output.resolve())  # what an earlier run wrote is no picture to segment
     for folder, inside, names in os.walk(images, followlinks=recursive):
         here = Path(folder)
         seen.add(here.resolve())
-        inside[:] = sorted(n for n in inside if recursive and (here / n).resolve() not in seen)
-        yield from (here / name for name in names if not name.endswith(".partial"))
+        deeper = [name for name in inside if recursive and not name.startswith(".")]
+        inside[:] = sorted(name for name in deeper if (here / name).resolve() not in seen)
+        pictures = [name for name in names if not name.startswith("._")]
+        yield from (here / name for name in pictures if not name.endswith(".partial"))
 
 
 def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
@@ -114,8 +120,9 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "writable", lambda path: path.touch())
-        (folder / "writable").unlink()
+        probe = _unfinished(folder / "probe")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ResourceError(
             f"--output {folder}: cannot be written ({error.strerror or error})\n"
@@ -131,13 +138,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResourceError: On Windows, another program has `path` open and goes on reading.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _unfinished(path)
     try:
         write(partial)
         _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _unfinished(path: Path) -> Path:
+    # Random, since two containers that share a folder may have equal host names and process ids.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _replace(partial: Path, path: Path) -> Path:

@@ -6,9 +6,10 @@ Everything works in one process, where each function is the identity. Several ar
 
 import logging
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -17,10 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import ResourceError
+from utils.errors import ResourceError, UserError
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(seconds=300)
+_PATIENCE = timedelta(days=30)  # while one works for all; if it dies, the others notice at once
 
 
 def rank() -> int:
@@ -112,6 +114,33 @@ def collect(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values  # pyrefly: ignore[bad-return]
+
+
+def by_first(work: Callable[[], Value]) -> Value:
+    """What `work` gives in the first process, in every process; they wait as long as it takes.
+
+    Raises:
+        UserError: It did so there; in every process.
+    """
+    if world_size() == 1:
+        return work()
+    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    outcome: list[Value | UserError | None] = [None]
+    if rank() == 0:
+        try:
+            outcome = [work()]
+        except UserError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, src=0, group=waiting)  # pyrefly: ignore[bad-argument-type]
+    dist.destroy_process_group(waiting)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]  # pyrefly: ignore[bad-return]
+
+
+def processes_here() -> int:
+    """How many of the processes run on this machine."""
+    return collect(socket.gethostname()).count(socket.gethostname())
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -12,6 +12,14 @@ from utils.errors import ResourceError
 # What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 _CROP = 512  # a usual size of validation crops
+_ROOT = Path("/")
+# Files of a control group for memory, versions 2 and 1: limit, use, and what begins the names of
+# the page cache's parts in memory.stat.
+_CGROUP_FILES = (
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+_PAGE_CACHE = ("active", "inactive")
 
 
 def memory_advice(
@@ -91,16 +99,33 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that this process may still take, its container's limit included.
+    """Return the bytes of memory that this process may still take.
 
-    Where the system does not tell, a number that forbids nothing.
+    The machine's and those of the limits that a container, SLURM or systemd set, on whatever level.
+    Page cache counts as free: it gives way. Where the system does not tell, a number that forbids
+    nothing.
     """
-    available = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    candidates = [int(line.split()[1]) * 1024 for line in available]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdigit():
-        candidates.append(int(limit[0]) - int(used[0]))
-    return max(0, min(candidates)) if candidates else 2**62
+    meminfo = _lines(_ROOT / "proc/meminfo")
+    free = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
+    for group in _control_groups():
+        for limit_file, used_file, prefix in _CGROUP_FILES:
+            limit, used = _lines(group / limit_file), _lines(group / used_file)
+            if limit and used and limit[0].isdigit():
+                stat = dict(line.split() for line in _lines(group / "memory.stat"))
+                cache = sum(int(stat.get(f"{prefix}{part}_file", 0)) for part in _PAGE_CACHE)
+                free.append(int(limit[0]) - int(used[0]) + cache)
+    return max(0, min(free, default=2**62))
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control groups for memory, each before those it lies in."""
+    for line in _lines(_ROOT / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            mounted = _ROOT / "sys/fs/cgroup" / ("memory" if controllers else "")
+            own = PurePosixPath(path.lstrip("/"))
+            # A container may see the path on its host, of which only the top is mounted in it.
+            yield from (mounted / group for group in (own, *own.parents))
 
 
 def _pairs(batch_size: int, accumulate: int, *, multiple: int, least: int) -> list[tuple[int, int]]:
@@ -145,8 +170,8 @@ def _validation_advice(batch_size: int, crop_size: int | None, accumulate: int |
     return "  validate in less memory:\n" + "".join(f"    --set {line}\n" for line in lines)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: Path) -> list[str]:
     try:
-        return Path(path).read_text(encoding="ascii").splitlines()
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []

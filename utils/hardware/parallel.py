@@ -1,6 +1,8 @@
 """One network on several devices: DDP, the ancestor's DataParallel, SyncBN."""
 
+import inspect
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +11,15 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from utils.hardware import distributed
 
 log = logging.getLogger("segmentation")
+
+_SINCE_2_14 = "forward_sync_buffers"  # which warns of the older name
+_SYNC_BUFFERS = (
+    _SINCE_2_14
+    if _SINCE_2_14 in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+# The first process's batch statistics are the ones that are scored and saved.
+_OWN_STATISTICS: dict[str, Any] = {_SYNC_BUFFERS: False}
 
 
 def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
@@ -53,9 +64,8 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, n_gpu: int)
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            # The first process's batch statistics are the ones that are scored and saved.
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            **_OWN_STATISTICS,
         )
     if parallel == "DataParallel" and device.type == "cuda":
         count = min(n_gpu, torch.cuda.device_count())

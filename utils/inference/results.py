@@ -33,7 +33,7 @@ class Results(NamedTuple):
     """What is known about one picture."""
 
     pixels: np.ndarray  # (H, W, C)
-    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes
+    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes; the highest value is void
     probabilities: np.ndarray | None  # (K, H, W) float16
     raster: Raster | None = None  # where the mask lies on the ground
 

@@ -150,6 +150,7 @@ def fill(
     batch_size: int,
     store: torch.device | None,
     say: Callable[[str], None],
+    void: Callable[[int], np.ndarray | None] = lambda _top: None,
 ) -> None:
     """Predict all rows that are not there yet.
 
@@ -161,6 +162,7 @@ def fill(
         batch_size: Windows a call of `predict`.
         store: Device of the sums.
         say: Told now and then how far it has come.
+        void: Which pixels of the rows that `read` gave from a row on have no value; None: none.
     """
     height = windows.rows.size
     begin = height
@@ -177,7 +179,10 @@ def fill(
         for top, logits in bands(
             predict, ahead, windows, batch_size=batch_size, store=store, begin=begin
         ):
-            rows.append(class_ids(logits)[0].cpu().numpy())
+            mask = class_ids(logits)[0].cpu().numpy()
+            if (nothing := void(top)) is not None:
+                mask[nothing[: len(mask)]] = -1  # in an unsigned dtype the highest value
+            rows.append(mask)
             done = top + logits.shape[2]
             now = time.monotonic()
             if now - said > _SAID_EVERY:

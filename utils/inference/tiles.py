@@ -143,10 +143,16 @@ def bands(
         if top >= begin:
             yield top, sums[:, :, :done]
         if not last:
-            for plane in sums.flatten(0, 1):  # one at a time: a copy of all is a third of a band
-                rest = plane[done:].clone()
-                plane[rows.window - done :] = 0
-                plane[: rows.window - done] = rest
+            _move_up(sums, done)
+
+
+def _move_up(sums: Tensor, done: int) -> None:
+    """Drop the first `done` rows and make room for as many new ones, in place."""
+    left = sums.shape[2] - done
+    for plane in sums.flatten(0, 1):  # one at a time: a copy of all is a third of a band
+        rest = plane[done:].clone()
+        plane[left:] = 0
+        plane[:left] = rest
 
 
 def _row(

@@ -95,17 +95,20 @@ class ValidationTotals:
         self._losses = [torch.zeros((), device=device)]
         self._weights = [0.0]
 
-    def add(self, loss: Tensor, total: float | None, predictions: Tensor, masks: Tensor) -> None:
+    def add(
+        self, loss: Tensor, denominator: float | None, predictions: Tensor, masks: Tensor
+    ) -> None:
         """Take one batch.
 
         Args:
             loss: Its own loss.
-            total: The divisor of pixel losses, by which they weigh; others weigh by the batch.
+            denominator: Of pixel losses: the weight of this batch in the mean; None: 1, as for
+                losses of a batch.
             predictions: (N, H, W) class numbers.
             masks: (N, H, W) labels.
         """
         self._losses.append(loss)
-        self._weights.append(1.0 if total is None else total)
+        self._weights.append(1.0 if denominator is None else denominator)
         self._confusion.update(predictions, masks)
 
     def compute(self) -> dict:

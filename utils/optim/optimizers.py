@@ -1,13 +1,15 @@
 """Optimisers by name, and the parameter groups of a model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
 from utils.config.registry import build
-from utils.optim.torch_optimizers import adagrad, adam, adamw, nadam, radam, rmsprop, sgd
+from utils.optim.torch_optimizers import OPTIMIZERS
+
+__all__ = ["OPTIMIZERS", "build_optimizer"]
 
 
 class TwoPartModel(Protocol):
@@ -24,17 +26,6 @@ class TwoPartModel(Protocol):
     def modules(self) -> Iterable[nn.Module]:
         """Every module of the model."""
         ...
-
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "SGD": sgd,
-    "Adam": adam,
-    "AdamW": adamw,
-    "NAdam": nadam,
-    "RAdam": radam,
-    "RMSprop": rmsprop,
-    "Adagrad": adagrad,
-}
 
 
 def build_optimizer(

@@ -1,4 +1,4 @@
-"""The optimiser's update: unscaled, clipped, and withheld on the device when it is not finite."""
+"""The parts of an update: unscale, clip, and step, withheld on the device if not finite."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class Update:
     """Applies gradients without reading anything back.
 
     Args:
-        optimizer: Its parameters' gradients are used up by `apply`.
+        optimizer: Its parameters' gradients are used up by `step_or_withhold`.
         scaler: The gradient scaler; enabled for fp16 only.
         clip_grad_norm: The longest gradient, in the 2-norm over all parameters; None: any.
         device: Where the parameters are.
@@ -47,18 +47,24 @@ class Update:
         # The seed of backward is 1, or NaN whatever the loss's own derivative is.
         self.scaler.scale(loss).backward(gradient=1 + 0 * loss.detach())
 
-    def apply(self) -> None:
-        """Update the weights from the gradients, unless one of them is not finite."""
-        _start_momentum(self.optimizer)
+    def unscale(self) -> None:
+        """Take fp16's factor out of the gradients, and measure them."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self._weights if p.grad is not None]
         self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+    def clip(self) -> None:
+        """Shorten the gradient to `clip_grad_norm`, if it is longer."""
         if self.clip_grad_norm is not None:
             clip_grads_with_norm_(self._weights, self.clip_grad_norm, self.norm)
+
+    def step_or_withhold(self) -> None:
+        """Change the weights, unless a gradient is not finite; then forget the gradients."""
         broken = ~torch.isfinite(self.norm)
         if self._tolerated:
             self._withheld = self._withheld * broken  # only those in a row count
         self._withheld = self._withheld + broken
+        _start_momentum(self.optimizer)
         # Fused optimizers look at the scaler's flag on the device; the others cost one read.
         self.scaler.step(self.optimizer)
         self.scaler.update()

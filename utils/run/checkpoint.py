@@ -17,6 +17,7 @@ import torch
 from utils.config.config import Config, parse_config
 from utils.errors import CheckpointError, ConfigError, ResourceError
 from utils.files import tensor_files
+from utils.files.outputs import write_whole
 from utils.run.checkpoint_schema import fault_in
 
 FORMAT_VERSION = 1
@@ -48,25 +49,23 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     Raises:
         ResourceError: The disk is full or the folder cannot be written; the old file is kept.
     """
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
+
+    def write(temporary: Path) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+
+    try:
+        write_whole(path, write)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ResourceError(
             f"cannot write {path}: {error.strerror or error}\n"
             f"  needed: {len(data):,} bytes, free: {_free_bytes(path.parent)}\n"
             "  what was saved before is untouched; free some space or set trainer.save_dir "
             "to another disk, then --resume"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path | str) -> dict:

@@ -113,7 +113,7 @@ def trim(folder: Path, *, keep: int | None) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of a process that was killed while it wrote."""
-    for leftover in folder.glob("*.tmp.*"):
+    for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 
 

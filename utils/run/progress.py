@@ -9,7 +9,7 @@ from tqdm import tqdm
 log = logging.getLogger("segmentation")
 
 
-class Progress:
+class ProgressBar:
     """The progress of one epoch.
 
     Args:
@@ -44,7 +44,7 @@ class Progress:
         """Show numbers: in the bar, and as a line in train.log, or where there is no bar."""
         if self._done == self._total:  # the epoch's own line follows
             return
-        text = describe(values)
+        text = one_line(values)
         self._bar.set_postfix_str(text)
         level = logging.DEBUG if self._terminal else logging.INFO
         log.log(level, "%s  %d/%d  %s", self._title, self._done, self._total, text)
@@ -54,7 +54,7 @@ class Progress:
         self._bar.close()
 
 
-def describe(values: Mapping[str, object]) -> str:
+def one_line(values: Mapping[str, object]) -> str:
     """Numbers in one line: `loss 0.412  Mean_IoU 0.731`."""
     return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
 
