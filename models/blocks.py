@@ -94,8 +94,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
         """Keep the shape."""
-        torchs = input.device.type != "cpu" or torch.compiler.is_compiling()
-        if torchs or not self.training:
+        if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         count = input.numel()
         bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)

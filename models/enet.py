@@ -58,9 +58,8 @@ class PReLU(nn.PReLU):
             rows = input.permute(0, 2, 3, 1).reshape(n * height, width * channels)
             rows = _PReLU.apply(rows, self.weight.repeat(width).to(input.dtype))
             return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-        rows = input.reshape(n, -1)
         slopes = self.weight.repeat_interleave(height * width).to(input.dtype)
-        return _PReLU.apply(rows, slopes).view(input.shape)
+        return _PReLU.apply(input.reshape(n, -1), slopes).view(input.shape)
 
 
 class _PReLU(torch.autograd.Function):

@@ -48,16 +48,16 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.options
-        above, groups, wanted = gradients[0].to(weight.dtype), len(weight), ctx.needs_input_grad[:3]
+        above, groups = gradients[0].to(weight.dtype), len(weight)
+        x_wanted, *others = ctx.needs_input_grad[:3]
         sides = zip(dilation, weight.shape[2:], padding, strict=True)
         around = [step * (size - 1) - pad for step, size, pad in sides]
-        turned = max(stride) == 1 and min(around) >= 0
-        rest = False, [0, 0], groups, [wanted[0] and not turned, *wanted[1:]]  # not transposed
+        turned = x_wanted and max(stride) == 1 and min(around) >= 0
+        wanted = [x_wanted and not turned, *others]
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            above, x.to(weight.dtype), weight, [groups], stride, padding, dilation, *rest
+            above, x.to(weight.dtype), weight, [groups], *ctx.options, False, [0, 0], groups, wanted
         )
-        if wanted[0] and turned:
-            # A convolution too, with the weight turned by 180 degrees: fast if dilated as well.
+        if turned:  # a convolution too, with the weight turned by 180 degrees: fast if dilated
             of_x = torch.ops.aten.convolution(
                 above, weight.flip(2, 3), None, stride, around, dilation, False, [0, 0], groups
             )
@@ -79,4 +79,6 @@ def replace_depthwise(model: nn.Module) -> None:
 
 def _is_slow(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
-    return depthwise and (max(conv.kernel_size) > 3 or max(*conv.stride, *conv.dilation) > 1)
+    if not depthwise or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+        return False
+    return max(conv.kernel_size) > 3 or max(*conv.stride, *conv.dilation) > 1
