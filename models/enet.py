@@ -43,9 +43,9 @@ def _conv(
 
 
 class PReLU(nn.PReLU):
-    """torch's PReLU, with loops of its own for training on a CPU.
+    """torch's PReLU with loops of its own on a CPU.
 
-    There torch's own gradient branches at every value, and its bfloat16 is slow below 32 channels.
+    torch's gradient branches at every value there, and its bfloat16 is slow below 32 channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)

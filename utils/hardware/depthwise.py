@@ -1,8 +1,8 @@
 """Depthwise convolutions on a CPU: gradients in the format of the weights, by fast kernels.
 
-In bfloat16 oneDNN has no fast kernel for the weight gradient of 5x5 and larger (four times the time
-of float32), for the input gradient of strided ones (up to twenty times) and for both of dilated
-ones: most of a training step of a mobile encoder. The forward pass is fast and stays as it is.
+In bfloat16 oneDNN has slow kernels for the weight gradient of 5x5 and larger (four times float32's
+time), the input gradient of strided ones (up to twenty times) and both of dilated ones: most of a
+training step of a mobile encoder. The forward pass is fast and stays as it is.
 """
 
 import sys
@@ -24,8 +24,7 @@ class DepthwiseConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, *, same: bool) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
-        self.options = conv.stride, conv.padding, conv.dilation
-        self.same = same
+        self.options, self.same = (conv.stride, conv.padding, conv.dilation), same
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H', W')`` in autocast's format."""
@@ -79,6 +78,6 @@ def replace_depthwise(model: nn.Module) -> None:
 
 def _is_slow(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
-    if not depthwise or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-        return False
-    return max(conv.kernel_size) > 3 or max(*conv.stride, *conv.dilation) > 1
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    large, spread = max(conv.kernel_size) > 3, max(*conv.stride, *conv.dilation) > 1
+    return depthwise and plain and (large or spread)
