@@ -88,8 +88,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 class Dropout(nn.Dropout):
     """torch's dropout; on a CPU it draws 64 random bits at a time, for four values.
 
-    torch draws one value after the other there: a twelfth of a training step of DeepLab. As its
-    own, the mask is a function of torch's seed alone.
+    torch draws value by value: 8 % of a step of DeepLab. The seed alone decides, as in torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
