@@ -6,8 +6,8 @@
     OMP_NUM_THREADS=1 python benchmarks/step.py --cpu-time      # on a machine that others use too
 
 `plain`: the same network in fp32 and torch's default layout, torch's cross-entropy, no metrics.
-`bare`: the same in the trainer's precision, layout and optimiser. `ours`: the trainer's step with
-everything that it does (uint8 images normalised on the device, confusion counts, gradient norm,
+`bare`: the same in the trainer's precision, layout and optimizer. `ours`: the trainer's step with
+everything that it does (uint8 images normalized on the device, confusion counts, gradient norm,
 guard against values that are not finite). The three take turns, in a new order each round; figures
 are medians of the rounds' own quotients. The last line is one JSON object: `ratio_*` above 1 = ours
 is faster than plain, `overhead_*` is ours / bare - 1.

@@ -195,7 +195,7 @@ def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) 
 def build_whole(
     kind: str, name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:
-    """Build the data set of a loader without what changes its pictures, for an honest score.
+    """Build the data set of a loader without what changes its images, for an honest score.
 
     Args:
         kind: Its place in the config: "train_loader" or "val_loader".

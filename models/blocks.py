@@ -40,7 +40,7 @@ def conv_bn_relu(
     stride: int = 1,
     dilation: int = 1,
 ) -> nn.Sequential:
-    """Build convolution, batch normalisation and ReLU; stride 1 keeps the size."""
+    """Build convolution, batch normalization and ReLU; stride 1 keeps the size."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(
@@ -51,10 +51,10 @@ def conv_bn_relu(
     )
 
 
-def initialise(*parts: nn.Module) -> None:
-    """Initialise new layers for ReLU networks; never called on anything pretrained.
+def initialize(*parts: nn.Module) -> None:
+    """Initialize new layers for ReLU networks; never called on anything pretrained.
 
-    Convolutions as He et al., "Delving Deep into Rectifiers" (2015), eq. 10, normalisation to the
+    Convolutions as He et al., "Delving Deep into Rectifiers" (2015), eq. 10, normalization to the
     identity, biases to 0.
     """
     for part in parts:
@@ -112,7 +112,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.conv = conv_bn_relu(in_channels, channels)
         self.dropout = nn.Dropout2d(dropout)
-        initialise(self.conv)
+        initialize(self.conv)
         self.classifier = classifier(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class PyramidPooling(nn.Module):
         channels = in_channels // len(self.bins)
         self.levels = nn.ModuleList(conv_bn_relu(in_channels, channels, 1) for _ in self.bins)
         self.fuse = conv_bn_relu(in_channels + channels * len(self.bins), out_channels)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(N, out_channels, h, w)`` for features ``(N, in_channels, h, w)``."""
@@ -248,7 +248,7 @@ def unpool(x: Tensor, winners: Tensor) -> Tensor:
 def cut(x: Tensor, size: Sequence[int]) -> Tensor:
     """Cut features to ``size``, at most a row and a column smaller than they are.
 
-    Nearest-neighbour resizing from n + 1 to n takes the first n. Unlike a slice it says nothing
+    Nearest-neighbor resizing from n + 1 to n takes the first n. Unlike a slice it says nothing
     about which size is larger, which torch.export would have to prove.
     Above 2,000 pixels float32 rounding may take the last row instead of the one before it.
     """

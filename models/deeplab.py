@@ -30,7 +30,7 @@ from models.blocks import (
     Dropout,
     classifier,
     conv_bn_relu,
-    initialise,
+    initialize,
     laid_out_as,
     resize,
     resize_logits,
@@ -41,7 +41,7 @@ ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 def separable_conv(in_channels: int, out_channels: int, *, dilation: int = 1) -> nn.Sequential:
-    """Build a 3x3 depthwise and a 1x1 convolution, each with normalisation and ReLU (Sec. 3.1)."""
+    """Build a 3x3 depthwise and a 1x1 convolution, each with normalization and ReLU (Sec. 3.1)."""
     depthwise = nn.Conv2d(
         in_channels, in_channels, 3, 1, dilation, dilation, groups=in_channels, bias=False
     )
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
             _conv3(channels, channels, separable=separable),
             Dropout(0.1),
         )
-        initialise(self)
+        initialize(self)
         self.classifier = classifier(channels, num_classes)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class DeepLab(BaseModel):
         output_stride: Stride of the deepest features; sets the rates of the ASPP.
         separable: Whether ASPP and decoder factor their 3x3 convolutions; null as in the paper:
             with Xception only (Sec. 4.3).
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -174,7 +174,7 @@ class DeepLab(BaseModel):
             separable = ALIASES.get(backbone, backbone).startswith("xception")
         channels = self.backbone.channels
         self.aspp = ASPP(channels[-1], rates=ATROUS_RATES[output_stride], separable=separable)
-        initialise(self.aspp)
+        initialize(self.aspp)
         self.decoder = Decoder(channels[self.low_index], num_classes, separable=separable)
         self.finish(
             freeze_bn=freeze_bn,

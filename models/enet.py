@@ -23,7 +23,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
-from models.blocks import Probability, cut, halve, halve_with_winners, initialise, unpool
+from models.blocks import Probability, cut, halve, halve_with_winners, initialize, unpool
 
 
 def _conv(
@@ -36,7 +36,7 @@ def _conv(
 ) -> nn.Conv2d:
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = (dilation * (height // 2), dilation * (width // 2))
-    # Without bias, as all of the paper's projections (Sec. 3): normalisation has one.
+    # Without bias, as all of the paper's projections (Sec. 3): normalization has one.
     return nn.Conv2d(
         in_channels, out_channels, (height, width), stride, padding, dilation, bias=False
     )
@@ -204,7 +204,7 @@ class ENet(BaseModel):
         num_classes: Classes to tell apart.
         in_channels: Channels of the images, at most 15: the initial block has 16.
         pretrained: Accepted and noted: no weights exist.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Accepted and noted: there is no backbone.
         dropout: Spatial dropout before and from stage 2 on (Sec. 3).
     """
@@ -240,7 +240,7 @@ class ENet(BaseModel):
         self.up5 = UpBottleneck(64, 16, dropout=late)
         self.stage5 = Bottleneck(16, dropout=late)
         self.fullconv = _double(16, num_classes, bias=True)
-        initialise(self)
+        initialize(self)
         self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
 
     def forward(self, images: Tensor) -> Tensor:

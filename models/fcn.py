@@ -52,9 +52,9 @@ class FCN8(BaseModel):
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: VGG16 as in the paper, or with batch normalisation.
+        backbone: VGG16 as in the paper, or with batch normalization.
         pretrained: True, False, or the path of the encoder's weight file.
-        freeze_bn: Keep the statistics of batch normalisation (`vgg16_bn` has some).
+        freeze_bn: Keep the statistics of batch normalization (`vgg16_bn` has some).
         freeze_backbone: Keep the encoder, fc6 and fc7 as they are.
     """
 

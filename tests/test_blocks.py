@@ -13,7 +13,7 @@ from models.blocks import (
     cut,
     halve,
     halve_with_winners,
-    initialise,
+    initialize,
     resize,
     resize_logits,
     unpool,
@@ -93,7 +93,7 @@ def test_new_layers_start_as_he_et_al_have_it():
     conv, norm, _ = layers = conv_bn_relu(64, 128)
     for parameter in layers.parameters():
         torch.nn.init.constant_(parameter, 7)
-    initialise(layers)
+    initialize(layers)
     assert float(conv.weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
     assert (norm.weight == 1).all()
     assert (norm.bias == 0).all()

@@ -331,7 +331,7 @@ def test_ten_steps_in_bf16_are_those_in_fp32(tmp_path, name, args):
     """Each loss within 2 %, where fp32 itself is that stable.
 
     Two images are too few for PSPNet: of the two values that its coarsest pooling gives a channel,
-    normalisation leaves the signs. From random weights at a rate of 0.01 its losses then halve in
+    normalization leaves the signs. From random weights at a rate of 0.01 its losses then halve in
     four steps and magnify whatever they start from: with weights rounded to bf16 once, or changed
     by a factor of 1 + 1e-5, ten losses in fp32 move by up to 13 % and 5 %. What magnifies is no
     operator: errors grow evenly over the layers, to 2 % of the last features, and turn the sign of

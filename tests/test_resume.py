@@ -306,11 +306,11 @@ def test_weights_that_do_not_fit_are_refused(write_config, run_folder):
 
 def test_the_best_model_is_no_state_to_resume_from(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
-    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimiser state"):
+    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimizer state"):
         train.main(["--resume", str(run_folder() / "best_model.pth")])
 
 
-def test_another_optimiser_is_refused(write_config, run_folder):
+def test_another_optimizer_is_refused(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     change = ["optimizer.type=SGD", "optimizer.no_decay_norm_bias=true", "trainer.epochs=2"]
     with pytest.raises(ConfigError, match="optimizer does not fit this config's"):

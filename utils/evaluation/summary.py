@@ -24,10 +24,10 @@ RULES = (
 )
 
 
-def summarise(
+def summarize(
     evaluation: Evaluation, *, classes: Sequence[str], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything of an evaluation but its pictures.
+    """Everything of an evaluation but its images.
 
     Args:
         evaluation: The sums.
@@ -155,7 +155,7 @@ def percent(value: float | None) -> str:
 
 
 def overall(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    """The scores of the whole data set, of what `summarise` returned."""
+    """The scores of the whole data set, of what `summarize` returned."""
     return {
         key: value
         for key, value in summary.items()
