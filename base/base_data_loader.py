@@ -236,11 +236,10 @@ class BaseDataLoader:
     def _evaluation_batches(self) -> list[list[int]]:
         """Group images of one size, in order; a group that fills up becomes a batch."""
         alike = self.batch_size == 1 or (self.dataset.val and self.dataset.crop_size is not None)
-        sizes = None if alike else self.dataset.all_sizes()
         batches: list[list[int]] = []
         open_groups: dict[tuple[int, int], list[int]] = {}
         for index in range(len(self.dataset)):
-            size = (0, 0) if sizes is None else sizes[index]
+            size = (0, 0) if alike else self.dataset.known_size(index)
             group = open_groups.setdefault(size, [])
             group.append(index)
             if len(group) == self.batch_size:

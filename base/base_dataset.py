@@ -6,6 +6,7 @@ file that fills `pairs` in `__post_init__`, and one line in `dataloaders/__init_
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,17 +120,15 @@ class BaseDataset:
         with opened(self.pairs[index].image) as image:
             return upright_size(image)
 
-    def all_sizes(self) -> list[tuple[int, int]]:
-        """Return (height, width) of every image; headers are opened where these are not known."""
-        if self.image_sizes is None:
-            self.image_sizes = [self.size(index) for index in range(len(self))]
-        return self.image_sizes
+    def known_size(self, index: int) -> tuple[int, int]:
+        """Return the same as `size`, without the header where `image_sizes` has been set."""
+        return self.size(index) if self.image_sizes is None else self.image_sizes[index]
 
     def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
         """Return (height, width) of sample (epoch, index), read from no more than a header."""
         if self.crop_size is not None and (self.augments or self.val):
             return self.crop_size, self.crop_size
-        size = self.size(index) if self.image_sizes is None else self.image_sizes[index]
+        size = self.known_size(index)
         if not self.augments:
             return size
         return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
@@ -198,9 +197,9 @@ class BaseDataset:
         """
         if self.cache is None or self._cache is not None:
             return
-        if self.caches_in_memory:
+        if self.cache == "ram" or not self.pairs:
             self._cache = RamCache(
-                self.all_sizes(),
+                [self.known_size(index) for index in range(len(self))],
                 channels=len(self.mean),
                 dtype=np.dtype(self.input_dtype),
                 mask_dtype=np.dtype(self.table.dtype),
@@ -215,16 +214,11 @@ class BaseDataset:
             total_bytes=self.decoded_bytes(),
         )
 
-    @property
-    def caches_in_memory(self) -> bool:
-        """Whether decoded pixels are kept in memory, as those of generated images always are."""
-        return self.cache == "ram" or (self.cache == "disk" and not self.pairs)
-
     def decoded_bytes(self) -> int:
         """Return the bytes of all images and masks once they are decoded."""
         a_pixel = len(self.mean) * np.dtype(self.input_dtype).itemsize
         a_pixel += np.dtype(self.table.dtype).itemsize
-        return sum(height * width for height, width in self.all_sizes()) * a_pixel
+        return a_pixel * sum(math.prod(self.known_size(index)) for index in range(len(self)))
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""

@@ -241,3 +241,7 @@ def compiled(net: Net, run: Run) -> None:
     speed = net.batch / statistics.median(times["ours"])
     text = f"{net.title}, compiled in {seconds:.0f} s, images/s"
     run.say(f"{net.title}_compiled", speed, text)
+
+
+if __name__ == "__main__":  # gpu.py runs them
+    print(__doc__)

@@ -1,7 +1,8 @@
 """From what a config says about a loader to batches: the data set, then its loader."""
 
 import logging
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from base.base_data_loader import BaseDataLoader
@@ -18,7 +19,6 @@ from utils.run.stopwatch import usable_cores
 log = logging.getLogger("segmentation")
 
 Section = tuple[str, Mapping[str, object]]  # a loader's `type` and `args`
-Sizes = list[tuple[int, int]]
 
 
 def build_loaders(
@@ -53,7 +53,12 @@ def build_loaders(
         batches["val_loader"] = {
             key: shared[key] for key in ("batch_size", "num_workers") if key in shared
         }
-    report, usable, sizes = distributed.by_first(lambda: _looked_at(datasets, _own_share(train)))
+    report, usable, sizes = distributed.by_first(
+        lambda: (
+            *check(datasets, full=False, batch_size=_own_share(train)),
+            [dataset.image_sizes for dataset in datasets.values()],
+        )
+    )
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
@@ -61,8 +66,8 @@ def build_loaders(
         )
     for line in report.splitlines():
         log.info("%s", line)
-    for kind, dataset in datasets.items():
-        dataset.image_sizes = sizes[kind]
+    for dataset, image_sizes in zip(datasets.values(), sizes, strict=True):
+        dataset.image_sizes = image_sizes
     _check_memory(datasets.values())
     loaders = {
         kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
@@ -71,18 +76,11 @@ def build_loaders(
     return loaders["train_loader"], loaders.get("val_loader")
 
 
-def _looked_at(
-    datasets: Mapping[str, BaseDataset], batch_size: int
-) -> tuple[str, bool, dict[str, Sizes | None]]:
-    report, usable = check(datasets, full=False, batch_size=batch_size)
-    return report, usable, {kind: dataset.image_sizes for kind, dataset in datasets.items()}
-
-
-def _check_memory(datasets: Collection[BaseDataset]) -> None:
+def _check_memory(datasets: Iterable[BaseDataset]) -> None:
     """Refuse caches in memory that fit one by one, but not together or in every process."""
-    kept = [dataset for dataset in datasets if dataset.caches_in_memory]
-    if kept:
-        processes = distributed.processes_here()
+    if kept := [dataset for dataset in datasets if dataset.cache == "ram"]:
+        hosts = distributed.collect(socket.gethostname())
+        processes = hosts.count(hosts[distributed.rank()])
         needed = processes * sum(dataset.decoded_bytes() for dataset in kept)
         require_memory(needed, images=sum(map(len, kept)), processes=processes)
 

@@ -1,7 +1,6 @@
 """What earlier runs found out about files; it holds as long as a file keeps its size and time.
 
-To open the headers of a large data set takes minutes, on a slow share an hour; to ask for sizes and
-times takes seconds.
+To open all headers of a large data set takes minutes, on a slow share an hour.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from base.base_dataset import BaseDataset
 from utils.data.pixel_cache import default_folder
@@ -22,9 +21,6 @@ from utils.run.progress import ProgressBar
 
 log = logging.getLogger("segmentation")
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 _FORMAT = 1  # to be raised when what was found sound may no longer be
 _THREADS = 32  # more than cores: they wait for a disk or the network
 _A_TASK = 64  # files
@@ -32,21 +28,16 @@ _MANY = 1000  # files whose reading is announced
 
 
 def read_sizes(dataset: BaseDataset) -> list[str]:
-    """Tell a data set the sizes of its images; headers of files that changed are opened.
-
-    Returns:
-        What is wrong with headers. Where something is, the data set is told nothing.
-    """
-    kind = type(dataset)
+    """Tell a data set the sizes of its images, or return what is wrong with their headers."""
     found = known(
         [pair.image for pair in dataset.pairs],
         lambda index: list(dataset.size(index)),
-        about=f"size {kind.__module__} {kind.__name__} {len(dataset.mean)} {dataset.input_dtype}",
+        about=f"size {type(dataset)} {len(dataset.mean)} {dataset.input_dtype}",
         title="HEADERS",
     )
-    problems = [str(size) for size in found if isinstance(size, DataError)]
+    problems = [str(size) for size in found if isinstance(size, Exception)]
     if not problems:
-        dataset.image_sizes = [(size[0], size[1]) for size in found]
+        dataset.image_sizes = [(height, width) for height, width in found]
     return problems
 
 
@@ -57,72 +48,58 @@ def known(
 
     Args:
         files: The files.
-        read: Gets a position in `files`; runs in threads. What it returns must outlive JSON and is
-            not None.
+        read: Gets a position in `files`; runs in threads. What it returns must outlive JSON.
         about: Names what is found out, and what that depends on beside the file.
         title: Of the progress bar.
 
     Returns:
-        What `read` returned, now or earlier, or the DataError that it raised now.
+        What `read` returned, now or earlier, or the DataError or OSError that it raised now.
     """
     if not files:
         return []
     # First: what changes while it is read is read again the next time.
     keys = [f"{stamp} {file.absolute()}" for stamp, file in zip(stamps(files), files, strict=True)]
-    memory_file = _memory_file(files[0].absolute().parent, about)
+    place = hashlib.sha256(os.fsencode(f"{_FORMAT} {about} {files[0].absolute().parent}"))
+    memory_file = default_folder().parent / "files" / f"{place.hexdigest()[:32]}.json"
     memory = _load(memory_file)
-    results = [memory.get(key) for key in keys]
-    unknown = [index for index, result in enumerate(results) if result is None]
-    if not unknown:
-        return results
+    unknown = [index for index, key in enumerate(keys) if key not in memory]
     if len(unknown) >= _MANY:
         log.info("%s: reading %d of %d files", title, len(unknown), len(files))
-
-    def caught(index: int) -> Any:
-        try:
-            return read(index)
-        except DataError as error:
-            return error
-
-    for index, result in zip(unknown, _by_threads(caught, unknown, title), strict=True):
-        results[index] = result
-        if not isinstance(result, DataError):
-            memory[keys[index]] = result
-    _save(memory_file, memory)
-    return results
+    found = dict(zip(unknown, _by_threads(read, unknown, title), strict=True))
+    sound = {keys[i]: one for i, one in found.items() if not isinstance(one, Exception)}
+    if sound:
+        _save(memory_file, memory | sound)
+    return [found[i] if i in found else memory[key] for i, key in enumerate(keys)]
 
 
 def stamps(files: Sequence[Path]) -> list[str]:
-    """Return size in bytes and time of the last change in ns of each file, "" of none."""
-    return _by_threads(_stamp, files, "FILES")
+    """Return size in bytes and time of change in ns of each file, or why it has none."""
+
+    def stamp(index: int) -> str:
+        status = files[index].stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    return list(map(str, _by_threads(stamp, range(len(files)), "FILES")))
 
 
-def _stamp(file: Path) -> str:
-    try:
-        status = file.stat()
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _by_threads(work: Callable[[Item], Result], items: Sequence[Item], title: str) -> list[Result]:
-    tasks = [items[start : start + _A_TASK] for start in range(0, len(items), _A_TASK)]
-    results: list[Result] = []
-    pool = ThreadPoolExecutor(_THREADS)
-    with closing(ProgressBar(title, len(items))) as bar:
+def _by_threads(work: Callable[[int], Any], indices: Sequence[int], title: str) -> list[Any]:
+    def caught(index: int) -> Any:
         try:
-            for done in pool.map(lambda task: [work(item) for item in task], tasks):
+            return work(index)
+        except (DataError, OSError) as error:
+            return error
+
+    tasks = [indices[start : start + _A_TASK] for start in range(0, len(indices), _A_TASK)]
+    results = []
+    pool = ThreadPoolExecutor(_THREADS)
+    with closing(ProgressBar(title, len(tasks))) as bar:
+        try:
+            for done in pool.map(lambda task: list(map(caught, task)), tasks):
                 results += done
-                for _ in done:
-                    bar.advance()
+                bar.advance()
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     return results
-
-
-def _memory_file(folder: Path, about: str) -> Path:
-    digest = hashlib.sha256(os.fsencode(f"{_FORMAT}\0{about}\0{folder}")).hexdigest()
-    return default_folder().parent / "files" / f"{digest[:32]}.json"
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -135,9 +112,9 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _save(file: Path, memory: dict[str, Any]) -> None:
     newest = {key.split(" ", 2)[-1]: key for key in memory}  # of a file that changed, one stays
-    memory = {key: memory[key] for key in newest.values()}
+    text = json.dumps({key: memory[key] for key in newest.values()})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda path: path.write_text(json.dumps(memory), encoding="ascii"))
+        write_whole(file, lambda path: path.write_text(text, encoding="ascii"))
     except OSError as error:
         log.info("what was read is not remembered in %s (%s)", file.parent, error.strerror)

@@ -8,7 +8,6 @@ from pathlib import Path
 from base.base_dataset import BaseDataset
 from dataloaders.known_files import known, stamps
 from dataloaders.layout import with_examples
-from utils.errors import DataError
 
 
 def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
@@ -20,12 +19,8 @@ def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
         _contents([path for path, size in zip(*part, strict=True) if size in of_one_size])
         for part in zip(images, sizes, strict=True)
     )
-    originals = {content: path for path, content in reversed(trained_on.items())}
-    shared = [
-        f"{path} is {originals[content]}"
-        for path, content in validated.items()
-        if content in originals
-    ]
+    originals = {content: path for path, content in reversed(trained_on)}
+    shared = [f"{path} is {originals[one]}" for path, one in validated if one in originals]
     if not shared:
         return None
     return with_examples(
@@ -35,15 +30,12 @@ def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
     )
 
 
-def _contents(paths: Sequence[Path]) -> dict[Path, str]:
+def _contents(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Return what stands for the content of each file that can be read."""
     found = known(paths, lambda index: _digest(paths[index]), about="content", title="CONTENT")
-    return {path: one for path, one in zip(paths, found, strict=True) if isinstance(one, str)}
+    return [pair for pair in zip(paths, found, strict=True) if isinstance(pair[1], str)]
 
 
 def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()

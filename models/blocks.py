@@ -88,19 +88,16 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 class Dropout(nn.Dropout):
     """torch's dropout; on a CPU it draws 64 random bits at a time, for four values.
 
-    torch draws one value after the other there: a twelfth of a training step of DeepLab. As its
-    own, the mask is a function of torch's seed alone.
+    torch draws value by value: 8 % of a step of DeepLab. The seed alone decides, as in torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
         """Keep the shape."""
-        torchs = input.device.type != "cpu" or torch.compiler.is_compiling()
-        if torchs or not self.training:
+        if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
-        count = input.numel()
-        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = torch.empty(input.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
         dropped = round(self.p * 2**16)  # of the 65,536 values of 16 bits
-        keep = bits.view(torch.int16)[:count] >= dropped - 2**15
+        keep = bits.view(torch.int16)[: input.numel()] >= dropped - 2**15
         # Not from bool: converting that is not vectorized.
         scale = keep.view(torch.uint8).to(input.dtype).div_(1 - dropped / 2**16)
         return input * scale.as_strided(input.shape, torch.empty_like(input).stride())

@@ -43,9 +43,9 @@ def _conv(
 
 
 class PReLU(nn.PReLU):
-    """torch's PReLU, with loops of its own for training on a CPU.
+    """torch's PReLU with loops of its own on a CPU.
 
-    There torch's own gradient branches at every value, and its bfloat16 is slow below 32 channels.
+    torch's gradient branches at every value there, and its bfloat16 is slow below 32 channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
@@ -58,9 +58,8 @@ class PReLU(nn.PReLU):
             rows = input.permute(0, 2, 3, 1).reshape(n * height, width * channels)
             rows = _PReLU.apply(rows, self.weight.repeat(width).to(input.dtype))
             return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-        rows = input.reshape(n, -1)
         slopes = self.weight.repeat_interleave(height * width).to(input.dtype)
-        return _PReLU.apply(rows, slopes).view(input.shape)
+        return _PReLU.apply(input.reshape(n, -1), slopes).view(input.shape)
 
 
 class _PReLU(torch.autograd.Function):

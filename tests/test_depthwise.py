@@ -96,6 +96,15 @@ def test_only_what_is_slow_is_replaced():
     assert list(encoder.state_dict()) == keys
 
 
+@pytest.mark.parametrize(
+    "options", [{"padding": "same"}, {"padding": 2, "padding_mode": "reflect"}], ids=str
+)
+def test_other_kinds_of_padding_stay_torchs(options):
+    model = nn.Sequential(convolution(kernel_size=5, **options))
+    replace_depthwise(model)
+    assert type(model[0]) is nn.Conv2d
+
+
 def mobile_config(folder, **trainer):
     config = plain_config(folder, **trainer)
     args = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}

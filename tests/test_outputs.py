@@ -1,6 +1,7 @@
 """Which files are images, and what their results are called."""
 
 import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,7 @@ def test_read_only_output(tmp_path, monkeypatch):
     def refused(*_arguments, **_options):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     with pytest.raises(ResourceError, match=r"masks: cannot be written \(Read-only file system\)"):
         prepare_folder(tmp_path / "masks")
 
@@ -214,17 +215,20 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 
 def test_two_commands_may_try_one_folder_at_a_time(tmp_path, monkeypatch):
-    touch = Path.touch
+    """Trying a folder leaves no name in it that another command could take or miss."""
+    (tmp_path / "writable").write_text("the user's own")
+    names = []
+    trial = tempfile.TemporaryFile
 
-    def slow(path):
-        touch(path)
-        monkeypatch.setattr(Path, "touch", touch)
-        prepare_folder(tmp_path / "masks")
-        assert path.exists()
+    def watched(**options):
+        file = trial(**options)
+        names.extend(path.name for path in tmp_path.iterdir())
+        return file
 
-    monkeypatch.setattr(Path, "touch", slow)
-    prepare_folder(tmp_path / "masks")
-    assert list((tmp_path / "masks").iterdir()) == []
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    prepare_folder(tmp_path)
+    assert names == ["writable"]
+    assert (tmp_path / "writable").read_text() == "the user's own"
 
 
 def test_a_result_that_is_a_link_is_replaced(tmp_path):

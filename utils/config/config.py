@@ -142,18 +142,13 @@ class Config(Section):
 
     @field_validator("trainer", mode="after")
     @classmethod
-    def _compiled_for_one(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
+    def _trainer_agrees(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
         if trainer.compile and info.data.get("parallel") == "DataParallel":
             raise contradiction(
                 "trainer.compile",
                 'a compiled model cannot be copied to other GPUs, and parallel is "DataParallel"; '
                 'set parallel to "DDP" or trainer.compile to false',
             )
-        return trainer
-
-    @field_validator("trainer", mode="after")
-    @classmethod
-    def _validation_data(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
         held_out = "train_loader" in info.data and info.data["train_loader"].args.get("val_split")
         if held_out and (info.data.get("val_loader") is not None or not trainer.val):
             other = "val_loader" if trainer.val else "trainer.val"

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -120,9 +121,7 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = _unfinished(folder / "probe")
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ResourceError(
             f"--output {folder}: cannot be written ({error.strerror or error})\n"
@@ -138,18 +137,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         ResourceError: On Windows, another program has `path` open and goes on reading.
     """
-    partial = _unfinished(path)
+    # Random, since two containers that share a folder may have equal process ids.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write(partial)
         _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _unfinished(path: Path) -> Path:
-    # Random, since two containers that share a folder may have equal host names and process ids.
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _replace(partial: Path, path: Path) -> Path:

@@ -1,8 +1,8 @@
 """Depthwise convolutions on a CPU: gradients in the format of the weights, by fast kernels.
 
-In bfloat16 oneDNN has no fast kernel for the weight gradient of 5x5 and larger (four times the time
-of float32), for the input gradient of strided ones (up to twenty times) and for both of dilated
-ones: most of a training step of a mobile encoder. The forward pass is fast and stays as it is.
+In bfloat16 oneDNN has slow kernels for the weight gradient of 5x5 and larger (four times float32's
+time), the input gradient of strided ones (up to twenty times) and both of dilated ones: most of a
+training step of a mobile encoder. The forward pass is fast and stays as it is.
 """
 
 import sys
@@ -24,8 +24,7 @@ class DepthwiseConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, *, same: bool) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
-        self.options = conv.stride, conv.padding, conv.dilation
-        self.same = same
+        self.options, self.same = (conv.stride, conv.padding, conv.dilation), same
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C, H', W')`` in autocast's format."""
@@ -48,16 +47,16 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.options
-        above, groups, wanted = gradients[0].to(weight.dtype), len(weight), ctx.needs_input_grad[:3]
+        above, groups = gradients[0].to(weight.dtype), len(weight)
+        x_wanted, *others = ctx.needs_input_grad[:3]
         sides = zip(dilation, weight.shape[2:], padding, strict=True)
         around = [step * (size - 1) - pad for step, size, pad in sides]
-        turned = max(stride) == 1 and min(around) >= 0
-        rest = False, [0, 0], groups, [wanted[0] and not turned, *wanted[1:]]  # not transposed
+        turned = x_wanted and max(stride) == 1 and min(around) >= 0
+        wanted = [x_wanted and not turned, *others]
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            above, x.to(weight.dtype), weight, [groups], stride, padding, dilation, *rest
+            above, x.to(weight.dtype), weight, [groups], *ctx.options, False, [0, 0], groups, wanted
         )
-        if wanted[0] and turned:
-            # A convolution too, with the weight turned by 180 degrees: fast if dilated as well.
+        if turned:  # a convolution too, with the weight turned by 180 degrees: fast if dilated
             of_x = torch.ops.aten.convolution(
                 above, weight.flip(2, 3), None, stride, around, dilation, False, [0, 0], groups
             )
@@ -79,4 +78,6 @@ def replace_depthwise(model: nn.Module) -> None:
 
 def _is_slow(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
-    return depthwise and (max(conv.kernel_size) > 3 or max(*conv.stride, *conv.dilation) > 1)
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    large, spread = max(conv.kernel_size) > 3, max(*conv.stride, *conv.dilation) > 1
+    return depthwise and plain and (large or spread)

@@ -6,13 +6,12 @@ Everything works in one process, where each function is the identity. Several ar
 
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -117,30 +116,22 @@ def collect(value: Value) -> list[Value]:
 
 
 def by_first(work: Callable[[], Value]) -> Value:
-    """What `work` gives in the first process, in every process; they wait as long as it takes.
+    """What `work` gives in the first process, or the UserError that it raises, in all of them.
 
-    Raises:
-        UserError: It did so there; in every process.
+    The others wait as long as it takes.
     """
     if world_size() == 1:
         return work()
     waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    outcome: list[Value | UserError | None] = [None]
-    if rank() == 0:
-        try:
-            outcome = [work()]
-        except UserError as error:
-            outcome = [error]
+    try:
+        outcome: list[Any] = [work() if rank() == 0 else None]
+    except UserError as error:
+        outcome = [error]
     dist.broadcast_object_list(outcome, src=0, group=waiting)  # pyrefly: ignore[bad-argument-type]
     dist.destroy_process_group(waiting)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    return outcome[0]  # pyrefly: ignore[bad-return]
-
-
-def processes_here() -> int:
-    """How many of the processes run on this machine."""
-    return collect(socket.gethostname()).count(socket.gethostname())
+    return outcome[0]
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:

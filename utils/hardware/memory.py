@@ -13,13 +13,6 @@ from utils.errors import ResourceError
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 _CROP = 512  # a usual size of validation crops
 _ROOT = Path("/")
-# Files of a control group for memory, versions 2 and 1: limit, use, and what begins the names of
-# the page cache's parts in memory.stat.
-_CGROUP_FILES = (
-    ("memory.max", "memory.current", ""),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-)
-_PAGE_CACHE = ("active", "inactive")
 
 
 def memory_advice(
@@ -107,25 +100,26 @@ def free_memory() -> int:
     """
     meminfo = _lines(_ROOT / "proc/meminfo")
     free = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
-    for group in _control_groups():
-        for limit_file, used_file, prefix in _CGROUP_FILES:
-            limit, used = _lines(group / limit_file), _lines(group / used_file)
-            if limit and used and limit[0].isdigit():
-                stat = dict(line.split() for line in _lines(group / "memory.stat"))
-                cache = sum(int(stat.get(f"{prefix}{part}_file", 0)) for part in _PAGE_CACHE)
-                free.append(int(limit[0]) - int(used[0]) + cache)
+    for line in _lines(_ROOT / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):  # a container may see no more of a path than its top
+            if not controllers:
+                free += _left(Path("sys/fs/cgroup") / group, "max", "current", "")
+            elif "memory" in controllers.split(","):
+                place = Path("sys/fs/cgroup/memory") / group
+                free += _left(place, "limit_in_bytes", "usage_in_bytes", "total_")
     return max(0, min(free, default=2**62))
 
 
-def _control_groups() -> Iterator[Path]:
-    """The folders of this process's control groups for memory, each before those it lies in."""
-    for line in _lines(_ROOT / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            mounted = _ROOT / "sys/fs/cgroup" / ("memory" if controllers else "")
-            own = PurePosixPath(path.lstrip("/"))
-            # A container may see the path on its host, of which only the top is mounted in it.
-            yield from (mounted / group for group in (own, *own.parents))
+def _left(group: Path, limit: str, used: str, prefix: str) -> list[int]:
+    """What a control group's limit leaves, where it has one; `prefix` is that of its page cache."""
+    limits, uses, stat = (_lines(_ROOT / group / f"memory.{x}") for x in (limit, used, "stat"))
+    if not limits or not uses or not limits[0].isdigit():
+        return []
+    sizes = dict(line.split() for line in stat)
+    cache = (int(sizes.get(f"{prefix}{part}_file", 0)) for part in ("active", "inactive"))
+    return [int(limits[0]) - int(uses[0]) + sum(cache)]
 
 
 def _pairs(batch_size: int, accumulate: int, *, multiple: int, least: int) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,14 +11,8 @@ from utils.hardware import distributed
 
 log = logging.getLogger("segmentation")
 
-_SINCE_2_14 = "forward_sync_buffers"  # which warns of the older name
-_SYNC_BUFFERS = (
-    _SINCE_2_14
-    if _SINCE_2_14 in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
-# The first process's batch statistics are the ones that are scored and saved.
-_OWN_STATISTICS: dict[str, Any] = {_SYNC_BUFFERS: False}
+_SYNC = ("forward_sync_buffers", "broadcast_buffers")  # since torch 2.14, and before
+_SYNC_BUFFERS = _SYNC[_SYNC[0] not in inspect.signature(DistributedDataParallel).parameters]
 
 
 def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
@@ -65,7 +58,8 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, n_gpu: int)
             model,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            **_OWN_STATISTICS,
+            # The first process's batch statistics are the ones that are scored and saved.
+            **{_SYNC_BUFFERS: False},  # pyrefly: ignore[bad-argument-type]
         )
     if parallel == "DataParallel" and device.type == "cuda":
         count = min(n_gpu, torch.cuda.device_count())

@@ -95,8 +95,7 @@ class CrossEntropyLoss2d(PixelLoss):
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] log softmax(logits)[y], smoothed."""
-        weight = self.weights_for(logits)
-        return self.cross_entropy(logits, target, weight, self.label_smoothing)
+        return self.cross_entropy(logits, target, self.weights_for(logits), self.label_smoothing)
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N, H, W) bool: valid, and below the threshold or among the hardest."""
