@@ -1,4 +1,7 @@
-"""The rows that gpu.py prints: how each of them is measured."""
+"""The rows that gpu.py prints: how each of them is measured.
+
+Each is a function that returns figures by name; gpu.py orders, times and prints them.
+"""
 
 import importlib.util
 import statistics

@@ -23,7 +23,6 @@ from parallel_cases import (
     ten_step_config,
 )
 from PIL import Image
-from small_models import SMALL
 from test_resume import assert_kill_9_after_the_second_epoch_changes_nothing
 from torch import nn
 from torch.nn.parallel import DataParallel
@@ -57,7 +56,7 @@ def _float32(monkeypatch):
 
 
 def small(name):
-    return {"type": name, "args": {"pretrained": False, **SMALL[name]}}
+    return {"type": name, "args": {"pretrained": False, **MODELS[name].facts.small}}
 
 
 @pytest.mark.parametrize("synchronized", [False, True], ids=["frozen", "SyncBN"])

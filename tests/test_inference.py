@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -162,18 +163,18 @@ def test_awkward_names_and_output_inside_input(model_file, folder, tmp_path):
     assert (folder / "link.jpg").is_symlink()
 
 
-@pytest.mark.parametrize("stage", ["touch", "replace"], ids=["at once", "later"])
+@pytest.mark.parametrize("stage", ["TemporaryFile", "replace"], ids=["at once", "later"])
 def test_a_folder_that_takes_no_files(model_file, folder, tmp_path, monkeypatch, capsys, stage):
     """Permissions would not do: they do not hold for root, as which containers run."""
     save(folder / "a.jpg", quarters(40, 40))
-    real = getattr(Path, stage)
+    real = Path.replace
 
-    def refused(self, *arguments):
-        if stage == "touch" or self.name.startswith(".a.png"):
+    def refused(self=None, *arguments, **_):
+        if stage == "TemporaryFile" or self.name.startswith(".a.png"):
             raise OSError(errno.EROFS, "Read-only file system")
         return real(self, *arguments)
 
-    monkeypatch.setattr(Path, stage, refused)
+    monkeypatch.setattr(tempfile if stage == "TemporaryFile" else Path, stage, refused)
     assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole") == 6
     assert "out" in (shown := capsys.readouterr().err)
     assert "cannot be written (Read-only file system)" in shown
