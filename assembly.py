@@ -62,6 +62,21 @@ def assemble(
     Raises:
         UserError: Whatever the user can mend.
     """
+    parts = _parts(config, state, device)
+    trainer = kind(
+        parts,
+        device=device,
+        options=_options(config, device),
+        plan=Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)}),
+        description=_description(config, parts.train_loader.dataset, plugins),
+    )
+    if state is not None:
+        trainer.restore(state)
+    return trainer
+
+
+def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts:
+    """Build the parts in the order in which faults are cheapest to find."""
     check_components(config)
     start = check_model(config.arch.type, config.arch.args, config.init_from, state)
     torch.manual_seed(config.seed)
@@ -80,24 +95,15 @@ def assemble(
     )
     network = _network(config, model, train_loader, device=device)
     optimizer = _optimizer(config, model)
-    trainer = kind(
-        Parts(
-            model=model,
-            network=network,
-            loss=loss.to(device),
-            optimizer=optimizer,
-            schedule=_schedule(config, optimizer, train_loader),
-            train_loader=train_loader,
-            val_loader=val_loader,
-        ),
-        device=device,
-        options=_options(config, device),
-        plan=Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)}),
-        description=_description(config, data, plugins),
+    return Parts(
+        model=model,
+        network=network,
+        loss=loss.to(device),
+        optimizer=optimizer,
+        schedule=_schedule(config, optimizer, train_loader),
+        train_loader=train_loader,
+        val_loader=val_loader,
     )
-    if state is not None:
-        trainer.restore(state)
-    return trainer
 
 
 def check_components(config: Config) -> None:

@@ -80,7 +80,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
     add("--flip", action="store_true", help="average with the mirror image")
     add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
-    add("--overlap", type=float, default=1 / 3, help="of neighbouring windows (default: 1/3)")
+    add("--overlap", type=float, default=1 / 3, help="of neighboring windows (default: 1/3)")
     add(
         "--boundary",
         type=float,
@@ -269,10 +269,10 @@ def _write(
     evaluation: "Evaluation", data: "BaseDataset", about: Mapping[str, Any], output: Path
 ) -> None:
     from utils.evaluation.report import render
-    from utils.evaluation.summary import confusion_csv, summarise, table
+    from utils.evaluation.summary import confusion_csv, summarize, table
     from utils.files.outputs import write_whole
 
-    summary = summarise(evaluation, classes=data.classes, about=about)
+    summary = summarize(evaluation, classes=data.classes, about=about)
     files = {
         "metrics.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
         "confusion.csv": confusion_csv(evaluation.counts, data.classes),

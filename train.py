@@ -205,14 +205,14 @@ def _processes_met(config: "Config", device_name: str | None) -> "Iterator[torch
 
 
 def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
-    from dataloaders.examples import example_picture
+    from dataloaders.examples import example_image
     from utils.run.next_steps import result_lines
 
     loader = trainer.parts.val_loader or trainer.parts.train_loader
     for line in result_lines(
         folder,
         trainer.monitor,
-        example=example_picture(loader.dataset, folder),
+        example=example_image(loader.dataset, folder),
         crop=loader.dataset.crop_size if trainer.parts.val_loader else None,
         log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
         on_cpu=trainer.device.type == "cpu",

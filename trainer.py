@@ -43,7 +43,7 @@ class Trainer(BaseTrainer):
     """Trains and validates a segmentation network.
 
     Args:
-        parts: Model, loss, optimiser, schedule, loaders.
+        parts: Model, loss, optimizer, schedule, loaders.
         device: Where the model is.
         options: Precision, accumulation, clipping, averaging, seed.
         plan: Epochs, intervals, monitor.
@@ -285,7 +285,7 @@ class Trainer(BaseTrainer):
             log.info("%s  %s", title, one_line(headline(metrics)))
             ious = f"IoU  {one_line(metrics['Class_IoU'])}"
             log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
-            self.run.picture(
+            self.run.image(
                 self.position.step,
                 "val/inputs_targets_predictions",
                 comparison_grid(samples, self.data),  # pyrefly: ignore[bad-argument-type]

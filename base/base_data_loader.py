@@ -16,29 +16,13 @@ import cv2
 import numpy as np
 import torch
 from annotated_types import Ge
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from base.base_dataset import BaseDataset, Sample
+from base.base_dataset import BaseDataset
+from base.samples import Batch, Sample
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.hardware.workers import START_METHOD
 from utils.seeding import epoch_order
-
-
-class Batch(NamedTuple):
-    """One batch, on the host.
-
-    Attributes:
-        images: (N, C, H, W) in channels-last memory, the files' dtype.
-        masks: (N, H, W) uint8 or int16; train ids and ignore_index.
-        label_counts: Labelled pixels of each class in this batch; they stay on the host.
-        indices: Positions of the samples in the data set.
-    """
-
-    images: Tensor
-    masks: Tensor
-    label_counts: tuple[int, ...]
-    indices: tuple[int, ...]
 
 
 class _Failure(NamedTuple):

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
+from base.samples import Pair, Sample
 from utils.data import transforms
-from utils.data.color_labels import ColourTable
+from utils.data.color_labels import ColorTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
 from utils.data.normalize import mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
@@ -26,27 +27,6 @@ from utils.files.raw_pixels import Decoded
 from utils.seeding import sample_generator, split_order
 
 
-class Pair(NamedTuple):
-    """An image file and its mask file; `mask` is None in a split without published labels."""
-
-    image: Path
-    mask: Path | None
-
-
-class Sample(NamedTuple):
-    """What the network will see of one image.
-
-    Attributes:
-        image: (H, W, C) in the file's dtype.
-        mask: (H, W) train ids and ignore_index, uint8 or int16.
-        index: The position in the data set.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    index: int
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class BaseDataset:
     """Pairs of image and mask with the documented augmentation.
@@ -54,13 +34,13 @@ class BaseDataset:
     Args:
         base_size: Long side in pixels that an image is rescaled to before the random factor;
             None leaves sizes alone, and then `scale` has nothing to scale.
-        crop_size: Side of the square training crop; of the centre crop with `val`. None: whole.
+        crop_size: Side of the square training crop; of the center crop with `val`. None: whole.
         scale: Rescale by a random factor of the long side.
         flip: Flip left-right half of the time.
         rotate: Rotate by -10..10 degrees.
         blur: Blur half of the samples.
         augment: Apply the five above and the random crop; without it images come as they are.
-        val: Validation: with `crop_size` the short side becomes crop_size and the centre is cut,
+        val: Validation: with `crop_size` the short side becomes crop_size and the center is cut,
             without it the image is whole. Wins over `augment`.
         scale_range: The random factor of `scale`, smallest and largest.
         jitter: Brightness, contrast and saturation each change by a factor of up to 1 -+ jitter.
@@ -118,8 +98,8 @@ class BaseDataset:
         return len(self.classes)
 
     @property
-    def colour_table(self) -> ColourTable | None:
-        """How colours become train ids, where masks are coded by colour."""
+    def color_table(self) -> ColorTable | None:
+        """How colors become train ids, where masks are coded by color."""
         return None
 
     @property
@@ -225,7 +205,7 @@ class BaseDataset:
                 mask_dtype=np.dtype(self.table.dtype),
             )
             return
-        labels = self.colour_table or self.table
+        labels = self.color_table or self.table
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],

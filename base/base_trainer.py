@@ -67,7 +67,7 @@ class BaseTrainer:
 
     Args:
         model: The bare model, whose weights are saved.
-        optimizer: Its optimiser.
+        optimizer: Its optimizer.
         scaler: The gradient scaler, disabled but for fp16.
         ema: The averaged weights, or None.
         plan: Epochs, intervals, monitor.

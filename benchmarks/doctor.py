@@ -18,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.loading import labels, picture
+from benchmarks.loading import labels, noise_image
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
 
@@ -45,13 +45,13 @@ def main() -> None:
 
 
 def make(root: Path) -> None:
-    """Write the pairs; a few pictures are encoded and written many times."""
+    """Write the pairs; a few images are encoded and written many times."""
     rng = np.random.default_rng(0)
     encoded = []
     for _ in range(DIFFERENT):
         files = []
         for pixels, kind in (
-            (picture(375, 500, rng), "JPEG"),
+            (noise_image(375, 500, rng), "JPEG"),
             (labels(375, 500, CLASSES, rng), "PNG"),
         ):
             buffer = io.BytesIO()

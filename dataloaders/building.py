@@ -53,9 +53,20 @@ def build_loaders(
         batches["val_loader"] = {
             key: shared[key] for key in ("batch_size", "num_workers") if key in shared
         }
+    _look_at(datasets, batch_size=_own_share(train))
+    _check_memory(datasets.values())
+    loaders = {
+        kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
+        for kind, dataset in datasets.items()
+    }
+    return loaders["train_loader"], loaders.get("val_loader")
+
+
+def _look_at(datasets: Mapping[str, BaseDataset], *, batch_size: int) -> None:
+    """Let the first process look at the data for all; they learn the images' sizes from it."""
     report, usable, sizes = distributed.by_first(
         lambda: (
-            *check(datasets, full=False, batch_size=_own_share(train)),
+            *check(datasets, full=False, batch_size=batch_size),
             [dataset.image_sizes for dataset in datasets.values()],
         )
     )
@@ -68,12 +79,6 @@ def build_loaders(
         log.info("%s", line)
     for dataset, image_sizes in zip(datasets.values(), sizes, strict=True):
         dataset.image_sizes = image_sizes
-    _check_memory(datasets.values())
-    loaders = {
-        kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
-        for kind, dataset in datasets.items()
-    }
-    return loaders["train_loader"], loaders.get("val_loader")
 
 
 def _check_memory(datasets: Iterable[BaseDataset]) -> None:
@@ -195,7 +200,7 @@ def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) 
 def build_whole(
     kind: str, name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:
-    """Build the data set of a loader without what changes its pictures, for an honest score.
+    """Build the data set of a loader without what changes its images, for an honest score.
 
     Args:
         kind: Its place in the config: "train_loader" or "val_loader".

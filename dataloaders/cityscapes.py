@@ -23,7 +23,7 @@ TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
     23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
-_LICENCE_PLATE = -1  # stored as 255 in 8 bits
+_LICENSE_PLATE = -1  # stored as 255 in 8 bits
 _IMAGE = "_leftImg8bit.png"
 
 
@@ -116,7 +116,7 @@ class CityScapes(BaseDataset):
 
     def label_table(self) -> LabelTable:
         """Return the official table from label ids to train ids."""
-        void = dict.fromkeys((_LICENCE_PLATE, 255, *range(34)), self.ignore_index)
+        void = dict.fromkeys((_LICENSE_PLATE, 255, *range(34)), self.ignore_index)
         return LabelTable(
             void | TRAIN_IDS, num_classes=len(self.classes), ignore_index=self.ignore_index
         )

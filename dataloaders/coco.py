@@ -45,7 +45,7 @@ _SPLITS = {
 class COCO(BaseDataset):
     """COCO-Stuff with the 171 labels that occur.
 
-    Colours: those of the VOC rule for 1..171, all distinct; the release has none.
+    Colors: those of the VOC rule for 1..171, all distinct; the release has none.
 
     Args:
         data_dir: The folder that holds `images` and `annotations`.

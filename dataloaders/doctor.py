@@ -97,7 +97,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
         return Examination(kind, "cannot be found", problems=[_indented(str(dataset))])
     name, total = type(dataset).__name__, len(dataset)
     if not dataset.pairs:
-        return Examination(kind, f"{name}, {total} generated pictures")
+        return Examination(kind, f"{name}, {total} generated images")
     order = check_order(total, seed=dataset.seed)
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
@@ -156,7 +156,7 @@ def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     facts, counts, void, problem = None, None, None, ""
     try:
         if pair.mask is not None:
-            facts = look_at_mask(pair.mask, dataset.colour_table or dataset.table)
+            facts = look_at_mask(pair.mask, dataset.color_table or dataset.table)
         image, void = dataset.read_image(pair.image) if full else (None, None)
         if pair.mask is not None:
             mask = dataset.read_labels(pair.mask)
@@ -200,7 +200,7 @@ def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[Ma
         example = varying[0].path
         result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")
     named = named_colors(facts[0].path.parent, dataset.classes, void=dataset.ignore_index)
-    cause = find_cause(facts, dataset.colour_table or dataset.table, named)
+    cause = find_cause(facts, dataset.color_table or dataset.table, named)
     if cause is not None:
         result.causes.append(cause)
         result.problems += [cause.problem] if cause.problem else []

@@ -1,4 +1,4 @@
-"""Pictures to try a trained model on."""
+"""Images to try a trained model on."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from base.base_dataset import BaseDataset
 _SAMPLES = 8
 
 
-def example_picture(data: BaseDataset, folder: Path) -> Path:
-    """A picture of a data set; one that draws them leaves a few in the run folder as JPEG."""
+def example_image(data: BaseDataset, folder: Path) -> Path:
+    """An image of a data set; one that draws them leaves a few in the run folder as JPEG."""
     first = Path(data.name(0))
     if first.is_file():
         return first

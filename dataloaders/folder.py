@@ -4,7 +4,7 @@
     "images": "*/images/*.jpg", "masks": "*/masks/*.png"   paired by what the stars match
     "split": "train.csv"                                   a list: `image,mask` or one name a line
 
-Masks hold label values or, with a `label_map` from colours, colours.
+Masks hold label values or, with a `label_map` from colors, colors.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from annotated_types import Ge, Gt, Le, MinLen
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
-from utils.data.color_labels import TRANSPARENT, ColourTable, parse_colour, parse_label_map
+from utils.data.color_labels import TRANSPARENT, ColorTable, parse_color, parse_label_map
 from utils.data.labels import LabelTable, refuse_void_class
 from utils.data.normalize import FULL_SCALE
-from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
+from utils.drawing.palette import VOID_COLOR, Color, voc_palette
 from utils.errors import ConfigError, DataError
 from utils.files.raw_pixels import (
     Decoded,
@@ -31,10 +31,10 @@ from utils.files.raw_pixels import (
     PixelKind,
     fits,
     header,
-    read_colours,
+    read_colors,
     read_values,
 )
-from utils.inference.inputs import RGB, Expected, read_picture
+from utils.inference.inputs import RGB, Expected, read_input
 
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -51,15 +51,15 @@ class Folder(BaseDataset):
         masks: Sub-folder of the masks, or a pattern with stars.
         split: Which part: a sub-folder of both, a list file (.txt or .csv) below data_dir, or what
             the first star of the patterns may match. Left out: everything.
-        label_map: From values ("0", "255") or colours ("#3C1098", "transparent") in the masks to
+        label_map: From values ("0", "255") or colors ("#3C1098", "transparent") in the masks to
             train ids or "void"; "*" is everything else. Left out: masks hold train ids, and the
             config's ignore_index for void.
-        label_tolerance: How far a value or colour channel may lie from a key of label_map and still
+        label_tolerance: How far a value or color channel may lie from a key of label_map and still
             count as it; for masks that were JPEG-compressed or smoothed.
         mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
             unit of the file; needed unless images are RGB. `tools/statistics.py` computes it.
         std: Standard deviation over all pixels, likewise.
-        colours: Display colours of the classes as "#RRGGBB"; left out, those of label_map or of
+        colours: Display colors of the classes as "#RRGGBB"; left out, those of label_map or of
             the VOC rule.
     """
 
@@ -74,7 +74,7 @@ class Folder(BaseDataset):
     std: tuple[Annotated[float, Gt(0)], ...] | None = None  # pyrefly: ignore[bad-override]
     colours: tuple[str, ...] | None = None
 
-    palette: ClassVar[tuple[Colour, ...]]
+    palette: ClassVar[tuple[Color, ...]]
 
     def __post_init__(self) -> None:
         """Find the pairs and learn from the first image what all of them must be."""
@@ -101,14 +101,14 @@ class Folder(BaseDataset):
         self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs], channels).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
-        self._values, self._colours, self._rest = parse_label_map(
+        self._values, self._colors, self._rest = parse_label_map(
             self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
         self.palette = self._palette()  # pyrefly: ignore[read-only]
         super().__post_init__()
         self.pairs, self.notes = pairs, notes
-        self._by_colour = ColourTable(
-            self._colours,
+        self._by_color = ColorTable(
+            self._colors,
             num_classes=len(self.classes),
             ignore_index=self.ignore_index,
             tolerance=self.label_tolerance,
@@ -117,7 +117,7 @@ class Folder(BaseDataset):
 
     def label_table(self) -> LabelTable:
         """Return the table of `label_map`, or train ids as they are."""
-        if not self.label_map or self._colours:
+        if not self.label_map or self._colors:
             return LabelTable.identity(
                 len(self.classes), ignore_index=self.ignore_index, void=self.ignore_index
             )
@@ -130,9 +130,9 @@ class Folder(BaseDataset):
         )
 
     @property
-    def colour_table(self) -> ColourTable | None:
-        """How colours become train ids; None when masks hold values."""
-        return self._by_colour if self._colours else None
+    def color_table(self) -> ColorTable | None:
+        """How colors become train ids; None when masks hold values."""
+        return self._by_color if self._colors else None
 
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` from its header, once its kind is checked."""
@@ -143,7 +143,7 @@ class Folder(BaseDataset):
         if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
             return super().read_image(path, scale=scale)
         try:
-            return read_picture(path, Expected(*self.kind, self.border))
+            return read_input(path, Expected(*self.kind, self.border))
         except DataError:
             self._header(path)  # says more of a file of another kind
             raise
@@ -151,8 +151,8 @@ class Folder(BaseDataset):
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask as train ids (H, W)."""
         lossy = self.label_tolerance > 0
-        if self._colours:
-            return self._by_colour.apply(read_colours(path, lossy=lossy), str(path))
+        if self._colors:
+            return self._by_color.apply(read_colors(path, lossy=lossy), str(path))
         raw, void = read_values(path, lossy=lossy)
         # A raster's nodata may be a class all the same: the config says what values mean.
         if void is None or int(raw[void].min()) in self.table.mapping:
@@ -202,19 +202,19 @@ class Folder(BaseDataset):
             )
         return PixelKind(len(self.mean), found.dtype)
 
-    def _palette(self) -> tuple[Colour, ...]:
+    def _palette(self) -> tuple[Color, ...]:
         if self.colours is not None:
             if len(self.colours) != len(self.classes):
                 raise ConfigError(
-                    f"Folder: {len(self.colours)} colours for {len(self.classes)} classes\n"
+                    f"Folder: {len(self.colours)} colors for {len(self.classes)} classes\n"
                     '  fix: one "#RRGGBB" a class in "colours", or leave it out'
                 )
-            return tuple(parse_colour(text) for text in self.colours)
+            return tuple(parse_color(text) for text in self.colours)
         chosen = list(voc_palette(len(self.classes)))
-        for code, train_id in reversed(self._colours.items()):
-            colour = (code >> 16, code >> 8 & 255, code & 255)
-            if train_id != self.ignore_index and code != TRANSPARENT and colour != VOID_COLOUR:
-                chosen[train_id] = colour
+        for code, train_id in reversed(self._colors.items()):
+            color = (code >> 16, code >> 8 & 255, code & 255)
+            if train_id != self.ignore_index and code != TRANSPARENT and color != VOID_COLOR:
+                chosen[train_id] = color
         return tuple(chosen)
 
 

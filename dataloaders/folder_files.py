@@ -91,7 +91,7 @@ def _in_folders(
 
 
 def _by_relative_stem(folder: Path) -> dict[str, Path]:
-    """Return all pictures below a folder by relative path without the ending."""
+    """Return all images below a folder by relative path without the ending."""
     start = len(str(folder / "x")) - 1  # by text: pathlib would take seconds for 100,000 files
     return _unique(
         (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)

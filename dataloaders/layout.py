@@ -130,7 +130,7 @@ def named_colors(folder: Path, classes: Sequence[str], *, void: int) -> dict[int
     """Read CVAT's labelmap.txt, `road:128,64,128::`, in the folder of masks or just above.
 
     Returns:
-        Train ids of colour codes 0xRRGGBB, void for names that are no class (in any case); empty
+        Train ids of color codes 0xRRGGBB, void for names that are no class (in any case); empty
         without the file, or when it names no class.
     """
     places = [place / "labelmap.txt" for place in (folder, *folder.parents[:2])]

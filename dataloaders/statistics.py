@@ -20,12 +20,12 @@ from utils.seeding import check_order
 _SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes
 
 
-def unnormalised(
+def unnormalized(
     name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:
     """Build a training data set whose `mean` and `std` may still be missing.
 
-    A `Folder` of other than RGB pictures cannot be built without them, so it gets placeholders.
+    A `Folder` of other than RGB images cannot be built without them, so it gets placeholders.
 
     Raises:
         ConfigError: Unknown name or arguments.

@@ -13,7 +13,8 @@ from models import MODELS, build_network, check_weights, load_matching
 from utils.config.registry import build
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
-from utils.hardware.parallel import shares, spread, synchronises_batch_norm
+from utils.hardware.depthwise import replace_depthwise
+from utils.hardware.parallel import shares, spread, synchronizes_batch_norm
 from utils.hardware.recompute import recompute_blocks
 
 log = logging.getLogger("segmentation")
@@ -112,7 +113,7 @@ def place(
     Returns:
         What the training step calls.
     """
-    if synchronises_batch_norm(device, use_synch_bn=use_synch_bn):
+    if synchronizes_batch_norm(device, use_synch_bn=use_synch_bn):
         convert_sync_batchnorm(model)
     model.to(device)
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -120,6 +121,8 @@ def place(
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
         log.info("trainer.recompute: %s", effect)
+    if device.type == "cpu":
+        replace_depthwise(model)
     if compiled:
         model.compile()
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)
@@ -152,7 +155,7 @@ def check_batch(
             f"train_loader.args.batch_size: {smallest} images for {devices} devices, at least one "
             "each is needed; set a larger batch_size or a smaller n_gpu"
         )
-    # Synchronised statistics are taken over the images of all devices.
+    # Synchronized statistics are taken over the images of all devices.
     together = smallest if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) else own
     needed = model.fewest_images(crop_size)
     if together < needed:
@@ -161,7 +164,7 @@ def check_batch(
         larger = "" if pooled else ', a larger "crop_size"'
         raise ConfigError(
             f"train_loader.args.batch_size: a device would train on {own} image at a time, and "
-            f"{type(model).__name__} has batch normalisation on {what} 1x1: that needs {needed}\n"
+            f"{type(model).__name__} has batch normalization on {what} 1x1: that needs {needed}\n"
             f'  fix: a larger "batch_size" (or "drop_last": true){larger}, or "freeze_bn": true'
         )
     if devices > 1:

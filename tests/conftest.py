@@ -17,7 +17,7 @@ def _cache_of_its_own(tmp_path_factory):
 
 
 def tiny_config(folder, **trainer) -> dict:
-    """ENet (it has dropout) on 12 + 4 pictures of 64 x 64: three iterations an epoch."""
+    """ENet (it has dropout) on 12 + 4 images of 64 x 64: three iterations an epoch."""
     data = {"height": 64, "width": 64, "batch_size": 4, "num_workers": 0}
     return {
         "name": "tiny",

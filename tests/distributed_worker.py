@@ -59,7 +59,7 @@ def own_numbers(rank):
 
 
 def small_network():
-    """A convolution and batch normalisation, the same in every process."""
+    """A convolution and batch normalization, the same in every process."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
 

@@ -55,7 +55,7 @@ def answer(image):
 
 
 def draw_nothing(image, mask, prediction):
-    """Pictures that cost nothing."""
+    """Images that cost nothing."""
     return (b"image", b"label", b"prediction", b"errors")
 
 
@@ -114,7 +114,7 @@ def write_checkpoint(path, *, length=5, classes=None):
         "config": config,
         "state_dict": model.state_dict(),
         "classes": names,
-        "palette": [list(colour) for colour in Shapes.palette[: len(names)]],
+        "palette": [list(color) for color in Shapes.palette[: len(names)]],
         "mean": list(Shapes.mean),
         "std": list(Shapes.std),
         "ignore_index": 255,

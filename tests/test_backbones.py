@@ -85,7 +85,7 @@ def test_a_weight_file_gives_the_features_of_timm(network, weight_file):
             assert expected.std() > 0
 
 
-def test_initialisation_leaves_pretrained_weights_alone(weight_file):
+def test_initialization_leaves_pretrained_weights_alone(weight_file):
     state = torch.load(weight_file, weights_only=True)
     model = build_small("UperNet", backbone=LITE0, pretrained=str(weight_file))
     loaded = model.backbone.network.state_dict()

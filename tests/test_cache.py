@@ -123,7 +123,7 @@ def test_a_damaged_entry_is_made_again(root):
     assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
 
 
-def test_generated_pictures_are_kept_in_memory():
+def test_generated_images_are_kept_in_memory():
     data = Shapes(length=4, cache="disk", height=40, width=40)
     assert same(epochs(data), epochs(Shapes(length=4, height=40, width=40)))
 
@@ -206,7 +206,7 @@ def test_scale_range_bounds_the_scale():
         Shapes(scale_range=(2, 1))
 
 
-def test_jitter_changes_colours_only():
+def test_jitter_changes_colors_only():
     plain = Shapes(augment=True)[(0, 0)]
     changed = Shapes(augment=True, jitter=0.3)[(0, 0)]
     assert (changed.mask == plain.mask).all()
@@ -258,7 +258,7 @@ def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
     assert same(epochs(camvid(root, cache=cache), workers=2), plain)
 
 
-def test_another_meaning_of_colours_is_read_anew(tmp_path):
+def test_another_meaning_of_colors_is_read_anew(tmp_path):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / kind / "a.png")

@@ -48,7 +48,7 @@ def test_the_check_refuses_what_a_training_refuses(tmp_path, write_config, capsy
 def test_the_check_of_a_sound_config_writes_nothing(tmp_path, write_config, capsys):
     command = ["--config", str(write_config(small)), "--device", "cpu", "--check-data"]
     assert guard(train.main, command) == 0
-    assert capsys.readouterr().out.count("generated pictures") == 2
+    assert capsys.readouterr().out.count("generated images") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_doctor import COLOURS, cure, folder, make, mended, regions, report
+from test_doctor import COLORS, cure, folder, make, mended, regions, report
 
 TWO = {"classes": ("ground", "house")}
 MAPPED = {"label_map": {"#3C1098": 0, "#8429F6": 1, "#6EC1E4": 2}}
@@ -12,7 +12,7 @@ RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
 
 
 def paint_each(root, paint, suffix=".png", count=6):
-    """Write pairs; the mask of number n is the picture `paint(n)`."""
+    """Write pairs; the mask of number n is the image `paint(n)`."""
     make(root, lambda labels: labels, count=count)
     for number in range(count):
         (root / "masks" / f"{number:04d}.png").unlink()
@@ -20,9 +20,9 @@ def paint_each(root, paint, suffix=".png", count=6):
 
 
 def with_palette(indices, colours):
-    picture = Image.fromarray(np.asarray(indices, np.uint8))
-    picture.putpalette([level for colour in colours for level in colour])
-    return picture
+    image = Image.fromarray(np.asarray(indices, np.uint8))
+    image.putpalette([level for color in colours for level in color])
+    return image
 
 
 def masks(data):
@@ -32,7 +32,7 @@ def masks(data):
 # ---- palettes -------------------------------------------------------------------------------
 
 
-def test_palettes_in_which_an_index_has_several_colours(tmp_path):
+def test_palettes_in_which_an_index_has_several_colors(tmp_path):
     order = [(BLACK, RED, GREEN), (GREEN, BLACK, RED)]  # as quantizing each file by itself gives
 
     def paint(number):
@@ -72,7 +72,7 @@ def test_gif_masks_whose_indices_are_not_what_is_shown(tmp_path, stated):
     assert (found[5] == 1).all()
 
 
-# ---- ids of objects, soft edges, colours too many ----------------------------------------------
+# ---- ids of objects, soft edges, colors too many ----------------------------------------------
 
 
 def objects():
@@ -148,27 +148,27 @@ def test_soft_edges(tmp_path, values, options, expected):
 
 
 @pytest.mark.parametrize("options", [{}, MAPPED])
-def test_soft_edges_between_colours(tmp_path, options):
-    soft(tmp_path, COLOURS)
+def test_soft_edges_between_colors(tmp_path, options):
+    soft(tmp_path, COLORS)
     text, usable = report(tmp_path, **options)
     assert not usable
     lines = cure(text)
     assert set(lines) == ({"label_tolerance"} if options else {"label_map", "label_tolerance"})
     ids = (lines | options)["label_map"]
-    order = np.array([ids[f"#{red:02X}{green:02X}{blue:02X}"] for red, green, blue in COLOURS])
+    order = np.array([ids[f"#{red:02X}{green:02X}{blue:02X}"] for red, green, blue in COLORS])
     for number, mask in enumerate(masks(mended(tmp_path, options, text))):
         assert (mask == order[wide(number, 3)]).mean() > 0.95
 
 
-def test_a_colour_too_many_is_not_taken_for_a_smoothed_one(tmp_path):
-    near = np.array([*COLOURS, (132, 41, 226)], np.uint8)  # 20 from the second, but an area
+def test_a_color_too_many_is_not_taken_for_a_smoothed_one(tmp_path):
+    near = np.array([*COLORS, (132, 41, 226)], np.uint8)  # 20 from the second, but an area
     make(tmp_path, lambda labels: near[labels], classes=4)
     text, usable = report(tmp_path, **MAPPED)
     assert not usable
     assert cure(text) == {"label_map": MAPPED["label_map"] | {"#8429E2": "void"}}
     assert "label_tolerance" not in text
     text, _ = report(tmp_path)
-    assert "4 colours for 3 classes, so the smallest are void here" in text
+    assert "4 colors for 3 classes, so the smallest are void here" in text
 
 
 @pytest.mark.parametrize("options", [{}, MAPPED])
@@ -176,7 +176,7 @@ def test_a_colour_too_many_is_not_taken_for_a_smoothed_one(tmp_path):
 def test_photographs_in_the_masks_folder_get_no_label_map(tmp_path, options, suffix):
     def scene(number):
         noise = np.random.default_rng(number).integers(-20, 20, (144, 144, 3))
-        scene = COLOURS[wide(number, 3)].astype(int) + noise
+        scene = COLORS[wide(number, 3)].astype(int) + noise
         return Image.fromarray(scene.clip(0, 255).astype(np.uint8))
 
     paint_each(tmp_path, scene, suffix=suffix, count=2)
@@ -190,7 +190,7 @@ def test_photographs_in_the_masks_folder_get_no_label_map(tmp_path, options, suf
 
 
 def with_alpha(colours, alphas):
-    """A mask whose label n has colour n and alpha n."""
+    """A mask whose label n has color n and alpha n."""
     table = np.concatenate([np.array(colours), np.array(alphas)[:, None]], axis=1).astype(np.uint8)
     return lambda labels: table[labels]
 
@@ -208,7 +208,7 @@ def test_labels_that_only_alpha_shows(tmp_path, stated):
     assert (masks(data)[1] == expected[regions(1, 2)]).all()
 
 
-def test_an_eraser_leaves_the_colour_below(tmp_path):
+def test_an_eraser_leaves_the_color_below(tmp_path):
     # Label 0 was erased from red, 1 is red, 2 is black.
     make(tmp_path, with_alpha([RED, RED, BLACK], [0, 255, 255]))
     options = TWO | {"label_map": {"#000000": 0, "#FF0000": 1}}
@@ -219,7 +219,7 @@ def test_an_eraser_leaves_the_colour_below(tmp_path):
     assert (masks(mended(tmp_path, options, text))[0] == np.array([0, 1, 0])[regions(0, 3)]).all()
 
 
-def test_alpha_that_tells_what_colours_tell_is_said_and_left_out(tmp_path):
+def test_alpha_that_tells_what_colors_tell_is_said_and_left_out(tmp_path):
     make(tmp_path, with_alpha([WHITE, RED, GREEN], [0, 255, 255]))
     label_map = {"#FFFFFF": 0, "#FF0000": 1, "#00FF00": 2}
     text, usable = report(tmp_path, label_map=label_map)
@@ -234,7 +234,7 @@ def test_alpha_that_tells_what_colours_tell_is_said_and_left_out(tmp_path):
 
 
 def test_a_labelmap_names_the_classes(tmp_path):
-    make(tmp_path, lambda labels: COLOURS[labels])
+    make(tmp_path, lambda labels: COLORS[labels])
     (tmp_path / "labelmap.txt").write_text(
         "# label:color_rgb:parts:actions\nbackground:0,0,0::\nwater:60,16,152::\n"
         "field:110,193,228::\nHouse:132,41,246::\n"

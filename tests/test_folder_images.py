@@ -32,7 +32,7 @@ def test_five_bands_keep_their_dtype_to_the_device(tmp_path, suffix, dtype):
     normal = Normalize(mean, std, input_dtype=data.input_dtype)(batch.images)
     void = batch.masks == 255
     assert void.any()
-    # Padding is the mean colour, so it is zero after normalisation.
+    # Padding is the mean color, so it is zero after normalization.
     far = (normal.abs().amax(dim=1) < 0.01) & void
     assert far.sum() > 0.5 * void.sum()
 
@@ -77,23 +77,23 @@ def test_an_image_of_another_kind_is_found_in_its_header(tmp_path, name, shape, 
             read(1)
 
 
-def test_grey_pictures_stay_grey_with_one_mean(tmp_path):
-    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
-    write(tmp_path / "images" / "a.png", grey)
+def test_gray_images_stay_gray_with_one_mean(tmp_path):
+    gray = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    write(tmp_path / "images" / "a.png", gray)
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     assert folder(tmp_path).load(0)[0].shape == (8, 12, 3)
     image, _ = folder(tmp_path, mean=(0.5,), std=(0.2,)).load(0)
-    assert (image[..., 0] == grey).all()
+    assert (image[..., 0] == gray).all()
     assert image.shape == (8, 12, 1)
 
 
-def test_sixteen_bit_grey_pictures(tmp_path):
-    grey = np.arange(96, dtype=np.uint16).reshape(8, 12) * 600
-    write(tmp_path / "images" / "a.png", grey)
+def test_sixteen_bit_gray_images(tmp_path):
+    gray = np.arange(96, dtype=np.uint16).reshape(8, 12) * 600
+    write(tmp_path / "images" / "a.png", gray)
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     data = folder(tmp_path, mean=(0.5,), std=(0.2,))
     assert data.input_dtype == "uint16"
-    assert (data.load(0)[0][..., 0] == grey).all()
+    assert (data.load(0)[0][..., 0] == gray).all()
 
 
 def one_image(root, pixels, suffix, mean=(0.5,)):

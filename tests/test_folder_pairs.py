@@ -201,7 +201,9 @@ def test_channels_that_are_pages(tmp_path, dtype, count, options):
 
 def test_a_stack_of_images_is_refused(tmp_path):
     channels(tmp_path, "ZYX")
-    with pytest.raises(DataError, match=r"a\.tif: found a stack of 3 images \(axes ZYX\), expected one\n  fix"):
+    with pytest.raises(
+        DataError, match=r"a\.tif: found a stack of 3 images \(axes ZYX\), expected one\n  fix"
+    ):
         folder(tmp_path)
 
 

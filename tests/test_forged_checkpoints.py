@@ -140,7 +140,7 @@ def keys(where):
 @pytest.mark.parametrize(("where", "value", "words"), FORGED)
 def test_a_forged_field_is_named(where, value, words, forge, monkeypatch):
     monkeypatch.setattr("utils.files.tensor_files._MOST_VALUES", 10_000)
-    with pytest.raises(CheckpointError, match=rf"forged\.pth: .*{words}|^not a check.*{words}"):
+    with pytest.raises(CheckpointError, match=rf"forged\.pth: .*{words}"):
         checkpoint.load(forge(keys(where), value))
 
 
@@ -170,18 +170,20 @@ def test_every_command_refuses_weights_that_are_not_finite(forge, tmp_path, caps
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_network_of_any_size_takes_no_memory(forge, state, tmp_path, capsys):
-    """Ten million channels would be a petabyte."""
-    for channels in (10**7, 10**30):
-        path = str(forge(["config", "arch", "args", "base_channels"], channels))
-        for command, words in (
-            (inference, ["-m", path, "-i", str(tmp_path), "-o", str(tmp_path / "out")]),
-            (train, ["--resume", path]),
-        ):
-            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.jpg")
-            assert guard(command.main, words) == 4
-            said = capsys.readouterr().err
-            assert "not those of its UNet" in said or "cannot be built" in said
+@pytest.mark.parametrize(
+    ("channels", "words"), [(10**7, "not those of its UNet"), (10**30, "cannot be built")]
+)
+def test_a_network_of_any_size_takes_no_memory(channels, words, forge, tmp_path, capsys):
+    """Ten million channels would be a petabyte; it is told before any of it is asked for."""
+    path = str(forge(["config", "arch", "args", "base_channels"], channels))
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.jpg")
+    output = str(tmp_path / "out")
+    for command, arguments in (
+        (inference, ["-m", path, "-i", str(tmp_path), "-o", output]),
+        (train, ["--resume", path]),
+    ):
+        assert guard(command.main, arguments) == 4
+        assert words in capsys.readouterr().err
 
 
 SLOTS = [

@@ -45,6 +45,16 @@ def test_a_step_is_that_of_the_cpu(tmp_path):
     assert on_gpu.totals.recent_loss() == pytest.approx(on_cpu.totals.recent_loss(), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["ENet", "DeepLab"])
+def test_the_loops_that_a_cpu_has_of_its_own_compute_the_same(tmp_path, name):
+    config = plain_config(tmp_path)
+    mobile = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}
+    args = {"freeze_bn": True, **(mobile if name == "DeepLab" else {})}
+    config["arch"] = {"type": name, "args": args}
+    (_, theirs), (_, ours) = (first_step(config, device, double=True) for device in ("cpu", "cuda"))
+    assert relative_difference(ours, theirs) < 1e-8
+
+
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("loss", ["CrossEntropyLoss2d", "CE_DiceLoss", "LovaszSoftmax"])

@@ -23,7 +23,6 @@ from parallel_cases import (
     ten_step_config,
 )
 from PIL import Image
-from small_models import SMALL
 from test_resume import assert_kill_9_after_the_second_epoch_changes_nothing
 from torch import nn
 from torch.nn.parallel import DataParallel
@@ -57,14 +56,14 @@ def _float32(monkeypatch):
 
 
 def small(name):
-    return {"type": name, "args": {"pretrained": False, **SMALL[name]}}
+    return {"type": name, "args": {"pretrained": False, **MODELS[name].facts.small}}
 
 
-@pytest.mark.parametrize("synchronised", [False, True], ids=["frozen", "SyncBN"])
-def test_two_processes_equal_one(tmp_path, synchronised):
+@pytest.mark.parametrize("synchronized", [False, True], ids=["frozen", "SyncBN"])
+def test_two_processes_equal_one(tmp_path, synchronized):
     """With SyncBN statistics too are those of the whole batch."""
     config = ten_step_config(tmp_path)
-    if synchronised:
+    if synchronized:
         config["use_synch_bn"] = True
         config["arch"]["args"]["freeze_bn"] = False
     found = in_two_processes(config, tmp_path, DEVICE)
@@ -131,7 +130,7 @@ def test_kill_9_then_resume_equals_never_stopped(tmp_path, name):
 
 
 def make_voc(root, *, train, val, different=64):
-    """VOC 2012 with SBD in its real layout and image sizes; few pictures under many names."""
+    """VOC 2012 with SBD in its real layout and image sizes; few images under many names."""
     home = root / "data" / "VOCdevkit" / "VOC2012"
     for folder in (
         "JPEGImages",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from colour_model import save_checkpoint
+from color_model import save_checkpoint
 from PIL import Image
 
 from models import MODELS, model_from_checkpoint
@@ -22,9 +22,9 @@ def save_mask(path, mask):
 
 
 def read(path):
-    with Image.open(path) as picture:
-        assert picture.mode == "L"
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
 
 
 def submit(*arguments):

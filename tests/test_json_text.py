@@ -129,7 +129,7 @@ def test_a_file_that_is_no_config(content, message, tmp_path):
         read_json5(path)
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path):
+def test_a_missing_file_names_its_neighbors(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
         ConfigError, match=r"confg.json: no such file; did you mean 'config.json'\?"

@@ -153,7 +153,7 @@ def test_validation_batches_hold_one_size_and_are_dealt_whole():
     assert dealt == [[(0, 2), (5,)], [(1, 3)], [(4,)]]
 
 
-def test_centre_crops_make_batches_of_any_images():
+def test_center_crops_make_batches_of_any_images():
     data = Sizes(sizes=((8, 8), (8, 9), (9, 8)), val=True, crop_size=8)
     batches = epoch(loader(data, batch_size=3, train=False), 0)
     assert [batch[0].shape for batch in batches] == [(3, 1, 8, 8)]

@@ -126,7 +126,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("error", MESSAGES, ids=lambda error: type(error).__name__)
-def test_memory_that_ran_out_is_recognised_on_any_device(error):
+def test_memory_that_ran_out_is_recognized_on_any_device(error):
     assert ran_out(error)
     assert not ran_out(RuntimeError("size mismatch"))
     assert not ran_out(ValueError("out of memory"))

@@ -158,7 +158,8 @@ def test_fine_tuning_from_something_else_entirely_is_refused():
 def save_ours(state, path):
     others = {"classes": ["a"], "palette": [[0, 0, 0]], "mean": [0.5], "std": [0.2]}
     description = {"arch": "ENet", "config": {}, "ignore_index": 255, **others}
-    save([path], {**description, "state_dict": {}, "ema": {"state_dict": state}})
+    other = {name: value + 1 for name, value in state.items()}
+    save([path], {**description, "state_dict": other, "ema": {"state_dict": state}})
 
 
 def save_lightning(state, path):

@@ -1,4 +1,4 @@
-"""Which files are pictures, and what their results are called."""
+"""Which files are images, and what their results are called."""
 
 import errno
 import tempfile
@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.files.outputs import find_pictures, prepare_folder, refuse_overwriting, write_whole
+from utils.files.outputs import find_images, prepare_folder, refuse_overwriting, write_whole
 
 
 def make(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture")
+        path.write_bytes(b"image")
 
 
 def results(folder, *, output=None, recursive=False):
     output = output or folder.parent / "out"
-    jobs = find_pictures(folder, extension="jpg", recursive=recursive, output=output)
+    jobs = find_images(folder, extension="jpg", recursive=recursive, output=output)
     return {
-        str(job.picture.relative_to(folder)): str(job.result(".png").relative_to(output))
+        str(job.image.relative_to(folder)): str(job.result(".png").relative_to(output))
         for job in jobs
     }
 
@@ -112,7 +112,7 @@ def test_the_tree_is_kept_when_asked_for(tmp_path):
 
 def test_a_file_needs_no_extension(tmp_path):
     make(tmp_path / "in", "scan.webp")
-    (job,) = find_pictures(
+    (job,) = find_images(
         tmp_path / "in/scan.webp", extension="jpg", recursive=False, output=tmp_path
     )
     assert job.result(".png") == tmp_path / "scan.png"
@@ -159,10 +159,10 @@ def test_empty_folder_mentions_recursive(tmp_path):
         results(tmp_path / "in")
 
 
-def test_a_picture_is_never_replaced(tmp_path):
+def test_an_image_is_never_replaced(tmp_path):
     make(tmp_path / "in", "a.png")
-    jobs = find_pictures(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
-    with pytest.raises(ConfigError, match=r"a\.png would replace the picture"):
+    jobs = find_images(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
+    with pytest.raises(ConfigError, match=r"a\.png would replace the image"):
         refuse_overwriting(jobs)
     refuse_overwriting([jobs[0]._replace(target=tmp_path / "out/a")])
 
@@ -239,6 +239,6 @@ def test_a_result_that_is_a_link_is_replaced(tmp_path):
     assert not (tmp_path / "mask.png").is_symlink()
 
 
-def test_what_a_mac_writes_beside_a_picture_is_no_picture(tmp_path):
+def test_what_a_mac_writes_beside_an_image_is_no_image(tmp_path):
     make(tmp_path / "in", "a.jpg", "._a.jpg", "sub/b.jpg", ".thumbnails/a.jpg", "sub/._b.jpg")
     assert results(tmp_path / "in", recursive=True) == {"a.jpg": "a.png", "sub/b.jpg": "sub/b.png"}

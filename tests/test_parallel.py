@@ -151,7 +151,7 @@ def test_a_step_through_data_parallel_is_the_step(tmp_path):
     assert_replicas_give_the_step_of_one(tmp_path, "cpu", device_ids=None)
 
 
-def test_data_parallel_refuses_synchronised_batch_norm(tmp_path):
+def test_data_parallel_refuses_synchronized_batch_norm(tmp_path):
     config = plain_config(tmp_path) | {"parallel": "DataParallel", "use_synch_bn": True}
     with pytest.raises(ConfigError, match=r"use_synch_bn: .*set parallel to \"DDP\""):
         parse_config(config)
@@ -164,21 +164,21 @@ def test_data_parallel_refuses_to_compile(tmp_path):
     assert parse_config(config | {"parallel": "DDP"}).trainer.compile
 
 
-def test_batch_norm_is_synchronised_where_it_can_be(monkeypatch, caplog):
-    def synchronised(device, processes):
+def test_batch_norm_is_synchronized_where_it_can_be(monkeypatch, caplog):
+    def synchronized(device, processes):
         monkeypatch.setattr(distributed, "world_size", lambda: processes)
-        return parallel.synchronises_batch_norm(device, use_synch_bn=True)
+        return parallel.synchronizes_batch_norm(device, use_synch_bn=True)
 
     with caplog.at_level(logging.INFO, "segmentation"):
-        assert synchronised(CUDA, 2)
+        assert synchronized(CUDA, 2)
         assert caplog.messages == []
-        assert not synchronised(CUDA, 1)
-        assert not synchronised(CPU, 2)
+        assert not synchronized(CUDA, 1)
+        assert not synchronized(CPU, 2)
         assert caplog.messages == ["use_synch_bn has no effect on a CPU or in a single process"] * 2
-        assert not parallel.synchronises_batch_norm(CUDA, use_synch_bn=False)
+        assert not parallel.synchronizes_batch_norm(CUDA, use_synch_bn=False)
 
 
-def test_synchronised_batch_norm_keeps_names_and_what_is_frozen():
+def test_synchronized_batch_norm_keeps_names_and_what_is_frozen():
     model = build_small("PSPNet", freeze_bn=True)
     names = list(model.state_dict())
     converted = convert_sync_batchnorm(model)

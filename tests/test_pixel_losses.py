@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from loss_cases import CASES, agree, case, softmax, valid_pixels
+from loss_cases import CASES, agree, case, softmax, valid_pixels, value_and_gradient
 from torch.nn import functional
 
 from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
@@ -145,6 +145,31 @@ def test_focal_has_a_finite_gradient_where_the_answer_is_certain():
             (gradient,) = torch.autograd.grad(loss, logits)
             assert gradient.isfinite().all()
             assert bool(gradient.any()) == (label == 1)
+
+
+@pytest.mark.parametrize("classes", [3, 15, 16, 40])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropyLoss2d,
+        partial(CrossEntropyLoss2d, label_smoothing=0.2),
+        partial(CrossEntropyLoss2d, ohem_threshold=0.05),
+        FocalLoss,
+    ],
+    ids=["cross-entropy", "smoothed", "hard", "focal"],
+)
+def test_the_layout_of_logits_in_memory_has_no_influence(classes, loss):
+    torch.manual_seed(classes)
+    target = torch.randint(0, classes, (2, 9, 7))
+    target[0, :3] = 255
+    criterion = loss(class_weights=torch.rand(classes).tolist())
+    plain = torch.randn(2, classes, 9, 7, dtype=torch.float64)
+    found = [
+        value_and_gradient(partial(criterion, target=target), logits)
+        for logits in (plain, plain.contiguous(memory_format=torch.channels_last))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
 def test_the_divisor_of_the_whole_batch_makes_its_parts_add_up():

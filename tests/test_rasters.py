@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import tifffile
 import torch
-from colour_model import CLASSES, ColourModel, checkpoint_of
+from color_model import CLASSES, ColorModel, checkpoint_of
 from PIL import Image
 from rasterio.transform import from_origin
 from torch import nn
@@ -103,8 +103,8 @@ def test_bad_files(tmp_path):
 
 @pytest.mark.parametrize("side", ["ImageWidth", "ImageLength"])
 def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
-    """A few bytes that ask for terabytes cost neither memory nor the pictures after them."""
-    path, model = tmp_path / "a.tif", ColourModel()
+    """A few bytes that ask for terabytes cost neither memory nor the images after them."""
+    path, model = tmp_path / "a.tif", ColorModel()
     tifffile.imwrite(path, np.zeros((40, 40, 3), np.uint8), photometric="rgb")
     with tifffile.TiffFile(path, mode="r+b") as file:
         for name in ("RowsPerStrip", side) if side == "ImageLength" else (side,):
@@ -149,7 +149,7 @@ DAMAGED = {
 def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path, name):
     DAMAGED[name](tmp_path / name)
     jobs = [Job(tmp_path / name, tmp_path / "out/bad"), noise(tmp_path / "good.tif", 40, 40)]
-    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    (_, bad), (_, good) = segmenter(ColorModel(), tile=64).run(jobs)
     assert isinstance(bad, DataError)
     assert str(bad).startswith(f"{tmp_path / name}: ")
     assert good is None
@@ -207,15 +207,15 @@ def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
     assert found[:, 0, 0].tolist() == [9] * 10 + [0] * 20 + [9] * 20
 
 
-def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, monkeypatch):
+def test_too_little_memory_to_read_an_image_costs_that_image_alone(tmp_path, monkeypatch):
     def scarce(path, _expected):
         if path.name == "a.tif":
             raise MemoryError
         return Decoded(np.zeros((40, 40, 3), np.uint8), None)
 
-    monkeypatch.setattr("utils.inference.segmenter.read_picture", scarce)
+    monkeypatch.setattr("utils.inference.segmenter.read_input", scarce)
     jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
-    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    (_, bad), (_, good) = segmenter(ColorModel(), tile=64).run(jobs)
     assert isinstance(bad, ResourceError)
     assert "a.tif: too little memory" in str(bad)
     assert good is None
@@ -234,8 +234,8 @@ def test_masks_are_tiled_tiffs_with_a_palette(tmp_path, dtype, classes):
     )
     assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), mask)
     if dtype == np.uint8:
-        with Image.open(tmp_path / "a.tif") as picture:
-            colours = np.asarray(picture.convert("RGB"))
+        with Image.open(tmp_path / "a.tif") as image:
+            colours = np.asarray(image.convert("RGB"))
         assert np.array_equal(colours, np.array(palette, np.uint8)[mask])
 
 
@@ -287,8 +287,8 @@ def test_streamed_or_not_the_mask_is_the_same(tmp_path):
     job, model = noise(tmp_path / "a.tif", 1500, 1500), Blur()
     assert only(segmenter(model, flip=True, tile=512).run([job])) is None
     assert only(segmenter(model, flip=True, tile=512, streamed_pixels=1).run([job])) is None
-    with Image.open(job.result(".png")) as picture:
-        assert np.array_equal(tifffile.imread(job.result(".tif")), np.asarray(picture))
+    with Image.open(job.result(".png")) as image:
+        assert np.array_equal(tifffile.imread(job.result(".tif")), np.asarray(image))
     assert sorted(path.name for path in job.target.parent.iterdir()) == ["a.png", "a.tif"]
 
 
@@ -301,7 +301,7 @@ def test_georeference_is_kept(tmp_path, streamed_pixels):
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **size, **place) as file:
         file.write(pixels)
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
-    model = ColourModel()
+    model = ColorModel()
     assert only(segmenter(model, streamed_pixels=streamed_pixels, tile=64).run([job])) is None
     with rasterio.open(job.result(".tif")) as mask:
         assert mask.crs == place["crs"]
@@ -411,10 +411,10 @@ def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
     assert any("taken up again at row" in line for line in said)
 
 
-def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):
+def test_what_is_left_out_of_streamed_images_is_said(tmp_path):
     job, said = noise(tmp_path / "a.tif", 100, 100), []
     extras = Extras(overlay=True, probabilities=True)
-    made = segmenter(ColourModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
+    made = segmenter(ColorModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
     assert only(made.run([job])) is None
     assert said == [
         "a.tif: 100 x 100 pixels do not fit whole, 4 windows",
@@ -424,7 +424,7 @@ def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):
     assert [path.name for path in job.target.parent.iterdir()] == ["a.tif"]
 
 
-def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch):
+def test_images_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     model, said = Blur(), []
     plenty = segmenter(model, tile=96, say=said.append).segment(pixels)
@@ -442,7 +442,7 @@ def test_a_strip_of_one_row_is_not_padded_whole(tmp_path, mode, shape):
     """It would become 32 rows; a file of a few bytes would take gigabytes."""
     largest = []
 
-    class Counts(ColourModel):
+    class Counts(ColorModel):
         def forward(self, images):
             largest.append(images[:, 0].numel())
             return super().forward(images[..., :1, :1]).expand(-1, -1, *images.shape[2:])
@@ -450,7 +450,7 @@ def test_a_strip_of_one_row_is_not_padded_whole(tmp_path, mode, shape):
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
     settings = Settings(mode=mode, tile=2048, scales=(1.0,))
     made = Segmenter(
-        Counts(), checkpoint_of(ColourModel()), settings=settings, device=torch.device("cpu"),
+        Counts(), checkpoint_of(ColorModel()), settings=settings, device=torch.device("cpu"),
         precision="fp32", say=str,
     )  # fmt: skip
     assert only(made.run([Job(tmp_path / "a.png", tmp_path / "out")])) is None
@@ -463,7 +463,7 @@ def test_other_channels_are_refused(tmp_path):
     pixels = np.zeros((80, 80, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
-    error = only(segmenter(ColourModel(), streamed_pixels=1, tile=64).run([job]))
+    error = only(segmenter(ColorModel(), streamed_pixels=1, tile=64).run([job]))
     assert "found 5 channels of uint16; the model was trained on 3 channels of uint8" in str(error)
     assert not job.target.parent.exists()
 
@@ -475,7 +475,7 @@ def test_many_channels_of_16_bit(tmp_path, streamed_pixels):
     mask = generator.integers(0, 4, (70, 90))
     pixels = (np.array(colours)[mask] * 257).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
-    model = ColourModel(colours)
+    model = ColorModel(colours)
     made = Segmenter(
         model,
         checkpoint_of(model, input_dtype="uint16"),
@@ -488,8 +488,8 @@ def test_many_channels_of_16_bit(tmp_path, streamed_pixels):
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
     assert only(made.run([job])) is None
     result = job.result(".tif" if streamed_pixels == 1 else ".png")
-    with Image.open(result) as picture:
-        assert np.array_equal(np.asarray(picture), mask)
+    with Image.open(result) as image:
+        assert np.array_equal(np.asarray(image), mask)
 
 
 @pytest.mark.slow
@@ -498,12 +498,12 @@ def test_memory_is_bounded_by_the_band(tmp_path):
     script = """
 import sys, torch
 from pathlib import Path
-from colour_model import ColourModel
+from color_model import ColorModel
 from test_rasters import only, segmenter
 from utils.files.outputs import Job
 torch.set_num_threads(1)
 job = Job(Path(sys.argv[1]), Path(sys.argv[1] + ".out"))
-assert only(segmenter(ColourModel(), streamed_pixels=1, tile=128).run([job])) is None
+assert only(segmenter(ColorModel(), streamed_pixels=1, tile=128).run([job])) is None
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
     peaks = []

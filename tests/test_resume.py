@@ -242,6 +242,20 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
         assert differing(expected, contents(folder)) == [], step
 
 
+def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
+    """Its convolutions and its dropout have paths of their own on a CPU."""
+
+    def change(config):
+        args = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}
+        config["arch"] = {"type": "DeepLab", "args": args}
+
+    options = {"precision": "bf16", "ema": 0.9, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter2.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
+
+
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     folder = run_folder()
@@ -292,11 +306,11 @@ def test_weights_that_do_not_fit_are_refused(write_config, run_folder):
 
 def test_the_best_model_is_no_state_to_resume_from(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
-    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimiser state"):
+    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimizer state"):
         train.main(["--resume", str(run_folder() / "best_model.pth")])
 
 
-def test_another_optimiser_is_refused(write_config, run_folder):
+def test_another_optimizer_is_refused(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     change = ["optimizer.type=SGD", "optimizer.no_decay_norm_bias=true", "trainer.epochs=2"]
     with pytest.raises(ConfigError, match="optimizer does not fit this config's"):

@@ -100,14 +100,14 @@ def test_the_log_has_all_that_was_said_from_the_first_line_on(finished):
     _, run, printed = finished
     lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
     said = [re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", line) for line in lines]
-    assert "train_loader: Shapes, 12 generated pictures" in said
+    assert "train_loader: Shapes, 12 generated images" in said
     assert "arch: ENet, 0.36 M trainable parameters" in said
     epoch = [line for line in said if line.startswith("TRAIN 3/3  loss")]
     assert re.search(r"  waiting \d+%  ", *epoch)
     assert said[-len(printed) :] == printed
 
 
-def test_the_best_model_has_all_that_inference_needs_and_no_optimiser(finished):
+def test_the_best_model_has_all_that_inference_needs_and_no_optimizer(finished):
     _, run, _ = finished
     best, last = checkpoint.load(run / "best_model.pth"), checkpoint.load(run / "last.pth")
     needed = {"arch", "config", "classes", "palette", "mean", "std", "ignore_index", "input_dtype"}
@@ -153,7 +153,7 @@ def test_a_score_on_crops_is_labelled_as_one(write_config, run_folder, capsys):
         config["val_loader"]["args"]["crop_size"] = 48
 
     assert train.main(["--config", str(write_config(crop, epochs=1))]) == 0
-    assert "scored on centre crops of 48 px, not whole images" in capsys.readouterr().out
+    assert "scored on center crops of 48 px, not whole images" in capsys.readouterr().out
     assert [row["crop"] for row in rows(run_folder()) if row["event"] == "val"] == [48]
 
 

@@ -108,9 +108,10 @@ def test_a_drive_that_is_not_there_is_explained(monkeypatch):
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     (tmp_path / "last.pth").touch()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
-    os.wait()
+    os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2
     run_folder.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 import tifffile
 import torch
-from colour_model import checkpoint_of
+from color_model import checkpoint_of
 from PIL import Image
 from test_folder import folder, write
 from torch import nn
@@ -14,7 +14,7 @@ from base.base_data_loader import BaseDataLoader
 from dataloaders.doctor import check
 from dataloaders.statistics import channel_statistics
 from utils.drawing.overlay import overlay, shown
-from utils.drawing.palette import VOID_COLOUR
+from utils.drawing.palette import VOID_COLOR
 from utils.errors import DataError
 from utils.files.outputs import Job
 from utils.inference.predictor import Settings
@@ -91,7 +91,7 @@ def test_valid_pixels_are_predicted_as_beside_the_mean_color(tmp_path, monkeypat
     monkeypatch.setattr("utils.inference.segmenter.free_memory", lambda: memory)
     jobs = [Job(tmp_path / f"{name}.npy", tmp_path / name) for name in ("holey", "filled")]
     for job, image in zip(jobs, with_holes(pixels()), strict=True):
-        np.save(job.picture, image)
+        np.save(job.image, image)
     run(segmenter(mode=mode, tile=32), *jobs)
     holey, filled = (array(job.result(".png")) for job in jobs)
     assert (holey[HOLES] == VOID).all()
@@ -113,8 +113,8 @@ def test_nodata_is_void_in_the_result_and_its_tag(tmp_path, dtype, nodata, strea
     scale = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
     filled[lost] = np.array(MEAN) * scale if dtype == "float32" else np.rint(np.array(MEAN) * scale)
     jobs = [Job(tmp_path / f"{name}.tif", tmp_path / name) for name in ("holey", "filled")]
-    write_raster(jobs[0].picture, holey, nodata=nodata, **PLACE)
-    write_raster(jobs[1].picture, filled, nodata=None, **PLACE)
+    write_raster(jobs[0].image, holey, nodata=nodata, **PLACE)
+    write_raster(jobs[1].image, filled, nodata=None, **PLACE)
     made = segmenter(dtype, mode="sliding", tile=32)
     made.streamed_pixels = streamed_pixels
     run(made, *(job._replace(target=tmp_path / "out" / job.target.name) for job in jobs))
@@ -123,7 +123,7 @@ def test_nodata_is_void_in_the_result_and_its_tag(tmp_path, dtype, nodata, strea
         with rasterio.open(tmp_path / "out" / f"{job.target.name}.tif") as file:
             masks.append(file.read(1))
             assert file.nodata == VOID
-            assert file.colormap(1)[VOID][:3] == VOID_COLOUR
+            assert file.colormap(1)[VOID][:3] == VOID_COLOR
             known = file.read_masks(1) > 0
     assert (masks[0][lost] == VOID).all()
     assert np.array_equal(masks[0][~lost], masks[1][~lost])
@@ -172,7 +172,7 @@ def test_probabilities_and_overlay_know_void(tmp_path):
     assert np.array_equal(np.isnan(probabilities).any(0), HOLES)
     assert np.array_equal(probabilities.argmax(0)[~HOLES], mask[~HOLES])
     drawn = array(jobs[0].result(".overlay.jpg"))[:60, :6].mean((0, 1))
-    assert np.abs(drawn - (shown(filled)[0, 0] + VOID_COLOUR) / 2).max() < 8
+    assert np.abs(drawn - (shown(filled)[0, 0] + VOID_COLOR) / 2).max() < 8
     assert (array(jobs[1].result(".png")) == VOID).all()
 
 
@@ -182,7 +182,7 @@ def test_over_255_classes_void_is_no_class():
     mask[:20] = 65535
     palette = [(0, 0, one % 256) for one in range(400)]
     sheet = np.asarray(overlay(np.zeros((40, 40, 3), np.uint8), mask, palette, many))
-    assert sheet[5, 5].tolist() == [round(value / 2) for value in VOID_COLOUR]
+    assert sheet[5, 5].tolist() == [round(value / 2) for value in VOID_COLOR]
     assert sheet[30, 5].tolist() == [0, 0, 128], "class 255 has its own color"
 
 

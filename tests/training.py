@@ -56,7 +56,7 @@ def record_gradients(trainer):
 
 
 def weights_of(trainer):
-    """A copy of the model's tensors and of the optimiser's."""
+    """A copy of the model's tensors and of the optimizer's."""
     slots = trainer.optimizer.state_dict()["state"]
     moments = {f"{i}.{name}": value for i, slot in slots.items() for name, value in slot.items()}
     return copy.deepcopy({**trainer.model.state_dict(), **moments})

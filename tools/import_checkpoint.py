@@ -22,7 +22,7 @@ from utils.errors import CheckpointError, guard  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORMALISATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+NORMALIZATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "VOC": ((0.45734706, 0.43338275, 0.40058118), (0.23965294, 0.23532275, 0.2398498)),
     "CityScapes": ((0.28689529, 0.32513294, 0.28389176), (0.17613647, 0.18099176, 0.17772235)),
     "ADE20K": ((0.48897059, 0.46548275, 0.4294), (0.22861765, 0.22948039, 0.24054667)),
@@ -126,7 +126,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         source: The file's name, for messages.
 
     Returns:
-        The content of a checkpoint of ours: model and data, no optimiser.
+        The content of a checkpoint of ours: model and data, no optimizer.
 
     Raises:
         CheckpointError: Another network, an unknown data set, or a config that says nothing.
@@ -135,16 +135,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
 
     arch = _section(old["config"], "arch", source)
     data = _section(old["config"], "train_loader", source)
-    if arch["type"] != "PSPNet":
-        raise CheckpointError(
-            f"{source}: holds a {arch['type']}; only PSPNet can be imported\n"
-            f"  in the way: {OBSTACLES.get(arch['type'], 'it is unknown here')}"
-        )
-    if data["type"] not in NORMALISATION:
-        raise CheckpointError(
-            f"{source}: trained on {data['type']}, whose mean and deviation are not known here\n"
-            f"  known: {', '.join(NORMALISATION)}"
-        )
+    _require_known(arch["type"], data["type"], source)
     state = rename(weights_in(old["state_dict"], Path(source)))
     if "head.2.weight" not in state:
         raise CheckpointError(
@@ -158,7 +149,7 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         "use_aux": "aux.classifier.weight" in state,
     }
     config = _config(old["config"], arguments, source)
-    mean, std = NORMALISATION[data["type"]]
+    mean, std = NORMALIZATION[data["type"]]
     return {
         "format_version": _format_version(),
         "arch": "PSPNet",
@@ -174,6 +165,19 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     }
 
 
+def _require_known(arch: str, data: str, source: str) -> None:
+    if arch != "PSPNet":
+        raise CheckpointError(
+            f"{source}: holds a {arch}; only PSPNet can be imported\n"
+            f"  in the way: {OBSTACLES.get(arch, 'it is unknown here')}"
+        )
+    if data not in NORMALIZATION:
+        raise CheckpointError(
+            f"{source}: trained on {data}, whose mean and deviation are not known here\n"
+            f"  known: {', '.join(NORMALIZATION)}"
+        )
+
+
 def rename(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Give the tensors of the old PSPNet our names, and leave out the `module.` of DataParallel."""
     return {_rename(name.removeprefix("module.")): tensor for name, tensor in state.items()}
@@ -181,7 +185,7 @@ def rename(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 def _rename(name: str) -> str:
     stage = name.removeprefix("master_branch.0.stages.")
-    if stage != name:  # N.1 is the convolution, N.2 its normalisation; N.0 pooled
+    if stage != name:  # N.1 is the convolution, N.2 its normalization; N.0 pooled
         level, layer, rest = stage.split(".", 2)
         return f"head.0.levels.{level}.{int(layer) - 1}.{rest}"
     for old, new in _RENAMED:

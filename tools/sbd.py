@@ -80,8 +80,8 @@ def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
     for name in names:
         path = target / f"{name}.png"
         if name in own:
-            with opened(source / f"{name}.png") as picture:
-                ids = np.array(picture)
+            with opened(source / f"{name}.png") as opened_image:
+                ids = np.array(opened_image)
         else:
             ids = read_matrix(masks / f"{name}.mat", "GTcls", "Segmentation")
         image = to_palette_image(ids, palette[:21])

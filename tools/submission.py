@@ -4,7 +4,7 @@
     python tools/submission.py --dataset ADE20K --masks outputs --output results
 
 CityScapes: label ids of the official table instead of the 19 training ids, all in one folder.
-ADE20K: 1..150 instead of 0..149; 0 is "other" there. Both are grey PNG under the masks' names.
+ADE20K: 1..150 instead of 0..149; 0 is "other" there. Both are gray PNG under the masks' names.
 """
 
 import argparse
@@ -79,13 +79,13 @@ def encoding(label_ids: Mapping[int, int]) -> np.ndarray:
 
 
 def encode(path: Path, table: np.ndarray) -> Image.Image:
-    """A mask's picture in the server's values, mode L.
+    """A mask's image in the server's values, mode L.
 
     Raises:
         DataError: Not a mask of class ids, or a class that the data set does not have.
     """
-    with opened(path) as picture:
-        mode, mask = picture.mode, np.asarray(picture)
+    with opened(path) as image:
+        mode, mask = image.mode, np.asarray(image)
     if mode not in ("P", "L"):
         raise DataError(f"{path}: found mode {mode}, expected a palette PNG of inference.py")
     encoded = table[mask]

@@ -99,9 +99,9 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_neighbours(path)}") from None
+        raise ConfigError(f"{path}: no such file{_neighbors(path)}") from None
     except IsADirectoryError:
-        message = f"{path}: is a folder; expected a config file{_neighbours(path / 'config.json')}"
+        message = f"{path}: is a folder; expected a config file{_neighbors(path / 'config.json')}"
         raise ConfigError(message) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
@@ -127,7 +127,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _neighbours(path: Path) -> str:
+def _neighbors(path: Path) -> str:
     """The JSON files beside a path that does not exist, nearest name first."""
     found = itertools.islice(path.parent.glob("*.json"), 20)
     names = [name.name for name in found if name.name != "config.schema.json"]

@@ -54,7 +54,7 @@ class OptimizerSection(Component):
     """With `differential_lr`: the backbone's learning rate as a share of `lr`."""
 
     no_decay_norm_bias: bool = False
-    """No weight decay on biases and on the parameters of normalisation layers."""
+    """No weight decay on biases and on the parameters of normalization layers."""
 
 
 class TrainerSection(Section):

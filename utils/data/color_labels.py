@@ -1,4 +1,4 @@
-"""Labels given as text in a config: values, or colours of an RGB mask."""
+"""Labels given as text in a config: values, or colors of an RGB mask."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from utils.data.labels import UNKNOWN, mask_dtype
-from utils.drawing.palette import Colour
+from utils.drawing.palette import Color
 from utils.errors import ConfigError, DataError
 
 TRANSPARENT = 1 << 24  # in place of a color's code 0xRRGGBB
@@ -18,14 +18,14 @@ _SHOWN = 8
 _OFFSET = 2**15  # ignore_index may be negative, down to an int16's least value plus one
 
 
-def parse_colour(text: str) -> Colour:
+def parse_color(text: str) -> Color:
     """Return (red, green, blue) of "#RRGGBB".
 
     Raises:
         ConfigError: Another form.
     """
     if not re.fullmatch("#[0-9A-Fa-f]{6}", text):
-        raise ConfigError(f'found "{text}", expected a colour as "#RRGGBB", such as "#3C1098"')
+        raise ConfigError(f'found "{text}", expected a color as "#RRGGBB", such as "#3C1098"')
     red, green, blue = bytes.fromhex(text[1:])
     return red, green, blue
 
@@ -33,10 +33,10 @@ def parse_colour(text: str) -> Colour:
 def parse_label_map(
     label_map: Mapping[str, int | str], *, num_classes: int, ignore_index: int
 ) -> tuple[dict[int, int], dict[int, int], int]:
-    """Divide a `label_map` into values and the codes of colours; one of the two is empty.
+    """Divide a `label_map` into values and the codes of colors; one of the two is empty.
 
     Returns:
-        Train ids of values, of colour codes (TRANSPARENT among them), and of everything else.
+        Train ids of values, of color codes (TRANSPARENT among them), and of everything else.
 
     Raises:
         ConfigError: A key that is neither, both kinds at once, or a train id without a class.
@@ -56,17 +56,17 @@ def parse_label_map(
         elif key == "transparent":
             colours[TRANSPARENT] = train_id
         elif key.startswith("#"):
-            colours[int.from_bytes(parse_colour(key))] = train_id
+            colours[int.from_bytes(parse_color(key))] = train_id
         elif re.fullmatch("-?[0-9]+", key):
             values[int(key)] = train_id
         else:
             raise ConfigError(
                 f'label_map: found the key "{key}"\n'
-                '  expected: a label value such as "255", a colour such as "#3C1098", '
+                '  expected: a label value such as "255", a color such as "#3C1098", '
                 '"transparent", or "*" for everything else'
             )
     if values and colours:
-        raise ConfigError("label_map: values and colours are mixed; masks hold one of the two")
+        raise ConfigError("label_map: values and colors are mixed; masks hold one of the two")
     return values, colours, rest
 
 
@@ -91,15 +91,15 @@ def code(pixels: np.ndarray, *, transparent: bool = False) -> np.ndarray:
     return codes
 
 
-class ColourTable:
-    """Maps the colours of a mask to train ids.
+class ColorTable:
+    """Maps the colors of a mask to train ids.
 
     Attributes:
-        mapping: Colour code (see `code`) -> train id or ignore_index.
+        mapping: Color code (see `code`) -> train id or ignore_index.
         num_classes: Train ids are 0..num_classes-1.
         ignore_index: What void becomes.
-        tolerance: How far each channel may be off; the nearest known colour counts.
-        rest: The train id of every other colour, or UNKNOWN.
+        tolerance: How far each channel may be off; the nearest known color counts.
+        rest: The train id of every other color, or UNKNOWN.
     """
 
     stated = True  # as of a LabelTable
@@ -119,14 +119,14 @@ class ColourTable:
         self.dtype = mask_dtype(num_classes, ignore_index)
         self._keys = _channels(np.array(list(mapping), np.int32))
         self._targets = np.array(list(mapping.values()), np.int64)
-        # By code: the train id + _OFFSET; 0 where that colour was not met yet. 32 MiB, once.
+        # By code: the train id + _OFFSET; 0 where that color was not met yet. 32 MiB, once.
         self._met = np.zeros(TRANSPARENT + 1 if mapping else 0, np.uint16)
 
     def apply(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Return train ids (H, W) of uint8 colours (H, W, 3), or (H, W, 4) with alpha.
+        """Return train ids (H, W) of uint8 colors (H, W, 3), or (H, W, 4) with alpha.
 
         Raises:
-            DataError: A colour that the table does not know; with the nearest that it does.
+            DataError: A color that the table does not know; with the nearest that it does.
         """
         codes = code(pixels, transparent=TRANSPARENT in self.mapping)
         shifted = self._met[codes]
@@ -141,11 +141,11 @@ class ColourTable:
         return (shifted.astype(np.int32) - _OFFSET).astype(self.dtype)
 
     def knows(self, code: int) -> bool:
-        """Whether a colour has a train id or is void."""
+        """Whether a color has a train id or is void."""
         return bool(self.lookup(np.array([code], np.int32))[0] != UNKNOWN)
 
     def lookup(self, codes: np.ndarray) -> np.ndarray:
-        """Return the train ids of colour codes, or UNKNOWN; int64."""
+        """Return the train ids of color codes, or UNKNOWN; int64."""
         nearest, distance = self._nearest(codes)
         return np.where(distance <= self.tolerance, self._targets[nearest], self.rest)
 
@@ -153,7 +153,7 @@ class ColourTable:
         channels = _channels(codes)
         nearest = np.empty(len(codes), np.int64)
         distance = np.empty(len(codes), np.int64)
-        for start in range(0, len(codes), 4096):  # a JPEG mask has many colours
+        for start in range(0, len(codes), 4096):  # a JPEG mask has many colors
             part = np.abs(channels[start : start + 4096, None] - self._keys).max(axis=2)
             nearest[start : start + 4096] = part.argmin(axis=1)
             distance[start : start + 4096] = part.min(axis=1)
@@ -167,13 +167,13 @@ class ColourTable:
         known = ", ".join(color_name(known) for known in self.mapping)
         close = int(self._nearest(codes)[1].max())
         hint = (
-            f'every one is within {close} of a known colour: "label_tolerance": {close}, if the '
+            f'every one is within {close} of a known color: "label_tolerance": {close}, if the '
             "masks were compressed or resized with smoothing"
             if close <= SHIFT
             else f'add it to "label_map": "{names[0]}": a train id or "void"'
         )
         return DataError(
-            f"{name}: colours that label_map does not know: {shown}{more}\n"
+            f"{name}: colors that label_map does not know: {shown}{more}\n"
             f"  known: {known}\n  hint: {hint}"
         )
 

@@ -1,8 +1,8 @@
 """Why masks do not fit their classes, and the config line that mends it.
 
-The usual causes: a 0/255 mask, a colour mask, labels off by one, a JPEG-compressed or smoothed
+The usual causes: a 0/255 mask, a color mask, labels off by one, a JPEG-compressed or smoothed
 mask, palettes that differ, ids of objects, a void value that is not the config's ignore_index.
-Everything here works on counts of values and of colour codes alone.
+Everything here works on counts of values and of color codes alone.
 """
 
 import json
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.data.color_labels import SHIFT, TRANSPARENT, ColourTable, color_name
+from utils.data.color_labels import SHIFT, TRANSPARENT, ColorTable, color_name
 from utils.data.labels import LabelTable
 from utils.data.mask_facts import MaskFacts, Seen, look_at_mask
 
 _USUAL_VOID = (255, 254, -1, 65535)
 _IGNORE_INDEX = range(-(2**15), 2**15)  # what the config's may be
 _READ = 64  # masks that are read again by their colors
-_NAMED = 16  # values or colours that are added to a label_map; more are ids of objects
+_NAMED = 16  # values or colors that are added to a label_map; more are ids of objects
 _CLOSE = 48  # values and channels no further apart belong to one class
 _COMPRESSED = 16  # compression moves pixels further than labels nearer than this lie apart
 _NEAR = 0.6  # the least share of a compressed mask's pixels that lie close to a class
@@ -25,7 +25,7 @@ _FLAT = 0.5  # the least share of a mask's pixels whose value fills areas
 
 _ARGS = 'the args of each loader ("type": "Folder")'
 
-Table = LabelTable | ColourTable
+Table = LabelTable | ColorTable
 
 
 class Cause(NamedTuple):
@@ -55,20 +55,20 @@ def find_cause(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int
     Args:
         facts: What was found in the masks that were looked at.
         table: How the config has them read.
-        named: Train ids of colour codes, where a file beside the masks has them.
+        named: Train ids of color codes, where a file beside the masks has them.
 
     Returns:
         The likeliest cause, or None when all values are known and none of the causes fits.
     """
-    by_colour = isinstance(table, ColourTable)
-    coloured = [one for one in facts if one.coloured]
-    seen = Seen.of(coloured or facts, table.num_classes)
-    other_kind = seen.colours != by_colour
+    by_color = isinstance(table, ColorTable)
+    colored = [one for one in facts if one.colored]
+    seen = Seen.of(colored or facts, table.num_classes)
+    other_kind = seen.colours != by_color
     unknown = [value for value in seen.counts if other_kind or not table.knows(value)]
     if any(one.jpeg for one in facts) and (unknown or not table.tolerance):
         return _compressed(seen, table)
     if other_kind:
-        return None if by_colour else _colours(seen, table, named)
+        return None if by_color else _colors(seen, table, named)
     cause = (
         _binary(facts, seen, table)
         or _palettes(facts, table, named)
@@ -80,7 +80,7 @@ def find_cause(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int
 def _unknown(seen: Seen, facts: Sequence[MaskFacts], unknown: Sequence[int], table: Table) -> Cause:
     """Say why a mask of the right kind has values or colors that nothing knows."""
     if seen.flat < _FLAT:
-        return _picture(seen, table)
+        return _photograph(seen, table)
     if table.num_classes == 2 and len(seen.firm) > _NAMED:
         return _objects(seen)
     if table.stated:
@@ -103,16 +103,16 @@ def _binary(facts: Sequence[MaskFacts], seen: Seen, table: Table) -> Cause | Non
 
 
 def _palettes(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int]) -> Cause | None:
-    """Whether palettes give an index several colours; then the colours are the labels."""
+    """Whether palettes give an index several colors; then the colors are the labels."""
     met: dict[int, tuple[int, Path]] = {}
     for one in facts if not table.stated else ():
         for index, color in one.palette.items():
             first, path = met.setdefault(index, (color, one.path))
             if first != color:
                 count, void = table.num_classes, table.ignore_index
-                by_color = ColourTable({}, num_classes=count, ignore_index=void)
+                by_color = ColorTable({}, num_classes=count, ignore_index=void)
                 seen = Seen.of([look_at_mask(mask.path, by_color) for mask in facts[:_READ]], count)
-                cause = _colours(seen, table, named)
+                cause = _colors(seen, table, named)
                 return cause._replace(
                     what=f"{cause.what}; or, if the indices are right, state them in a label_map",
                     problem=f"{one.path}: index {index} is {color_name(color)}, "
@@ -125,16 +125,16 @@ def _lacking(seen: Seen, facts: Sequence[MaskFacts], unknown: Sequence[int], tab
     """Name what a `label_map` lacks."""
     known = {key: "void" if target == table.ignore_index else target
              for key, target in table.mapping.items()}  # fmt: skip
-    grey = {level * 0x010101: target for level, target in known.items() if 0 <= level < 256}
+    gray = {level * 0x010101: target for level, target in known.items() if 0 <= level < 256}
     shown = {index: color for one in facts for index, color in one.palette.items()}
-    if not seen.colours and all(shown.get(value) in grey for value in unknown):
+    if not seen.colours and all(shown.get(value) in gray for value in unknown):
         what = "palettes show other values than their indices, which are the labels"
-        return Cause(what, {"label_map": {color_name(key): grey[key] for key in grey}})
+        return Cause(what, {"label_map": {color_name(key): gray[key] for key in gray}})
     shift = SHIFT if seen.colours else 0
     far = [value for value in unknown
            if value not in seen.soft and seen.nearest(value, known) > shift]  # fmt: skip
     if TRANSPARENT in far and set(range(table.num_classes)) - set(known.values()):
-        return _colours(seen, table, {})  # a map without transparent pixels missed a class
+        return _colors(seen, table, {})  # a map without transparent pixels missed a class
     kind = "colours" if seen.colours else "values"
     what, lines = f"{kind} that were smoothed or compressed", {}
     if far:
@@ -167,7 +167,7 @@ def _values(seen: Seen, unknown: Sequence[int], table: Table) -> Cause:
         return _other_void(outside[0], count, void, both=void in values)
     labels = [value for value in values if value != void or len(values) <= count]
     if len(labels) > count:
-        return _picture(seen, table)
+        return _photograph(seen, table)
     lines: dict[str, object] = {
         "label_map": {str(value): place for place, value in enumerate(labels)}
         | ({str(void): "void"} if len(labels) < len(values) else {})
@@ -188,12 +188,12 @@ def _other_void(found: int, count: int, ignore_index: int, *, both: bool) -> Cau
     return Cause(what, {"label_map": same | {str(found): "void"} | known})
 
 
-def _picture(seen: Seen, table: Table) -> Cause:
+def _photograph(seen: Seen, table: Table) -> Cause:
     count = len(seen.counts)
     if seen.colours:
         what = "a photograph, or a mask that was smoothed or compressed"
         return Cause(f'{count} colours: {what}; does "masks" name the masks?', {})
-    what = "other masks than these classes, ids of objects, or a picture"
+    what = "other masks than these classes, ids of objects, or an image"
     return Cause(f"{count} different values for {table.num_classes} classes: {what}", {})
 
 
@@ -204,22 +204,22 @@ def _objects(seen: Seen) -> Cause:
     return Cause(what, {"label_map": seen.named({ground: 0}) | {"*": 1}})
 
 
-def _colours(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
-    """Say which class each colour may be."""
+def _colors(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
+    """Say which class each color may be."""
     count = table.num_classes
     keys = _thinned(seen.firm, seen) if seen.soft else seen.firm
     if count == 2 and len(keys) > _NAMED and seen.flat >= _FLAT:
         return _objects(seen)
     if seen.flat < _FLAT or len(keys) > max(64, 4 * count):
-        return _picture(seen, table)
-    what = "colour masks (colours are taken for the classes by area; put each behind its class)"
+        return _photograph(seen, table)
+    what = "color masks (colors are taken for the classes by area; put each behind its class)"
     if len(keys) > count:
-        what += f": {len(keys)} colours for {count} classes, so the smallest are void here"
+        what += f": {len(keys)} colors for {count} classes, so the smallest are void here"
     targets: dict[int, object] = dict(
         zip(keys, [*range(count), *["void"] * len(keys)], strict=False)
     )
     if not named.keys().isdisjoint(keys):
-        what = "colour masks (classes have their colors from labelmap.txt)"
+        what = "color masks (classes have their colors from labelmap.txt)"
         ids = {code: id_ if 0 <= id_ < count else "void" for code, id_ in named.items()}
         targets = {**dict.fromkeys(keys, "void"), **ids}
     elif all(code == (code & 255) * 0x010101 for code in seen.counts):
@@ -236,14 +236,14 @@ def _colours(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
 def _compressed(seen: Seen, table: Table) -> Cause:
     what = "JPEG-compressed masks: values change near edges (better: export them as PNG)"
     known = list(table.mapping)
-    same_kind = seen.colours == isinstance(table, ColourTable)
+    same_kind = seen.colours == isinstance(table, ColorTable)
     if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
         return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
     keys = _thinned(seen.counts, seen)[: table.num_classes]
     near = [value for value in seen.counts if seen.nearest(value, keys) <= _CLOSE]
     share = sum(seen.counts[value] for value in near) / seen.counts.total()
     if len(keys) < 2 or share < _NEAR or seen.flat < _FLAT:
-        return Cause(what, {})  # values lie too close to be told apart, or it is a picture
+        return Cause(what, {})  # values lie too close to be told apart, or it is an image
     ordered = keys if seen.colours else sorted(keys)
     targets = seen.named({key: train_id for train_id, key in enumerate(ordered)})
     return Cause(what, {"label_map": targets, "label_tolerance": seen.tolerance(seen.counts, keys)})

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.color_labels import TRANSPARENT, ColourTable, code, color_name
+from utils.data.color_labels import TRANSPARENT, ColorTable, code, color_name
 from utils.data.labels import LabelTable
 from utils.files.images import opened
 from utils.files.matlab import read_matrix
-from utils.files.raw_pixels import Decoded, holds_values, read_colours, read_values
+from utils.files.raw_pixels import Decoded, holds_values, read_colors, read_values
 
-_COLOUR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LA")
-_KEPT = 4096  # colours of a mask that are told apart; a photograph has more
+_COLOR_MODES = ("RGB", "RGBA", "CMYK", "YCbCr", "LA")
+_KEPT = 4096  # colors of a mask that are told apart; a photograph has more
 _FIRM = 0.2  # the least share of a label's pixels inside areas; a smoothed edge has next to none
 _SMALL = 1 << 14  # pixels of a mask, most of which lie near an edge
 
@@ -25,11 +25,11 @@ class MaskFacts(NamedTuple):
     Attributes:
         path: The file.
         pixels: How many it has that mean something by the file itself.
-        values: Pixel counts of its label values, or of the codes of its colours.
+        values: Pixel counts of its label values, or of the codes of its colors.
         inside: The same of those pixels that equal their neighbors to the right and below.
-        coloured: Whether `values` are colours.
+        colored: Whether `values` are colors.
         jpeg: Whether the file is JPEG-compressed.
-        palette: The colour that a palette gives to each of the values.
+        palette: The color that a palette gives to each of the values.
         alpha: Whether it has an alpha channel that varies.
     """
 
@@ -37,21 +37,21 @@ class MaskFacts(NamedTuple):
     pixels: int
     values: Counter[int]
     inside: Counter[int]
-    coloured: bool = False
+    colored: bool = False
     jpeg: bool = False
     palette: Mapping[int, int] = {}
     alpha: bool = False
 
 
 class Seen(NamedTuple):
-    """Values or colours of several masks.
+    """Values or colors of several masks.
 
     Attributes:
         counts: Their pixels.
         firm: Those that fill areas, the largest first: labels.
         soft: The others, where they are many: what smoothing or compression made between labels.
         flat: The share of pixels whose value fills areas; 1 of small JPEG masks, which have none.
-        colours: Whether they are colours.
+        colours: Whether they are colors.
     """
 
     counts: Counter[int]
@@ -75,7 +75,7 @@ class Seen(NamedTuple):
         if len(soft) <= max(2, num_classes) and not jpeg:  # a few are labels of thin things
             soft.clear()
         firm = [value for value, _ in counts.most_common() if value not in soft]
-        return cls(counts, firm, soft, flat, any(one.coloured for one in facts))
+        return cls(counts, firm, soft, flat, any(one.colored for one in facts))
 
     def named(self, mapping: Mapping[int, object]) -> dict[str, object]:
         """Return a mapping as a label_map writes it."""
@@ -105,38 +105,38 @@ class Seen(NamedTuple):
         return min(255, max(far, max(self.gaps(keys), default=0) // 2 if self.soft else 0))
 
 
-def look_at_mask(path: Path, table: LabelTable | ColourTable) -> MaskFacts:
+def look_at_mask(path: Path, table: LabelTable | ColorTable) -> MaskFacts:
     """Read a mask file and count what it holds.
 
     Args:
-        path: The file; a picture, .npy or .mat (variable S).
-        table: Of a ColourTable, a palette's colours are counted instead of its indices.
+        path: The file; an image, .npy or .mat (variable S).
+        table: Of a ColorTable, a palette's colors are counted instead of its indices.
 
     Raises:
         DataError: It cannot be read at all.
     """
-    by_colour = isinstance(table, ColourTable)
+    by_color = isinstance(table, ColorTable)
     if path.suffix.lower() == ".mat":
         return _of_values(path, Decoded(read_matrix(path, "S"), None), table)
-    if not by_colour and holds_values(path):
+    if not by_color and holds_values(path):
         return _of_values(path, read_values(path, lossy=True), table)
-    with opened(path) as picture:
-        jpeg = picture.format == "JPEG"
-        mode, palette = picture.mode, (picture.getpalette() or []) if picture.mode == "P" else []
+    with opened(path) as image:
+        jpeg = image.format == "JPEG"
+        mode, palette = image.mode, (image.getpalette() or []) if image.mode == "P" else []
     # A second look, by the very reader that training uses: it refuses what it cannot read.
-    if mode in _COLOUR_MODES or (by_colour and mode != "F"):
-        pixels = read_colours(path, lossy=True)
-        codes = code(pixels, transparent=by_colour and TRANSPARENT in table.mapping)
+    if mode in _COLOR_MODES or (by_color and mode != "F"):
+        pixels = read_colors(path, lossy=True)
+        codes = code(pixels, transparent=by_color and TRANSPARENT in table.mapping)
         alpha = pixels.shape[2] == 4 and np.ptp(pixels[..., 3]) > 0
         found = _counts(codes)
-        return MaskFacts(path, codes.size, *found, coloured=True, jpeg=jpeg, alpha=bool(alpha))
+        return MaskFacts(path, codes.size, *found, colored=True, jpeg=jpeg, alpha=bool(alpha))
     facts = _of_values(path, read_values(path, lossy=True), table)
     shown = {value: int.from_bytes(palette[3 * value : 3 * value + 3]) for value in facts.values
              if 3 * value < len(palette)}  # fmt: skip
     return facts._replace(jpeg=jpeg, palette=shown)
 
 
-def _of_values(path: Path, mask: Decoded, table: LabelTable | ColourTable) -> MaskFacts:
+def _of_values(path: Path, mask: Decoded, table: LabelTable | ColorTable) -> MaskFacts:
     """Count label values, without those that mean nothing by the file itself."""
     values, inside = _counts(mask.pixels)
     nothing = set() if mask.void is None else set(np.unique(mask.pixels[mask.void]).tolist())

@@ -1,4 +1,4 @@
-"""Normalisation on the device: images arrive in their file's dtype, the model sees floats."""
+"""Normalization on the device: images arrive in their file's dtype, the model sees floats."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-mean_row / std_row).float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) of any dtype to float32 in the same memory format."""
+        """Normalize (N, C, H, W) of any dtype to float32 in the same memory format."""
         if images.device.type != "cpu" or not images.is_contiguous(
             memory_format=torch.channels_last
         ):

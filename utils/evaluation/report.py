@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from utils.drawing.palette import VOID_COLOUR, Colour
+from utils.drawing.palette import VOID_COLOR, Color
 from utils.evaluation.report_images import KINDS, RIGHT, TYPES, WRONG, heat_map, strength_of
 from utils.evaluation.scoring import Evaluation, GalleryImage
 from utils.evaluation.summary import VOID, overall, percent, short_names
@@ -32,12 +32,12 @@ _SECTIONS = {
 _ZONES = {"boundary": "Near a boundary of the labels", "interior": "Inside regions"}
 
 
-def render(evaluation: Evaluation, summary: Mapping[str, Any], *, palette: Sequence[Colour]) -> str:
+def render(evaluation: Evaluation, summary: Mapping[str, Any], *, palette: Sequence[Color]) -> str:
     """The whole page.
 
     Args:
         evaluation: The sums and the images.
-        summary: What `utils.evaluation.summary.summarise` made of it.
+        summary: What `utils.evaluation.summary.summarize` made of it.
         palette: A color for each class.
 
     Returns:
@@ -65,7 +65,7 @@ def render(evaluation: Evaluation, summary: Mapping[str, Any], *, palette: Seque
         heat_map=heat_map(shares) if large else None,
         confusion=None if large else _confusion(shares, [row["name"] for row in classes]),
         chart=_chart(scores),
-        legend=[*legend, ("void", VOID_COLOUR), ("wrong (in errors)", WRONG)],
+        legend=[*legend, ("void", VOID_COLOR), ("wrong (in errors)", WRONG)],
         worst=_gallery(evaluation, evaluation.worst),
         best=_gallery(evaluation, evaluation.best),
     )
@@ -145,7 +145,7 @@ def _gallery(evaluation: Evaluation, gallery: Sequence[GalleryImage]) -> list[di
         {
             "name": name_of[shown.score.index],
             "score": shown.score,
-            "images": list(zip(KINDS, TYPES, shown.pictures, strict=True)),
+            "images": list(zip(KINDS, TYPES, shown.images, strict=True)),
         }
         for shown in gallery
     ]

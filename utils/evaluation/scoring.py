@@ -1,7 +1,7 @@
 """Score a model on whole images: one integer confusion matrix, summed over images and processes.
 
 Masks are never resized. Each image is predicted by itself, so a sum does not depend on how images
-are dealt to processes. What is kept of an image is a few numbers, and small pictures of the best
+are dealt to processes. What is kept of an image is a few numbers, and small images of the best
 and the worst.
 """
 
@@ -57,7 +57,7 @@ class GalleryImage(NamedTuple):
     """An image worth showing, as the callback drew it."""
 
     score: ImageScore
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
 
 
 class Evaluation(NamedTuple):
@@ -69,8 +69,8 @@ class Evaluation(NamedTuple):
         boundaries: (2, C) int64 intersections and unions of Boundary IoU; None without it.
         places: (2, 2) int64 [[errors, pixels] near label boundaries, [errors, pixels] inside].
         images: In ascending order of Mean_IoU; images without labelled pixels last.
-        worst: The first of `images`, with pictures.
-        best: The last of `images` that have a score, with pictures, the best first.
+        worst: The first of `images`, with images.
+        best: The last of `images` that have a score, with images, the best first.
     """
 
     counts: np.ndarray
@@ -85,7 +85,7 @@ class Evaluation(NamedTuple):
 Predict = Callable[[np.ndarray], np.ndarray]
 """(H, W, channels) image in its file's dtype -> (H, W) class numbers, or `ignore_index`."""
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[bytes, ...]]
-"""Image, mask and prediction -> encoded small pictures."""
+"""Image, mask and prediction -> encoded small images."""
 
 
 class Evaluator:
@@ -94,7 +94,7 @@ class Evaluator:
     Args:
         data: Images and masks at native size.
         predict: The model with everything around it.
-        draw: Makes the pictures of an image that is shown.
+        draw: Makes the images of an image that is shown.
         boundary_ratio: Width of Boundary IoU's regions as a share of the diagonal; None: not
             computed.
     """

@@ -38,12 +38,12 @@ def decoding(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, error: Exception) -> DataError:
     if isinstance(error, Image.UnidentifiedImageError):
-        reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
+        reason = f"not an image that can be read (known: {', '.join(FORMATS)}, npy)"
     else:
         reason = str(error) or type(error).__name__
     fix = "fetch the file again, or remove it (from a data set together with its partner)"
     if isinstance(error, Image.DecompressionBombError):
-        fix = "cut it into smaller pictures; inference.py also reads a tiled TIFF, of any size"
+        fix = "cut it into smaller images; inference.py also reads a tiled TIFF, of any size"
     return DataError(f"{path}: cannot be decoded: {reason}\n  fix: {fix}")
 
 

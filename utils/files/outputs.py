@@ -1,4 +1,4 @@
-"""Which pictures a folder holds, what their results are called, and writing them whole."""
+"""Which images a folder holds, what their results are called, and writing them whole."""
 
 import os
 import secrets
@@ -15,18 +15,18 @@ RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".npy")
 
 
 class Job(NamedTuple):
-    """A picture and where its results go: `target` and a suffix such as ".png"."""
+    """An image and where its results go: `target` and a suffix such as ".png"."""
 
-    picture: Path
+    image: Path
     target: Path
 
     def result(self, suffix: str) -> Path:
-        """The path of one result; what follows a dot in the picture's name is kept."""
+        """The path of one result; what follows a dot in the image's name is kept."""
         return self.target.with_name(self.target.name + suffix)
 
 
-def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
-    """List the pictures of a folder, or the one file, with a name for the result of each.
+def find_images(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
+    """List the images of a folder, or the one file, with a name for the result of each.
 
     Args:
         images: A folder or a file; of a file the extension does not matter.
@@ -55,18 +55,18 @@ def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path
 def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
     """All files; links to folders are followed, each real folder once, so that a loop ends.
 
-    Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no picture.
+    Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no image.
     """
     seen = set()
     if output.resolve() != images.resolve():
-        seen.add(output.resolve())  # what an earlier run wrote is no picture to segment
+        seen.add(output.resolve())  # what an earlier run wrote is no image to segment
     for folder, inside, names in os.walk(images, followlinks=recursive):
         here = Path(folder)
         seen.add(here.resolve())
         deeper = [name for name in inside if recursive and not name.startswith(".")]
         inside[:] = sorted(name for name in deeper if (here / name).resolve() not in seen)
-        pictures = [name for name in names if not name.startswith("._")]
-        yield from (here / name for name in pictures if not name.endswith(".partial"))
+        own = [name for name in names if not name.startswith("._")]
+        yield from (here / name for name in own if not name.endswith(".partial"))
 
 
 def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
@@ -83,12 +83,12 @@ def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursiv
     )
 
 
-def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
-    targets = [output / path.relative_to(root) for path in pictures]
+def _jobs(images: Sequence[Path], root: Path, output: Path) -> list[Job]:
+    targets = [output / path.relative_to(root) for path in images]
     stems = Counter(str(target.with_suffix("")).casefold() for target in targets)
     taken: set[str] = set()
     jobs = []
-    for picture, target in zip(pictures, targets, strict=True):
+    for image, target in zip(images, targets, strict=True):
         alike = stems[str(target.with_suffix("")).casefold()] > 1
         name = target if alike else target.with_suffix("")
         number = 2
@@ -96,20 +96,20 @@ def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
             name = target.with_name(f"{target.name}-{number}")
             number += 1
         taken.add(str(name).casefold())
-        jobs.append(Job(picture, name))
+        jobs.append(Job(image, name))
     return jobs
 
 
 def refuse_overwriting(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError when a result would replace one of the pictures."""
-    pictures = {job.picture.resolve(): job.picture for job in jobs}
+    """Raise ConfigError when a result would replace one of the images."""
+    images = {job.image.resolve(): job.image for job in jobs}
     for job in jobs:
         for suffix in RESULT_SUFFIXES:
             result = job.result(suffix)
-            if result.resolve() in pictures:
+            if result.resolve() in images:
                 raise ConfigError(
-                    f"--output {result.parent}: {result.name} would replace the picture "
-                    f"{pictures[result.resolve()]}\n  fix: another folder as --output"
+                    f"--output {result.parent}: {result.name} would replace the image "
+                    f"{images[result.resolve()]}\n  fix: another folder as --output"
                 )
 
 

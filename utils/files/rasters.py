@@ -1,4 +1,4 @@
-"""TIFF and GeoTIFF read and written a few rows at a time: pictures larger than memory.
+"""TIFF and GeoTIFF read and written a few rows at a time: images larger than memory.
 
 The limit on pixels that guards against decompression bombs is not meant for these: nothing is ever
 decoded whole. tifffile reads what it can (with the imagecodecs package also LZW, JPEG and others);
@@ -14,14 +14,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from utils.drawing.palette import VOID_COLOUR, Colour
+from utils.drawing.palette import VOID_COLOR, Color
 from utils.errors import DataError
 from utils.files.decoding import decoding
 
 Tag = tuple[int, int, int, object, bool]  # code, dtype, count, value, written once
 SUFFIXES = (".tif", ".tiff")
 _SEGMENT_LIMIT = 1 << 28  # bytes of one strip or tile: it is decoded as a whole
-_SHOWN_AS_STORED = (1, 2)  # photometric: grey or bands, RGB
+_SHOWN_AS_STORED = (1, 2)  # photometric: gray or bands, RGB
 _TILE = 512
 _BIG = 1 << 31  # bytes of pixels from which on a classic TIFF might not hold the file
 # Pixel scale, tie points, transformation, the three key tags of GeoTIFF, and the orientation.
@@ -212,7 +212,7 @@ def _nodata(text: object, dtype: np.dtype[Any]) -> float | None:
 
 
 def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
-    colours = page.photometric == 3  # values are indices into a table of colours
+    colours = page.photometric == 3  # values are indices into a table of colors
     if page.dtype is None or page.imagedepth != 1 or colours or 0 in page.shape:
         kind = "palette" if colours else str(page.dims)
         raise NotPlainError(
@@ -255,7 +255,7 @@ def write_mask_tiff(
     *,
     size: tuple[int, int],
     dtype: np.dtype[Any],
-    palette: Sequence[Colour],
+    palette: Sequence[Color],
     tags: Sequence[Tag] = (),
 ) -> None:
     """Write a mask as tiled, deflated TIFF, a row of tiles at a time; its nodata is void.
@@ -265,7 +265,7 @@ def write_mask_tiff(
         rows: `rows(top, bottom)` gives those rows of the mask, (rows, width).
         size: (height, width).
         dtype: uint8 (written with its palette) or uint16; the highest value is void.
-        palette: A colour for each class.
+        palette: A color for each class.
         tags: What `Raster.tags` gave.
     """
     import tifffile
@@ -284,7 +284,7 @@ def write_mask_tiff(
     if dtype == np.uint8:
         colours = np.zeros((3, 256), np.uint16)
         colours[:, : len(palette)] = np.array(palette, np.uint16).T * 257
-        colours[:, -1] = np.array(VOID_COLOUR, np.uint16) * 257
+        colours[:, -1] = np.array(VOID_COLOR, np.uint16) * 257
     with tifffile.TiffWriter(path, bigtiff=height * width * dtype.itemsize >= _BIG) as writer:
         writer.write(
             tiles(),

@@ -1,4 +1,4 @@
-"""What a file holds before anything is decided: channels and dtype, label values, colours."""
+"""What a file holds before anything is decided: channels and dtype, label values, colors."""
 
 import contextlib
 from pathlib import Path
@@ -41,7 +41,7 @@ class Header(NamedTuple):
 
 
 def fits(found: int, channels: int) -> bool:
-    """Whether `found` channels serve where `channels` are expected: grey for RGB, less alpha."""
+    """Whether `found` channels serve where `channels` are expected: gray for RGB, less alpha."""
     return found == channels or (found, channels) in ((1, 3), (4, 3), (2, 1))
 
 
@@ -70,16 +70,16 @@ def header(path: Path, channels: int = 0) -> Header:
     if suffix in SUFFIXES:
         with Raster(path) as one:
             return Header(one.size, PixelKind(one.channels, working_dtype(one.dtype, path)))
-    with opened(path) as picture:
-        wide = picture.mode.startswith("I")
-        kind = PixelKind(1, "uint16") if wide else PixelKind(_bands(picture, path), "uint8")
-        return Header(upright_size(picture), kind)
+    with opened(path) as image:
+        wide = image.mode.startswith("I")
+        kind = PixelKind(1, "uint16") if wide else PixelKind(_bands(image, path), "uint8")
+        return Header(upright_size(image), kind)
 
 
-def _bands(picture: Image.Image, path: Path) -> int:
-    if picture.mode not in _BANDS:
-        raise DataError(f"{path}: found pixels of mode {picture.mode}, expected 8 or 16 bit")
-    return _BANDS[picture.mode]
+def _bands(image: Image.Image, path: Path) -> int:
+    if image.mode not in _BANDS:
+        raise DataError(f"{path}: found pixels of mode {image.mode}, expected 8 or 16 bit")
+    return _BANDS[image.mode]
 
 
 def working_dtype(found: np.dtype, path: Path) -> str:
@@ -131,9 +131,9 @@ def read_values(path: Path, *, lossy: bool) -> Decoded:
         with Raster(path) as raster:
             return _whole_numbers(raster.rows(0, raster.size[0]), raster.nodata, path)
     if lossy:
-        with opened(path) as picture:
-            if picture.format in _LOSSY:
-                return Decoded(np.asarray(upright(picture).convert("L")), None)
+        with opened(path) as image:
+            if image.format in _LOSSY:
+                return Decoded(np.asarray(upright(image).convert("L")), None)
     return Decoded(read_mask(path), None)
 
 
@@ -169,28 +169,28 @@ def _whole_numbers(values: np.ndarray, nodata: float | None, path: Path) -> Deco
     return Decoded(values, void)
 
 
-def read_colours(path: Path, *, lossy: bool) -> np.ndarray:
-    """Read the colours of a mask, uint8 (H, W, 3), or (H, W, 4) where the file has alpha.
+def read_colors(path: Path, *, lossy: bool) -> np.ndarray:
+    """Read the colors of a mask, uint8 (H, W, 3), or (H, W, 4) where the file has alpha.
 
     Args:
         path: The mask.
         lossy: Whether JPEG-compressed masks are accepted.
 
     Raises:
-        DataError: A kind of pixels that has no colours of 8 bit, or a lossy file.
+        DataError: A kind of pixels that has no colors of 8 bit, or a lossy file.
     """
-    with opened(path) as picture:
-        if picture.format in _LOSSY and not lossy:
+    with opened(path) as image:
+        if image.format in _LOSSY and not lossy:
             raise DataError(
-                f"{path}: a JPEG-compressed mask: compression changes colours near edges\n"
+                f"{path}: a JPEG-compressed mask: compression changes colors near edges\n"
                 '  fix: export the masks as PNG, or "label_tolerance": 48 in the loader\'s args'
             )
-        if picture.mode not in _BANDS:
+        if image.mode not in _BANDS:
             raise DataError(
-                f"{path}: found pixels of mode {picture.mode}, expected colours of 8 bit\n"
+                f"{path}: found pixels of mode {image.mode}, expected colors of 8 bit\n"
                 '  fix: a "label_map" from values instead of colours'
             )
-        kept = upright(picture)
-        # A palette's indices become its colours.
+        kept = upright(image)
+        # A palette's indices become its colors.
         clear = kept.mode in ("LA", "RGBA") or (kept.mode == "P" and "transparency" in kept.info)
         return np.asarray(kept.convert("RGBA" if clear else "RGB"))

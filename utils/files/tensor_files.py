@@ -75,7 +75,7 @@ def weights_in(content: object, path: Path) -> dict[str, Tensor]:
         CheckpointError: No tensors, or some that cannot be weights.
     """
     groups: dict[tuple[Any, ...], dict[str, Tensor]] = defaultdict(dict)
-    for where, value in leaves(content):
+    for where, value in leaves(content, path):
         if isinstance(value, Tensor) and where and isinstance(where[-1], str):
             groups[where[:-1]][where[-1]] = value
     if not groups:
@@ -88,7 +88,7 @@ def weights_in(content: object, path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def leaves(content: object) -> Iterator[tuple[tuple[Any, ...], object]]:
+def leaves(content: object, path: Path) -> Iterator[tuple[tuple[Any, ...], object]]:
     """All values that are no dict and no list, each after its keys.
 
     Raises:
@@ -100,7 +100,7 @@ def leaves(content: object) -> Iterator[tuple[tuple[Any, ...], object]]:
         seen += 1
         where, value = left.pop()
         if seen + len(left) > _MOST_VALUES or len(where) > _DEEPEST:
-            raise CheckpointError("not a checkpoint: more values or levels than any has")
+            raise CheckpointError(f"{path}: not a checkpoint: more values or levels than any has")
         if isinstance(value, Mapping | list):
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             left += [((*where, key), item) for key, item in items][::-1]

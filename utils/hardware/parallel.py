@@ -30,7 +30,7 @@ def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
     return max(1, min(n_gpu, gpus))
 
 
-def synchronises_batch_norm(device: torch.device, *, use_synch_bn: bool) -> bool:
+def synchronizes_batch_norm(device: torch.device, *, use_synch_bn: bool) -> bool:
     """Whether batch statistics are shared; says so once where they cannot be.
 
     Args:

@@ -29,7 +29,7 @@ class Deployed(nn.Module):
     """Plain pixels in, logits or class ids out.
 
     Args:
-        model: Maps normalised images to logits.
+        model: Maps normalized images to logits.
         checkpoint: Gives mean, std and dtype of the input.
         argmax: Answer with class ids (N, H, W), uint8 up to 256 classes, else int32.
     """

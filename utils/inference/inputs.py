@@ -30,7 +30,7 @@ class Expected(NamedTuple):
     mean: tuple[float, ...]
 
 
-def read_picture(path: Path, expected: Expected) -> Decoded:
+def read_input(path: Path, expected: Expected) -> Decoded:
     """Read an image, a TIFF of any channels, or .npy whole, upright, and as `fit` makes it.
 
     Raises:
@@ -53,12 +53,12 @@ def read_picture(path: Path, expected: Expected) -> Decoded:
                 raise
     if expected[:2] == RGB:
         return Decoded(read_image(path), None)
-    with opened(path) as picture:
-        kept = upright(picture)
+    with opened(path) as image:
+        kept = upright(image)
         if kept.mode in ("P", "1", "CMYK", "YCbCr"):
             kept = kept.convert("RGB")
         pixels = np.asarray(kept)
-    # Pillow widens 16-bit grey to int32 in some releases and formats.
+    # Pillow widens 16-bit gray to int32 in some releases and formats.
     if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16:
         pixels = pixels.astype(np.uint16)
     return fit(pixels, expected, path)

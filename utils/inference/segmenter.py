@@ -1,4 +1,4 @@
-"""From picture files to result files: read, predict, write, each while the others work."""
+"""From image files to result files: read, predict, write, each while the others work."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import Decoded
 from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
-from utils.inference.inputs import Expected, fit, read_picture
+from utils.inference.inputs import Expected, fit, read_input
 from utils.inference.pipeline import overlapped
 from utils.inference.prediction import MINIMUM_SIZE, Model
 from utils.inference.predictor import Predictor, Settings
@@ -37,10 +37,10 @@ class Read(NamedTuple):
 
 
 class Segmenter:
-    """Segments pictures with one model.
+    """Segments images with one model.
 
     Args:
-        model: Maps normalised images (N, C, H, W) to logits (N, K, H, W).
+        model: Maps normalized images (N, C, H, W) to logits (N, K, H, W).
         checkpoint: Gives classes, palette, mean, std and dtype of the input.
         settings: How to predict.
         device: Where the model runs.
@@ -79,7 +79,7 @@ class Segmenter:
         )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
-        """Segment all; yields each picture when it is written, with what went wrong, if anything.
+        """Segment all; yields each image when it is written, with what went wrong, if anything.
 
         Raises:
             ResourceError: A result cannot be written.
@@ -88,26 +88,26 @@ class Segmenter:
 
     def _read(self, job: Job) -> Read:
         raster = None
-        if job.picture.suffix.lower() in SUFFIXES:
-            with contextlib.suppress(NotPlainError), Raster(job.picture) as raster:
+        if job.image.suffix.lower() in SUFFIXES:
+            with contextlib.suppress(NotPlainError), Raster(job.image) as raster:
                 if raster.size[0] * raster.size[1] > self.streamed_pixels:
                     return Read(None, raster)
         in_place = raster if raster is not None and raster.georeferenced else None
         try:
-            return Read(read_picture(job.picture, self.expected), in_place)
+            return Read(read_input(job.image, self.expected), in_place)
         except MemoryError as error:
-            raise ResourceError(f"{job.picture}: too little memory to read it") from error
+            raise ResourceError(f"{job.image}: too little memory to read it") from error
 
     def _compute(self, job: Job, read: Read) -> Results | Streamed:
         if read.image is not None:
             pixels, void = read.image
-            return self.segment(pixels, job.picture.name, void)._replace(raster=read.raster)
-        with Raster(job.picture) as raster:
+            return self.segment(pixels, job.image.name, void)._replace(raster=read.raster)
+        with Raster(job.image) as raster:
             return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
 
     @torch.inference_mode()
     def segment(
-        self, pixels: np.ndarray, name: str = "picture", void: np.ndarray | None = None
+        self, pixels: np.ndarray, name: str = "image", void: np.ndarray | None = None
     ) -> Results:
         """Segment an image (H, W, C) as it is expected; `void`, (H, W) bool, is so in the mask."""
         probabilities = None
@@ -126,7 +126,7 @@ class Segmenter:
         return Results(pixels, mask, probabilities)
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether the logits of a picture fit into what is free; on a GPU trying tells."""
+        """Whether the logits of an image fit into what is free; on a GPU trying tells."""
         padded = max(height, MINIMUM_SIZE) * max(width, MINIMUM_SIZE)
         scales = self.predictor.settings.used_scales
         factor = 1 + 2 * max(scales) ** 2  # the sum, and the largest before and after resizing
@@ -135,7 +135,7 @@ class Segmenter:
         return fits and padded - height * width < _PADDING
 
     def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """The mask of a picture whose logits do not fit, by bands of windows."""
+        """The mask of an image whose logits do not fit, by bands of windows."""
         size = (pixels.shape[0], pixels.shape[1])
         images = as_images(pixels)
         self._announce(name, size)
@@ -153,7 +153,7 @@ class Segmenter:
             return as_images(pixels)
 
         read(0, 1)  # another kind of image is refused before anything is written
-        self._announce(job.picture.name, raster.size)
+        self._announce(job.image.name, raster.size)
         with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             rows = MaskRows(
@@ -163,12 +163,12 @@ class Segmenter:
                 meaning=self._meaning(raster),
             )
         try:
-            self._fill(rows, raster.size, read, job.picture.name, voids.pop)
+            self._fill(rows, raster.size, read, job.image.name, voids.pop)
         except BaseException:
             rows.close()
             raise
         if self._extras.overlay:
-            self._say(f"{job.picture.name}: too large for an overlay: mask only")
+            self._say(f"{job.image.name}: too large for an overlay: mask only")
         return Streamed(rows, raster)
 
     def _fill(
@@ -203,7 +203,7 @@ class Segmenter:
         """What makes two masks of one name the same mask."""
         status = raster.path.stat()
         return {
-            "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
+            "image": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
             "weights": self._weights_digest,
             "input": self._input,
             "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},

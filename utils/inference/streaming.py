@@ -1,7 +1,7 @@
-"""A picture larger than memory, segmented a band of windows at a time, and taken up after a kill.
+"""An image larger than memory, segmented a band of windows at a time, and taken up after a kill.
 
 Finished rows of the mask are appended to a plain file beside the result; its length says how far
-the work has come. A small description beside it names the picture, the weights and the settings, so
+the work has come. A small description beside it names the image, the weights and the settings, so
 that rows of another run are never continued. At the end the rows become a tiled TIFF and both files
 go.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.drawing.palette import Colour
+from utils.drawing.palette import Color
 from utils.errors import ResourceError
 from utils.files.lock import claim
 from utils.files.outputs import write_whole
@@ -157,8 +157,8 @@ def fill(
     Args:
         rows: Where finished rows go.
         predict: Maps windows (B, C, h, w) to logits.
-        read: `read(top, bottom)` gives rows of the picture, (1, C, bottom - top, W).
-        windows: The windows of the picture.
+        read: `read(top, bottom)` gives rows of the image, (1, C, bottom - top, W).
+        windows: The windows of the image.
         batch_size: Windows a call of `predict`.
         store: Device of the sums.
         say: Told now and then how far it has come.
@@ -207,8 +207,8 @@ def _read_ahead(
     return ahead
 
 
-def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Colour]) -> None:
-    """Turn complete rows into the result, a TIFF that lies where the picture lies."""
+def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color]) -> None:
+    """Turn complete rows into the result, a TIFF that lies where the image lies."""
     write_whole(
         target,
         lambda path: write_mask_tiff(

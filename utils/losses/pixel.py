@@ -29,6 +29,28 @@ class PixelLoss(SegmentationLoss):
         """The weighted loss of each pixel, (N, H, W), 0 where void."""
         raise NotImplementedError
 
+    def cross_entropy(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """The cross-entropy of each pixel, (N, H, W), 0 where void."""
+        rows, labels = logits, target
+        # On a CPU torch copies channels-last logits to the other layout, there and back. A row for
+        # each pixel takes half the time if the classes fill a register (16 floats), else twice.
+        last = logits.is_contiguous(memory_format=torch.channels_last)
+        if logits.device.type == "cpu" and last and logits.shape[1] >= 16:
+            rows, labels = logits.permute(0, 2, 3, 1).flatten(0, 2), target.flatten()
+        # Unreduced on purpose: the summing form adds atomically on CUDA and is refused under
+        # deterministic algorithms; on a CPU its backward also takes twice the time of this one.
+        errors = F.cross_entropy(
+            rows,
+            labels,
+            weight=weight,
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+        return errors.view(target.shape)
+
 
 class CrossEntropyLoss2d(PixelLoss):
     """Cross-entropy of each pixel, optionally smoothed, optionally of hard pixels only."""
@@ -73,22 +95,13 @@ class CrossEntropyLoss2d(PixelLoss):
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] log softmax(logits)[y], smoothed."""
-        # Unreduced on purpose: the summing form adds atomically on CUDA and is refused under
-        # deterministic algorithms; on a CPU its backward also takes twice the time of this one.
-        return F.cross_entropy(
-            logits,
-            target,
-            weight=self.weights_for(logits),
-            ignore_index=self.ignore_index,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
+        return self.cross_entropy(logits, target, self.weights_for(logits), self.label_smoothing)
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N, H, W) bool: valid, and below the threshold or among the hardest."""
         assert self.ohem_threshold is not None
         void = target == self.ignore_index
-        errors = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
+        errors = self.cross_entropy(logits, target)
         count = max(1, round(self.ohem_min_kept * errors.numel()))
         hardest = errors.flatten().topk(count, sorted=False).values
         threshold = errors.new_tensor(self.ohem_threshold).log().neg()
@@ -126,7 +139,7 @@ class FocalLoss(PixelLoss):
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] alpha[y] (1 - p[y])^gamma log p[y]."""
-        errors = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
+        errors = self.cross_entropy(logits, target)
         # 1 - p from the logarithm keeps its digits near p = 1; the bound keeps the slope of a
         # power below 1 finite at p = 1 exactly.
         doubt = (-torch.expm1(-errors)).clamp_min(torch.finfo(errors.dtype).tiny)

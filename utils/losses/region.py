@@ -34,7 +34,7 @@ class Tversky(SegmentationLoss):
 
         Args:
             alpha: Weight of false positives.
-            beta: Weight of false negatives; above `alpha` it favours recall.
+            beta: Weight of false negatives; above `alpha` it favors recall.
             smooth: `s` of the formula; softens classes of few pixels.
             classes: Average over the classes among the labels, or over all.
             ignore_index: The label of void pixels.

@@ -113,7 +113,7 @@ class ValidationTotals:
 
     def compute(self) -> dict:
         """`val_loss` (None without a labelled pixel) and scores, over all processes."""
-        self._confusion.synchronise()
+        self._confusion.synchronize()
         losses = torch.stack(self._losses).cpu().double()
         weights = torch.tensor(self._weights, dtype=torch.float64)
         weighted, weight = sum_over_processes(

@@ -1,4 +1,4 @@
-"""Optimisers by name, and the parameter groups of a model."""
+"""Optimizers by name, and the parameter groups of a model."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -37,21 +37,21 @@ def build_optimizer(
     backbone_lr_factor: float = 0.1,
     no_decay_norm_bias: bool = False,
 ) -> Optimizer:
-    """The optimiser of a model, with its parameter groups.
+    """The optimizer of a model, with its parameter groups.
 
     Frozen parameters are left out.
 
     Args:
         model: Says which parameters are its backbone.
         name: A key of `OPTIMIZERS`.
-        args: The optimiser's arguments, `lr` among them.
+        args: The optimizer's arguments, `lr` among them.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
         no_decay_norm_bias: Weight decay off for norms and biases, which then form groups of
             their own behind the others, in the same order.
 
     Raises:
-        ConfigError: Unknown name, or arguments that the optimiser does not take.
+        ConfigError: Unknown name, or arguments that the optimizer does not take.
     """
     decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
     parts = [(decoder, 1.0), (backbone, backbone_lr_factor)]
@@ -73,7 +73,7 @@ def build_optimizer(
 
 
 def _norms_and_biases(model: TwoPartModel) -> set[int]:
-    """Identities of all parameters of normalisation layers, and of every bias.
+    """Identities of all parameters of normalization layers, and of every bias.
 
     Norm layers and biases are told by shape: they, and a PReLU's slopes, are the parameters of
     at most one dimension, whatever a layer's class is called.

@@ -137,7 +137,7 @@ def _verify_content(path: Path, content: object) -> None:
             f"{path}: written by format version {version}, this program reads up to "
             f"{FORMAT_VERSION}; update the program"
         )
-    if fault := fault_in(content):
+    if fault := fault_in(content, path):
         raise CheckpointError(f"{path}: {fault}")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, MinLen
@@ -62,9 +63,9 @@ _TRAINING = _part(
 _AS_MANY = {"palette": "classes", "std": "mean"}
 
 
-def fault_in(content: Mapping[str, Any]) -> str | None:
+def fault_in(content: Mapping[str, Any], path: Path) -> str | None:
     """Say what is wrong with a checkpoint, with the path of the field; None: nothing is."""
-    for where, value in leaves(content):
+    for where, value in leaves(content, path):
         if isinstance(value, Tensor) and (fault := fault_of(value)):
             return f"{join('', *where)}: {fault}"
         plain = isinstance(value, Tensor | str | int | float | None)

@@ -115,11 +115,11 @@ class RunLog:
                     if value is not None:
                         self._writer.add_scalar(tag, value, step)
 
-    def picture(self, step: int, tag: str, picture: np.ndarray) -> None:
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write a TensorBoard image, (H, W, 3) uint8."""
         if self._writer is not None:
             with _disk_faults(self._writer.log_dir, "log_dir"):
-                self._writer.add_image(tag, picture, step, dataformats="HWC")
+                self._writer.add_image(tag, image, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Hand everything to the operating system."""

@@ -28,8 +28,8 @@ def result_lines(
     Args:
         folder: The run folder.
         monitor: Followed the score.
-        example: A picture such as those that the model was trained on.
-        crop: The side of the centre crops that were scored, or None: whole images.
+        example: An image such as those that the model was trained on.
+        crop: The side of the center crops that were scored, or None: whole images.
         log_dir: Where TensorBoard's files are, or None.
         on_cpu: Whether the run was on a CPU, where the quickest mode of inference is offered.
         plugins: Files that the run took components from.
@@ -55,7 +55,7 @@ def result_lines(
 def _best(monitor: Monitor, crop: int | None) -> str:
     if monitor.best is None:
         return "no score to choose by: the last weights are the ones to use"
-    note = "" if crop is None else f", scored on centre crops of {crop} px, not whole images"
+    note = "" if crop is None else f", scored on center crops of {crop} px, not whole images"
     return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
 
 

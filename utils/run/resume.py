@@ -30,7 +30,7 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
     file, state = run_folder.find_checkpoint(path)
     if state.get("kind") != "training":
         raise CheckpointError(
-            f"{file}: holds no optimiser state, so a run cannot go on from it\n"
+            f"{file}: holds no optimizer state, so a run cannot go on from it\n"
             f"  resume from last.pth or checkpoint-*.pth, or start anew with --set init_from={file}"
         )
     own, config = config_in(state, file), config_in(state, file, overrides)
