@@ -92,6 +92,13 @@ def _in_folders(
     return _by_relative_stem(folders[0]), _by_relative_stem(folders[1])
 
 
+def by_key(place: Path) -> dict[str, Path]:
+    """Return the files of a folder by relative path without ending, of a pattern by its stars."""
+    if "*" not in str(place):
+        return _by_relative_stem(place)
+    return _by_pattern(Path(), _files(Path()), place.as_posix(), None)
+
+
 def _by_relative_stem(folder: Path) -> dict[str, Path]:
     """Return all images below a folder by relative path without the ending."""
     start = len(str(folder / "x")) - 1
