@@ -142,8 +142,11 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
         from utils.data.normalize import mean_color
         from utils.inference.inputs import Expected, read_input
 
-        jobs = find_images(
-            options.images, extension=options.extension, recursive=False, output=options.output
+        jobs, _ = find_images(
+            [options.images],
+            extensions=[options.extension],
+            recursive=False,
+            output=options.output,
         )
         expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
         read = (read_input(job.image, expected).pixels for job in jobs[:_IMAGES])

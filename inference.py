@@ -3,7 +3,8 @@
 From Python, `load("best_model.pth")` returns a function of arrays. From the command line:
 
     python inference.py --model best_model.pth --images photos
-    python inference.py --model best_model.pth --images photo.jpg --mode whole --overlay
+    python inference.py --model best_model.pth --images photos --extension jpg png tif
+    python inference.py --model best_model.pth --images a.jpg b.jpg --mode whole --overlay 0.3
     python inference.py --model best_model.pth --images photos --recursive --flip --device 0
     python inference.py --model best_model.pth --images photos --mode sliding --window 769
 
@@ -33,18 +34,20 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    jobs = find_images(
+    jobs, left_out = find_images(
         options.images,
-        extension=options.extension,
+        extensions=options.extension,
         recursive=options.recursive,
         output=options.output,
     )
+    if left_out:
+        print(f"left out, by --extension: {left_out}", file=sys.stderr)
     refuse_overwriting(jobs)
     restrict_gpus(options.device)
     model = _model(options)
     from utils.inference.results import Extras
 
-    extras = Extras(overlay=options.overlay, probabilities=options.save_probs)
+    extras = Extras(options.overlay, array=options.save_probs, confidence=options.save_confidence)
     segmenter = model.segmenter(extras=extras)
     prepare_folder(options.output)
     failures = _run(jobs, segmenter)
@@ -62,17 +65,34 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
-    add("-i", "--images", type=Path, required=True, help="folder of images, or one image")
+    add("-i", "--images", type=Path, nargs="+", required=True, help="folders and images")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
-    add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
+    add(
+        "-e",
+        "--extension",
+        nargs="+",
+        default=["jpg"],
+        help="of the images in folders, in any case, several or all (default: jpg)",
+    )
     add("-c", "--config", type=Path, help="take precision and window from here, not the checkpoint")
     add("--batch-size", type=int, default=4, metavar="N", help="windows at a time (default: 4)")
-    add("--overlay", action="store_true", help="also the image with its classes drawn in")
+    add(
+        "--overlay",
+        type=float,
+        nargs="?",
+        const=0.5,
+        default=0.0,
+        metavar="OPACITY",
+        help="also the image with its classes drawn in (0.5)",
+    )
     add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
+    add("--save-confidence", action="store_true", help="also the highest probability, gray .png")
     add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
     prediction_flags.add_flags(parser, mode="multiscale")
     options = parser.parse_args(arguments)
     _check(options)
+    opacity = options.overlay
+    prediction_flags.require("--overlay", opacity, "in 0 .. 1", valid=0 <= opacity <= 1)
     return options
 
 

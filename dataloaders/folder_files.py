@@ -16,7 +16,7 @@ from base.base_dataset import Pair
 from dataloaders.folder_lists import chosen, composed, pairs_of, read_rows
 from dataloaders.layout import contents, first_folder, match, shortened
 from utils.errors import ConfigError, DataError
-from utils.files.images import EXTENSIONS
+from utils.files.endings import EXTENSIONS
 
 Split = str | Sequence[str] | None
 _LISTS = (".txt", ".csv")

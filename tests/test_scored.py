@@ -64,7 +64,7 @@ def run_file(folder, kind="Folder", classes=CLASSES, **args):
         "name": "a",
         "arch": {"type": "ENet"},
         "train_loader": {"type": kind, "args": args},
-        "trainer": {"epochs": 1, "precision": "fp32", "val": False},
+        "trainer": {"epochs": 1, "precision": "fp32", "val": "val_split" in args},
     }
     checkpoint.save([folder / "best_model.pth"], content)
     return folder / "best_model.pth"

@@ -54,7 +54,7 @@ class Model:
             say=say,
         )
         self._of_ids = self.segmenter()
-        self._of_shares = self.segmenter(extras=Extras(probabilities=True))
+        self._of_shares = self.segmenter(extras=Extras(array=True))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Segment an image.
