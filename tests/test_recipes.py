@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import train
 from PIL import Image
 
+import train
 from dataloaders.coco_classes import UNUSED_LABELS
 from utils.config.config import load_config
 
