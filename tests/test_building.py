@@ -15,6 +15,7 @@ from models import MODELS, model_from_checkpoint
 from models.building import build_model
 from train import main
 from utils.config.config import parse_config
+from utils.config.registry import choose
 from utils.data import pixel_cache
 from utils.errors import CheckpointError, ConfigError, DataError, ResourceError
 from utils.hardware import distributed
@@ -113,7 +114,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "Surplus", Surplus)
     message = "arch.type: Surplus has 4 outputs for 3 classes"
     with pytest.raises(ConfigError, match=message):
-        build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
+        build_model(choose("arch", MODELS, "Surplus", {}), num_classes=3, in_channels=3, start=None)
     stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
     stored["state_dict"] = Surplus(3, in_channels=3).state_dict()
     with pytest.raises(CheckpointError, match=message):

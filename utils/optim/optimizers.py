@@ -1,12 +1,12 @@
 """Optimizers by name, and the parameter groups of a model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
-from utils.config.registry import build
+from utils.config.registry import Choice
 from utils.optim.torch_optimizers import OPTIMIZERS
 
 __all__ = ["OPTIMIZERS", "build_optimizer"]
@@ -30,9 +30,8 @@ class TwoPartModel(Protocol):
 
 def build_optimizer(
     model: TwoPartModel,
+    choice: Choice[Optimizer],
     *,
-    name: str,
-    args: Mapping[str, object],
     differential_lr: bool = False,
     backbone_lr_factor: float = 0.1,
     no_decay_norm_bias: bool = False,
@@ -43,15 +42,14 @@ def build_optimizer(
 
     Args:
         model: Says which parameters are its backbone.
-        name: A key of `OPTIMIZERS`.
-        args: The optimizer's arguments, `lr` among them.
+        choice: From `OPTIMIZERS`.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
         no_decay_norm_bias: Weight decay off for norms and biases, which then form groups of
             their own behind the others, in the same order.
 
     Raises:
-        ConfigError: Unknown name, or arguments that the optimizer does not take.
+        ConfigError: A value that torch's optimizer refuses.
     """
     decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
     parts = [(decoder, 1.0), (backbone, backbone_lr_factor)]
@@ -64,7 +62,7 @@ def build_optimizer(
             chosen = [p for p in parameters if p.requires_grad and (id(p) in plain) != decays]
             groups.append((chosen, factor, decays))
     params = [{"params": parameters} for parameters, _, _ in groups]
-    optimizer = build("optimizer", OPTIMIZERS, name, args, params=params)
+    optimizer = choice.build(params=params)
     for group, (_, factor, decays) in zip(optimizer.param_groups, groups, strict=True):
         group["lr"] *= factor
         if not decays and "weight_decay" in group:
