@@ -3,6 +3,7 @@
 The command lines are elsewhere (train.py), and so is what the parts do together (trainer.py).
 """
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -22,10 +23,12 @@ from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
 from tables import TABLES
 from trainer import Trainer
+from utils import VERSION
 from utils.config.config import Config
 from utils.config.registry import build, component_faults
 from utils.errors import ConfigError
 from utils.hardware import distributed
+from utils.hardware.devices import device_name
 from utils.hardware.precision import resolve_precision
 from utils.losses.table import WithAuxiliary, build_loss
 from utils.optim.lr_scheduler import SCHEDULERS, Schedule
@@ -206,6 +209,45 @@ def _description(config: Config, data: BaseDataset, plugins: Sequence[str]) -> d
         "plugins": list(plugins),
         **{name: getattr(data, name) for name in _OF_THE_DATA},
     }
+
+
+def start_lines(config: Config, trainer: Trainer) -> list[str]:
+    """What a run consists of, a line a subject; its page reads them in train.log."""
+    parts, data = trainer.parts, trainer.data
+    weights = [(p.numel(), p.requires_grad) for p in parts.model.parameters()]
+    count = sum(number for number, _ in weights)
+    trained = sum(number for number, changes in weights if changes)
+    steps, epochs, done = parts.schedule.total_steps, config.trainer.epochs, trainer.position.step
+    processes, batches = distributed.world_size(), config.trainer.accumulate
+    facts = {
+        "device": [device_name(trainer.device), f"{processes} processes" if processes > 1 else ""],
+        "precision": [trainer.options.precision],
+        "model": [
+            f"{config.arch.type}, {count / 1e6:.2f} M parameters",
+            f"{trained / 1e6:.2f} M of them trained" if trained < count else "",
+        ],
+        "data": [
+            f"{config.train_loader.type}, {len(data.classes)} classes, {len(data):,} images",
+            f"{len(parts.val_loader.dataset):,} to validate" if parts.val_loader else "",
+        ],
+        "batch": [
+            f"{parts.train_loader.batch_size} images",
+            f"{batches} batches an iteration" if batches > 1 else "",
+        ],
+        "optimizer": [
+            config.optimizer.type,
+            *(f"{name} {value}" for name, value in config.optimizer.args.items()),
+        ],
+        "schedule": [
+            f"{config.lr_scheduler.type}, {epochs} epochs of {steps // epochs:,} iterations",
+            f"{done:,} of {steps:,} done" if done else "",
+        ],
+        "software": [
+            f"segmentation {VERSION}, torch {torch.__version__}",
+            f"Python {platform.python_version()}, {platform.system()}",
+        ],
+    }
+    return [f"{name:<12}{', '.join(filter(None, words))}" for name, words in facts.items()]
 
 
 def open_log(config: Config, state: Mapping | None, folder: Path | None) -> RunLog:

@@ -245,10 +245,13 @@ def _about(
     split: str | None,
 ) -> dict[str, Any]:
     from utils.hardware.precision import resolve_precision
+    from utils.run.folder import date_of
 
     settings = _settings(options, config)
     section = config.val_loader or config.train_loader
     return {
+        "run": config.name,
+        "date": date_of(options.model.parent),
         "arch": checkpoint["arch"],
         "data": section.type,
         "split": split,

@@ -56,6 +56,17 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
     return torch.device("cuda", index)
 
 
+def device_name(device: "torch.device") -> str:
+    """What a device is called: a GPU's own name, or CPU and its threads."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
+    return cpu if device.type == "cpu" else "Apple GPU"
+
+
 def set_determinism(*, deterministic: bool) -> None:
     """Same bits each time, where asked for; must run before torch starts CUDA."""
     import torch
