@@ -213,41 +213,26 @@ def _description(config: Config, data: BaseDataset, plugins: Sequence[str]) -> d
 
 def start_lines(config: Config, trainer: Trainer) -> list[str]:
     """What a run consists of, a line a subject; its page reads them in train.log."""
-    parts, data = trainer.parts, trainer.data
-    weights = [(p.numel(), p.requires_grad) for p in parts.model.parameters()]
-    count = sum(number for number, _ in weights)
-    trained = sum(number for number, changes in weights if changes)
-    steps, epochs, done = parts.schedule.total_steps, config.trainer.epochs, trainer.position.step
-    processes, batches = distributed.world_size(), config.trainer.accumulate
+    parts, data, section = trainer.parts, trainer.data, config.trainer
+    weights = [(p.numel() / 1e6, p.requires_grad) for p in parts.model.parameters()]
+    count, trained = sum(n for n, _ in weights), sum(n for n, changes in weights if changes)
+    val = 0 if parts.val_loader is None else len(parts.val_loader.dataset)
+    steps, done = parts.schedule.total_steps, trainer.position.step
+    optimizer = [f"{name} {value}" for name, value in config.optimizer.args.items()]
     facts = {
-        "device": [device_name(trainer.device), f"{processes} processes" if processes > 1 else ""],
-        "precision": [trainer.options.precision],
-        "model": [
-            f"{config.arch.type}, {count / 1e6:.2f} M parameters",
-            f"{trained / 1e6:.2f} M of them trained" if trained < count else "",
-        ],
-        "data": [
-            f"{config.train_loader.type}, {len(data.classes)} classes, {len(data):,} images",
-            f"{len(parts.val_loader.dataset):,} to validate" if parts.val_loader else "",
-        ],
-        "batch": [
-            f"{parts.train_loader.batch_size} images",
-            f"{batches} batches an iteration" if batches > 1 else "",
-        ],
-        "optimizer": [
-            config.optimizer.type,
-            *(f"{name} {value}" for name, value in config.optimizer.args.items()),
-        ],
-        "schedule": [
-            f"{config.lr_scheduler.type}, {epochs} epochs of {steps // epochs:,} iterations",
-            f"{done:,} of {steps:,} done" if done else "",
-        ],
-        "software": [
-            f"segmentation {VERSION}, torch {torch.__version__}",
-            f"Python {platform.python_version()}, {platform.system()}",
-        ],
+        "device": f"{distributed.world_size()} x {device_name(trainer.device)}",
+        "precision": trainer.options.precision,
+        "model": f"{config.arch.type}, {count:.2f} M parameters, {trained:.2f} M trained",
+        "data": f"{config.train_loader.type}, {len(data.classes)} classes, {len(data):,} images "
+        f"to train on, {val:,} to validate",
+        "batch": f"{section.accumulate} x {parts.train_loader.batch_size} images an iteration",
+        "optimizer": ", ".join([config.optimizer.type, *optimizer]),
+        "schedule": f"{config.lr_scheduler.type}, {section.epochs} epochs, {steps:,} iterations, "
+        f"{done:,} done",
+        "software": f"segmentation {VERSION}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}",
     }
-    return [f"{name:<12}{', '.join(filter(None, words))}" for name, words in facts.items()]
+    return [f"{name:<12}{value}" for name, value in facts.items()]
 
 
 def open_log(config: Config, state: Mapping | None, folder: Path | None) -> RunLog:

@@ -110,14 +110,14 @@ def test_the_log_has_all_that_was_said_from_the_first_line_on(finished):
     lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
     said = [re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", line) for line in lines]
     assert "train_loader: Shapes, 12 generated images" in said
-    start = said.index("device      CPU, 1 thread")
+    start = said.index("device      1 x CPU (1 threads)")
     assert [line.split()[0] for line in said[start : start + 8]] == [
         "device", "precision", "model", "data", "batch", "optimizer", "schedule", "software",
     ]  # fmt: skip
-    assert "model       ENet, 0.36 M parameters" in said
-    assert "data        Shapes, 7 classes, 12 images, 4 to validate" in said
+    assert "model       ENet, 0.36 M parameters, 0.36 M trained" in said
+    assert "data        Shapes, 7 classes, 12 images to train on, 4 to validate" in said
     assert "optimizer   SGD, lr 0.05, momentum 0.9, weight_decay 0.0001" in said
-    assert "schedule    Poly, 3 epochs of 3 iterations" in said
+    assert "schedule    Poly, 3 epochs, 9 iterations, 0 done" in said
     assert all(len(line) <= 80 for line in said[start : start + 8])
     assert any(re.fullmatch(r"expected    about \d+s to go", line) for line in said)
     epoch = [line for line in said if line.startswith("TRAIN 3/3  loss")]

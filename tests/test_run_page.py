@@ -14,7 +14,7 @@ from utils.drawing.chart import Curve
 from utils.drawing.svg import bars, line_chart, ticks
 from utils.errors import DataError, guard
 from utils.pages.run_files import read_run
-from utils.pages.runs import labels, render, write_report
+from utils.pages.runs import render, write_report
 
 CLASSES = ("<field>", "road")
 LOG = """\
@@ -179,10 +179,10 @@ def test_runs_are_told_apart_by_name_else_date_else_number(tmp_path):
         return [read_run(write_run(tmp_path / place, [], name=name)) for place, name in places]
 
     one, two = "2026-01-31_12-00-00", "2026-01-31_12-05-00"
-    assert labels(runs((f"1/{one}", "a"), (f"1/{two}", "b"))) == ["a", "b"]
+    assert compare.labels(runs((f"1/{one}", "a"), (f"1/{two}", "b"))) == ["a", "b"]
     dated = ["a 2026-01-31 12:00", "a 2026-01-31 12:05"]
-    assert labels(runs((f"2/{one}", "a"), (f"2/{two}", "a"))) == dated
-    assert labels(runs(("3/x", "a"), ("3/y", "a"))) == ["a (1)", "a (2)"]
+    assert compare.labels(runs((f"2/{one}", "a"), (f"2/{two}", "a"))) == dated
+    assert compare.labels(runs(("3/x", "a"), ("3/y", "a"))) == ["a (1)", "a (2)"]
 
 
 def test_ticks_are_round_and_reach_the_top():
@@ -213,9 +213,9 @@ def test_the_pages_open_in_a_browser_without_a_request_or_an_error(tmp_path):
     runs = [
         read_run(write_run(tmp_path / name, [(0.2, 0.4), (0.8, 0.6)], name=name)) for name in "ab"
     ]
-    for chosen in (runs[:1], runs):
-        page = tmp_path / f"{len(chosen)}.html"
-        page.write_text(render(chosen))
+    for text in (render(runs[0]), compare.render(runs)):
+        page = tmp_path / "page.html"
+        page.write_text(text)
         console, requests, done = browse(page, tmp_path)
         assert (console, requests) == ([], [])
         assert "Validation images" in done.stdout

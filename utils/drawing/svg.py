@@ -32,24 +32,15 @@ class Chart(NamedTuple):
     columns: Labels
 
 
-def line_chart(title: str, curves: Sequence[Curve], *, shares: bool = False) -> Chart | None:
-    """Draw curves from (0, 0) on; None if none has a point.
-
-    Args:
-        title: What the chart shows.
-        curves: Points with x and y from 0 on, all finite.
-        shares: Label y in per cent.
-    """
+def line_chart(title: str, curves: Sequence[Curve]) -> Chart | None:
+    """Draw curves, whose x and y are finite and from 0 on; None if none has a point."""
     curves = [curve for curve in curves if curve.xs]
     if not curves:
         return None
     right = max(max(curve.xs) for curve in curves) or 1
     marks = ticks(max(max(curve.ys) for curve in curves) or 1)
     lines = [(curve.name, _path(curve, right=right, top=marks[-1])) for curve in curves]
-    rows = [
-        (f"{100 * mark:g} %" if shares else f"{mark:g}", 100 - 100 * mark / marks[-1])
-        for mark in marks
-    ]
+    rows = [(f"{mark:g}", 100 - 100 * mark / marks[-1]) for mark in marks]
     columns = [(f"{mark:,.0f}", 100 * mark / right) for mark in ticks(right) if mark <= right]
     return Chart(title, lines, rows, columns)
 

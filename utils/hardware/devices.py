@@ -57,14 +57,12 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
 
 
 def device_name(device: "torch.device") -> str:
-    """What a device is called: a GPU's own name, or CPU and its threads."""
+    """What a device is called: a GPU's own name, or its type and the CPU's threads."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    cpu = f"CPU, {threads} thread{'s' * (threads > 1)}"
-    return cpu if device.type == "cpu" else "Apple GPU"
+    return f"{device.type.upper()} ({torch.get_num_threads()} threads)"
 
 
 def set_determinism(*, deterministic: bool) -> None:

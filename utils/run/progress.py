@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -10,8 +10,6 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 log = logging.getLogger("segmentation")
-
-_PATIENCE = 2  # seconds that need no bar
 
 
 class ProgressBar:
@@ -66,17 +64,9 @@ class ProgressBar:
         self._bar.close()
 
 
-def progress(steps: Iterable[T], title: str, total: int) -> Iterator[T]:
+def progress(steps: Iterable[T], title: str, total: int) -> Iterable[T]:
     """Hand steps on, with a bar on a terminal once they have taken two seconds."""
-    yield from tqdm(
-        steps,
-        title,
-        total,
-        leave=False,
-        delay=_PATIENCE,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
+    return tqdm(steps, title, total, leave=False, delay=2, dynamic_ncols=True, disable=None)
 
 
 def one_line(values: Mapping[str, object]) -> str:
