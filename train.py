@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from base.base_dataset import BaseDataset
+    from models.input_statistics import Statistics
     from trainer import Parts, Trainer
     from utils.config.config import Config
     from utils.run.log import RunLog
@@ -239,6 +240,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from dataloaders.building import build_loaders
     from dataloaders.label_counts import loss_weights
     from models.building import build_model, check_batch, place
+    from models.input_statistics import weight_statistics
     from trainer import Parts
     from utils.config.registry import build
     from utils.hardware.distributed import world_size
@@ -248,8 +250,13 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
     from utils.run.resume import check_classes
 
     _check_components(config)
+    weights_saw = weight_statistics(
+        config.arch.type, config.arch.args, needed=config.normalize is not None
+    )
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(**_sections(config), pin_memory=device.type == "cuda")
+    datasets = [loader.dataset for loader in (train_loader, val_loader) if loader is not None]
+    _normalize(config, weights_saw, datasets, fresh=state is None)
     check_classes(train_loader.dataset.classes, state)
     weights = config.class_weights
     loss = build_loss(
@@ -291,6 +298,7 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         args=config.optimizer.args,
         differential_lr=config.optimizer.differential_lr,
         backbone_lr_factor=config.optimizer.backbone_lr_factor,
+        layer_decay=config.optimizer.layer_decay,
         no_decay_norm_bias=config.optimizer.no_decay_norm_bias,
     )
     schedule = build(
@@ -310,6 +318,27 @@ def _parts(config: "Config", state: Mapping | None, device: "torch.device") -> "
         train_loader=train_loader,
         val_loader=val_loader,
     )
+
+
+def _normalize(
+    config: "Config",
+    weights_saw: "Statistics | None",
+    datasets: "Sequence[BaseDataset]",
+    *,
+    fresh: bool,
+) -> None:
+    """Let images be normalised as the config says; log where the weights saw others."""
+    from models.input_statistics import difference
+
+    if weights_saw is None:
+        return
+    for data in datasets:
+        if config.normalize is not None:
+            data.normalize_by(*weights_saw)
+        elif fresh and config.arch.args.get("pretrained") is not False:
+            if note := difference(weights_saw, mean=data.mean, std=data.std):
+                log.info(note)
+            return
 
 
 def _check_components(config: "Config") -> None:

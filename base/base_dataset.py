@@ -102,7 +102,25 @@ class BaseDataset:
         self._cache: PixelCache | None = None
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
-        self.border = tuple(self._full_scale(value) for value in self.mean)
+        self.normalize_by(self.mean, self.std)
+
+    def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Let images be normalised by these statistics, and their borders have this mean colour.
+
+        Args:
+            mean: One value a channel, as a fraction of the dtype's full scale.
+            std: Likewise.
+
+        Raises:
+            ConfigError: The images have other channels.
+        """
+        if len(mean) != len(self.mean):
+            raise ConfigError(
+                f"normalize: found {len(mean)} channels in the images that the encoder's weights "
+                f"were trained with and {len(self.mean)} in the data\n  fix: delete it"
+            )
+        self.mean, self.std = tuple(mean), tuple(std)  # pyrefly: ignore[read-only]
+        self.border = tuple(self._full_scale(value) for value in mean)
 
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""

@@ -1,66 +1,113 @@
-"""Encoders by name, from timm: features from shallow to deep, with their widths and strides."""
+"""Encoders from timm: features from shallow to deep, with their widths and strides."""
 
 import contextlib
-import difflib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.any_size import cells, fit
+from models.encoder_layers import layers_below
+from models.encoder_names import Encoder, name_of, native_size, options_of, timm_name
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
 
 OutputStride = Literal[8, 16, 32]
 
-ALIASES: Mapping[str, str] = {
-    # torchvision's first ImageNet weights ("IMAGENET1K_V1", 224 px, top-1 beside each): what the
-    # published recipes of these networks start from.
-    "resnet18": "resnet18.tv_in1k",  # 69.8
-    "resnet34": "resnet34.tv_in1k",  # 73.3
-    "resnet50": "resnet50.tv_in1k",  # 76.1
-    "resnet101": "resnet101.tv_in1k",  # 77.4
-    "resnet152": "resnet152.tv_in1k",  # 78.3
-    "resnext50_32x4d": "resnext50_32x4d.tv_in1k",  # 77.6
-    "resnext101_32x8d": "resnext101_32x8d.tv_in1k",  # 79.3
-    "wide_resnet50_2": "wide_resnet50_2.tv_in1k",  # 78.5
-    "wide_resnet101_2": "wide_resnet101_2.tv_in1k",  # 78.8
-    "densenet121": "densenet121.tv_in1k",  # 74.4
-    "densenet161": "densenet161.tv_in1k",  # 77.1
-    "densenet169": "densenet169.tv_in1k",  # 75.6
-    "densenet201": "densenet201.tv_in1k",  # 76.9
-    "vgg16": "vgg16.tv_in1k",  # 71.6
-    "vgg16_bn": "vgg16_bn.tv_in1k",  # 73.4
-    # DeepLabV3+'s aligned Xception with 16 middle blocks, with the weights of DeepLab's authors.
-    "xception": "xception65.tf_in1k",
-    # torchvision's name; trained by timm.
-    "mobilenet_v2": "mobilenetv2_100.ra_in1k",
+# Families of timm (its modules) whose position tables or windows it brings to the image's size.
+_DYNAMIC = {
+    "deit",
+    "eva",
+    "swin_transformer",
+    "swin_transformer_v2",
+    "swin_transformer_v2_cr",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vitamin",
 }
-"""Names of the ancestor and of torchvision, and the timm weights that each one loads."""
+# Families with one stride throughout. The last four blocks are handed out, each behind the
+# network's final normalization, as DINOv2 and DINOv3 evaluate theirs.
+_PLAIN = {
+    "deepseek_vit",
+    "deit",
+    "eva",
+    "gemma4_vit",
+    "naflexvit",
+    "qwen3_vit",
+    "vision_transformer",
+    "vision_transformer_hybrid",
+    "vision_transformer_sam",
+    "vitamin",
+    "xcit",
+}
+_PLAIN_FEATURES = 4
+# Families that compute with channels last, of which timm's other extractors hand out the layout.
+_CHANNELS_LAST = {"mambaout", "sequencer", "swin_transformer", "swin_transformer_v2"}
 
 
 class Backbone(nn.Module):
-    """A timm encoder.
+    """A timm encoder for images of any size.
+
+    Images are padded with zeros, below and to the right, to what the encoder needs; its features
+    are cropped back.
 
     Attributes:
         channels: Width of each feature map, shallow to deep.
         strides: Its stride with respect to the image.
+        multiple: Images are padded to multiples of this side.
+        name: timm's name of the encoder.
     """
 
     channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, name: str, *, in_channels: int, native: int) -> None:
+        """Find out what the encoder needs.
+
+        Args:
+            network: Maps images to a list of features, and describes them in `feature_info`.
+            name: timm's name of the encoder.
+            in_channels: Channels of the images.
+            native: Side of the images that the network was made for.
+
+        Raises:
+            ConfigError: It works at that one size only.
+        """
         super().__init__()
         info: Any = network.feature_info
+        self.name = name
         self.network = network
-        self.channels = tuple(info.channels())
         self.strides = tuple(info.reduction())
+        self.multiple, self.channels, self._lost = fit(
+            network, in_channels=in_channels, native=native, name=name
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, in_channels, H, W)``: one ``(N, c, H/s, W/s)`` a stage."""
-        return self.network(images)
+        height, width = images.shape[2:]
+        if self.multiple > 1:
+            # Not a remainder: torch.export simplifies the padded side to a multiple only so.
+            below, right = (
+                cells(side, self.multiple) * self.multiple - side for side in (height, width)
+            )
+            images = F.pad(images, (0, right, 0, below))
+        features = self.network(images)
+        if self._lost is None:
+            return features
+        placed = zip(features, self._lost, self.strides, strict=True)
+        return [_place(map_, lost, (height, width), stride) for map_, lost, stride in placed]
+
+    def layers_below(self) -> list[tuple[nn.Parameter, int]]:
+        """Return each parameter with how many of timm's layers it lies below the decoder."""
+        return layers_below(self.network, self.name)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all features have one stride."""
+        return len(set(self.strides)) == 1
 
     def at_stride(self, stride: int) -> int:
         """Return the index of the first feature map with this stride.
@@ -77,19 +124,21 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    name: str,
+    encoder: str | Encoder,
     *,
     in_channels: int = 3,
-    output_stride: OutputStride = 32,
+    output_stride: OutputStride | None = None,
     pretrained: bool | str = True,
 ) -> Backbone:
     """Build an encoder that hands out all its stages.
 
     Args:
-        name: A timm name, with or without a tag, or one of ``ALIASES``.
+        encoder: A timm name, with or without a tag, or one of ``ALIASES``; or an object with a
+            name and options.
         in_channels: Channels of the images. A pretrained stem is adapted by timm: three-channel
             weights are repeated and rescaled.
-        output_stride: Stride of the deepest features; below 32 the last stages are dilated.
+        output_stride: Stride that the deepest features must have; the last stages of an encoder
+            that goes further are dilated. None: as far as it goes.
         pretrained: True for timm's weights, False for none, or the path of a weight file.
 
     Raises:
@@ -97,24 +146,46 @@ def build_backbone(
             only, no weights to be had.
         CheckpointError: The weight file is missing, damaged, or of another encoder.
     """
-    dilation = {} if output_stride == 32 else {"output_stride": output_stride}
-    network = build_timm(
-        name,
-        in_channels=in_channels,
-        pretrained=pretrained,
-        options={"features_only": True, **dilation},
-    )
-    backbone = Backbone(network)
-    if backbone.strides[-1] != output_stride:
+    name = timm_name(encoder)
+    family = _family(name)
+    plain = family in _PLAIN
+    options: dict[str, object] = {"dynamic_img_size": True} if family in _DYNAMIC else {}
+    if output_stride not in (None, 32) and not plain:
+        options["output_stride"] = output_stride
+    own_extractor = plain or family in _CHANNELS_LAST
+    options |= {"num_classes": 0} if own_extractor else {"features_only": True}
+    network = build_timm(encoder, in_channels=in_channels, pretrained=pretrained, options=options)
+    if own_extractor:
+        network = _extractor(network, plain=plain)
+    backbone = Backbone(network, name, in_channels=in_channels, native=native_size(encoder))
+    if output_stride is not None and backbone.strides[-1] != output_stride:
         raise ConfigError(
-            f"arch.args.backbone: {name} ends at stride {backbone.strides[-1]}, "
+            f"arch.args.backbone: {name_of(encoder)} ends at stride {backbone.strides[-1]}, "
             f"needed: {output_stride}"
         )
     return backbone
 
 
+def _place(features: Tensor, lost: int, size: tuple[int, int], stride: float) -> Tensor:
+    """Bring the features of padded images to the cells that lie in images of ``size``."""
+    if lost:  # at all sides, by convolutions without padding
+        features = F.pad(features, (lost // 2, lost - lost // 2) * 2, mode="replicate")
+    return features[:, :, : cells(size[0], stride), : cells(size[1], stride)]
+
+
+def _family(name: str) -> str:
+    from timm.models import get_arch_name, model_entrypoint
+
+    return model_entrypoint(get_arch_name(name)).__module__.rpartition(".")[2]
+
+
+def _extractor(network: Any, *, plain: bool) -> nn.Module:
+    from timm.models._features import FeatureGetterNet  # pyrefly: ignore
+
+    stages: Any = _PLAIN_FEATURES if plain else tuple(range(len(network.feature_info)))
+    return FeatureGetterNet(network, out_indices=stages, norm=plain)
 def build_timm(
-    name: str,
+    encoder: str | Encoder,
     *,
     in_channels: int,
     pretrained: bool | str,
@@ -123,7 +194,8 @@ def build_timm(
     """Build a timm network for the papers that alter it themselves.
 
     Args:
-        name: A timm name, with or without a tag, or one of ``ALIASES``.
+        encoder: A timm name, with or without a tag, or one of ``ALIASES``; or an object with a
+            name and options.
         in_channels: Channels of the images.
         pretrained: True for timm's weights, False for none, or the path of a weight file.
         options: Further arguments of ``timm.create_model``.
@@ -134,14 +206,13 @@ def build_timm(
     """
     import timm  # seconds; only who builds an encoder pays them
 
-    full_name = ALIASES.get(name, name)
-    _check_name(name, full_name)
+    full_name = timm_name(encoder)
     weights = weights_of(full_name, pretrained)
     if isinstance(pretrained, str) and weights is not None:
         plain = timm.create_model(full_name, in_chans=in_channels)
         weights = _to_timm_names(plain, weights)
         check_fit(plain, weights, name=full_name, path=pretrained)
-    arguments: dict[str, Any] = dict(options)
+    arguments: dict[str, Any] = {**options_of(encoder), **options}
     if weights is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": weights}
     try:
@@ -152,7 +223,7 @@ def build_timm(
     except (TypeError, AssertionError, NotImplementedError) as error:
         # timm says it in as many ways as it has families of networks.
         raise ConfigError(
-            f"arch.args.backbone: {name} does not offer "
+            f"arch.args.backbone: {name_of(encoder)} does not offer "
             f"{', '.join(f'{key} {value}' for key, value in options.items())}; "
             "a ResNet, EfficientNet, MobileNet or ConvNeXt does"
         ) from error
@@ -168,31 +239,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _check_name(name: str, full_name: str) -> None:
-    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_models
-
-    if not is_model(full_name):
-        known = [*ALIASES, *list_models()]
-        raise ConfigError(f"arch.args.backbone: unknown encoder {name!r}{_few(name, known)}")
-    if "." in full_name and full_name not in get_arch_pretrained_cfgs(full_name):
-        tags = ", ".join(get_arch_pretrained_cfgs(full_name))
-        raise ConfigError(f"arch.args.backbone: unknown weights {name!r}; known: {tags}")
-    configuration = get_pretrained_cfg(full_name)
-    if configuration is not None and configuration.fixed_input_size:
-        raise ConfigError(
-            f"arch.args.backbone: {name} works on images of one size only; take an encoder for "
-            "any size, such as a ResNet, EfficientNet or ConvNeXt"
-        )
-
-
-def _few(name: str, known: list[str]) -> str:
-    """Suggest near names, but do not list a thousand known ones."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), n=5)
-    if near:
-        return f"; did you mean {', '.join(near)}?"
-    return "; any timm name is accepted, for example resnet50, efficientnet_b0, convnext_tiny"
 
 
 def _to_timm_names(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

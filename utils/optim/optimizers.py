@@ -21,6 +21,10 @@ class TwoPartModel(Protocol):
         """All others."""
         ...
 
+    def backbone_layers(self) -> Iterable[tuple[nn.Parameter, int]]:
+        """Each parameter of the backbone with how many layers it lies below the decoder."""
+        ...
+
     def modules(self) -> Iterable[nn.Module]:
         """Every module of the model."""
         ...
@@ -44,6 +48,7 @@ def build_optimizer(
     args: Mapping[str, object],
     differential_lr: bool = False,
     backbone_lr_factor: float = 0.1,
+    layer_decay: float | None = None,
     no_decay_norm_bias: bool = False,
 ) -> Optimizer:
     """The optimiser of a model, with its parameter groups.
@@ -56,35 +61,58 @@ def build_optimizer(
         args: The optimiser's arguments, `lr` among them.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
-        no_decay_norm_bias: Weight decay off for norms and biases, which then form groups of
-            their own behind the others, in the same order.
+        layer_decay: A group for each layer of the backbone, from the decoder down, each with this
+            share of the rate of the one before; implies `no_decay_norm_bias`.
+        no_decay_norm_bias: Weight decay off for all but the weights of layers: for norms, biases,
+            position tables and tokens, which then form groups of their own behind the others, in
+            the same order.
 
     Raises:
-        ConfigError: Unknown name, or arguments that the optimiser does not take.
+        ConfigError: Unknown name, arguments that the optimiser does not take, or a backbone that
+            does not tell its layers.
     """
-    decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
-    parts = [(decoder, 1.0), (backbone, backbone_lr_factor)]
-    if not differential_lr:
-        parts = [(decoder + backbone, 1.0)]
-    plain = _norms_and_biases(model) if no_decay_norm_bias else set()
+    factor = backbone_lr_factor if differential_lr else 1.0
+    parts = [(list(model.decoder_parameters()), 1.0), *_backbone(model, factor, layer_decay)]
+    if not differential_lr and layer_decay is None:
+        parts = [([p for parameters, _ in parts for p in parameters], 1.0)]
+    undecayed = no_decay_norm_bias or layer_decay is not None
+    plain = _no_weights(model) if undecayed else set()
     groups: list[tuple[list[nn.Parameter], float, bool]] = []
-    for decays in (True, False) if no_decay_norm_bias else (True,):
-        for parameters, factor in parts:
+    for decays in (True, False) if undecayed else (True,):
+        for parameters, rate in parts:
             chosen = [p for p in parameters if p.requires_grad and (id(p) in plain) != decays]
-            groups.append((chosen, factor, decays))
+            groups.append((chosen, rate, decays))
     params = [{"params": parameters} for parameters, _, _ in groups]
     optimizer = build("optimizer", OPTIMIZERS, name, args, params=params)
-    for group, (_, factor, decays) in zip(optimizer.param_groups, groups, strict=True):
-        group["lr"] *= factor
+    for group, (_, rate, decays) in zip(optimizer.param_groups, groups, strict=True):
+        group["lr"] *= rate
         if not decays and "weight_decay" in group:
             group["weight_decay"] = 0.0
     return optimizer
 
 
-def _norms_and_biases(model: TwoPartModel) -> set[int]:
-    """Identities of all parameters of normalisation layers, and of every bias.
+def _backbone(
+    model: TwoPartModel, factor: float, layer_decay: float | None
+) -> list[tuple[list[nn.Parameter], float]]:
+    """The backbone's parameters, whole or by layers from the decoder down, with their rates."""
+    if layer_decay is None:
+        return [(list(model.backbone_parameters()), factor)]
+    layers: dict[int, list[nn.Parameter]] = {}
+    for parameter, below in model.backbone_layers():
+        layers.setdefault(below, []).append(parameter)
+    return [(layers[below], factor * layer_decay**below) for below in sorted(layers)]
+
+
+def _no_weights(model: TwoPartModel) -> set[int]:
+    """Identities of all parameters that are no weights of linear layers or convolutions.
 
     Norm layers and biases are told by shape: they, and a PReLU's slopes, are the parameters of
-    at most one dimension, whatever a layer's class is called.
+    at most one dimension, whatever a layer's class is called. Position tables and tokens, which
+    may have more, are told by name: they are not called a weight.
     """
-    return {id(p) for module in model.modules() for p in module.parameters(False) if p.dim() <= 1}
+    return {
+        id(p)
+        for module in model.modules()
+        for name, p in module.named_parameters(recurse=False)
+        if p.dim() <= 1 or not name.endswith("weight")
+    }
