@@ -184,6 +184,8 @@ def _extractor(network: Any, *, plain: bool) -> nn.Module:
 
     stages: Any = _PLAIN_FEATURES if plain else tuple(range(len(network.feature_info)))
     return FeatureGetterNet(network, out_indices=stages, norm=plain)
+
+
 def build_timm(
     encoder: str | Encoder,
     *,

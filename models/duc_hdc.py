@@ -58,9 +58,7 @@ class HDCResNet(nn.Module):
 
     channels: int
 
-    def __init__(
-        self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str
-    ) -> None:
+    def __init__(self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> None:
         super().__init__()
         network: Any = build_timm(
             encoder, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}

@@ -1,5 +1,7 @@
 """The layers of a timm encoder, for learning rates that fall from layer to layer."""
 
+from typing import Any
+
 from torch import nn
 
 from utils.errors import ConfigError
@@ -26,7 +28,7 @@ def layers_below(network: nn.Module, name: str) -> list[tuple[nn.Parameter, int]
         whole = timm.create_model(name)
     if not hasattr(whole, "group_matcher"):
         raise ConfigError(f"optimizer.layer_decay: timm does not divide {name} into layers")
-    groups = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
+    groups: Any = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     layers = {_plain(key): layer for key, layer in groups.items()}
     top = max(layers.values())
     return [

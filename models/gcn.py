@@ -223,9 +223,7 @@ class GCN(BaseModel):
         return x
 
 
-def _first_stages(
-    encoder: str | Encoder, in_channels: int, pretrained: bool | str
-) -> Backbone:
+def _first_stages(encoder: str | Encoder, in_channels: int, pretrained: bool | str) -> Backbone:
     """Build a ResNet up to stride 8: the stages that ResNet-GCN keeps."""
     name = name_of(encoder)
     network = build_timm(

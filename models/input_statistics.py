@@ -18,9 +18,7 @@ class Statistics(NamedTuple):
     std: tuple[float, ...]
 
 
-def weight_statistics(
-    name: str, args: Mapping[str, Any], *, needed: bool
-) -> Statistics | None:
+def weight_statistics(name: str, args: Mapping[str, Any], *, needed: bool) -> Statistics | None:
     """Return what timm says about the images that a model's encoder was trained with.
 
     Args:
@@ -44,7 +42,7 @@ def weight_statistics(
     from timm.models import get_pretrained_cfg
 
     configuration = get_pretrained_cfg(timm_name(args.get("backbone", parameter.default)))
-    return configuration and Statistics(configuration.mean, configuration.std)
+    return Statistics(configuration.mean, configuration.std) if configuration else None
 
 
 def difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[float]) -> str | None:
@@ -59,9 +57,9 @@ def difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[floa
     if len(mean) != len(weights.mean) or max(abs(ours - theirs) for ours, theirs in pairs) <= _FAR:
         return None
     return (
-        f"images are normalised by mean {_text(mean)}, std {_text(std)}; the encoder's weights were "
-        f"trained with {_text(weights.mean)}, {_text(weights.std)}, which "
-        '"normalize": "weights" takes'
+        f"images are normalised by mean {_text(mean)}, std {_text(std)}, and the encoder's weights "
+        f"were trained with {_text(weights.mean)}, {_text(weights.std)}: "
+        'with "normalize": "weights" they are taken'
     )
 
 

@@ -7,7 +7,6 @@ stride, so its last features alone are brought to four strides.
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.any_size import cells
@@ -18,15 +17,16 @@ WIDTH = 256
 """Channels of each level of a simple feature pyramid."""
 
 
-class LayerNorm2d(nn.LayerNorm):
+class LayerNorm2d(nn.Module):
     """Layer normalization over the channels of ``(N, C, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape."""
-        x = x.permute(0, 2, 3, 1)
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(
-            0, 3, 1, 2
-        )
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Halve(nn.Module):

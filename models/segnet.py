@@ -144,9 +144,7 @@ class ResNetStages(nn.Module):
         channels: Width of the stem and of each stage.
     """
 
-    def __init__(
-        self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str
-    ) -> None:
+    def __init__(self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> None:
         super().__init__()
         network: Any = build_timm(
             encoder, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}

@@ -111,7 +111,9 @@ def test_a_stride_is_covered_by_whole_cells():
 
 def test_an_object_gives_the_size_and_the_drop_path_rate():
     encoder = {"name": "test_vit", "img_size": 96, "drop_path_rate": 0.3}
-    model = build("arch", MODELS, "Linear", {"backbone": encoder, "pretrained": False}, num_classes=3)
+    model = build(
+        "arch", MODELS, "Linear", {"backbone": encoder, "pretrained": False}, num_classes=3
+    )
     network = model.backbone.network.model
     assert network.pos_embed.shape[1] == network.num_prefix_tokens + 6 * 6
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.blocks]
@@ -135,9 +137,15 @@ def test_the_position_table_of_a_weight_file_is_brought_to_another_size(tmp_path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"name": "test_vit", "imgsize": 96}, r"arch\.args\.backbone\.imgsize: expected no such key"),
+        (
+            {"name": "test_vit", "imgsize": 96},
+            r"arch\.args\.backbone\.imgsize: expected no such key",
+        ),
         ({"img_size": 96}, r"arch\.args\.backbone\.name: missing"),
-        ({"name": "test_vit", "drop_path_rate": 1}, r"drop_path_rate: expected a number < 1, got 1"),
+        (
+            {"name": "test_vit", "drop_path_rate": 1},
+            r"drop_path_rate: expected a number < 1, got 1",
+        ),
         ({"name": "tst_vit"}, "unknown encoder 'tst_vit'; did you mean test_vit"),
         ({"name": "test_resnet", "img_size": 96}, "test_resnet does not offer .*img_size 96"),
     ],
@@ -188,7 +196,10 @@ def test_a_dilated_decoder_takes_patches_of_its_stride_as_they_are():
 
 
 def test_four_stages_are_asked_for_where_fewer_are_there():
-    with torch.device("meta"), pytest.raises(
-        ConfigError, match="GCN scores four stages; shvit_s1 has 3, of strides 16, 32, 64"
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            ConfigError, match="GCN scores four stages; shvit_s1 has 3, of strides 16, 32, 64"
+        ),
     ):
         build_small("GCN", backbone="shvit_s1")

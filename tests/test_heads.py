@@ -45,7 +45,10 @@ def test_linear_keeps_a_pixel_s_place_where_patches_do_not_divide_the_image():
 
 
 def test_linear_does_not_join_more_features_than_there_are():
-    with torch.device("meta"), pytest.raises(ConfigError, match="last: found 9, expected at most 4"):
+    with (
+        torch.device("meta"),
+        pytest.raises(ConfigError, match="last: found 9, expected at most 4"),
+    ):
         build_small("Linear", last=9)
 
 

@@ -82,7 +82,8 @@ def row(family: str, name: str) -> Row:
     from models.backbones import build_backbone
 
     tags = timm.list_models(module=family, pretrained=True, include_tags=True)
-    licenses = {timm.models.get_pretrained_cfg(tag).license for tag in tags} - {None}
+    weights = map(timm.models.get_pretrained_cfg, tags)
+    licenses = {one.license for one in weights if one is not None and one.license}
     strides: tuple[float, ...] = ()
     try:
         with torch.device("meta"):
@@ -140,11 +141,14 @@ def document(found: Sequence[Row]) -> str:
     import timm
 
     taken = [one for one in found if not one.refusal]
-    counts = {model: sum(any(t.startswith(model) for t in r.taken_by) for r in taken) for model in MODELS}
+    counts = {
+        model: sum(any(t.startswith(model) for t in r.taken_by) for r in taken) for model in MODELS
+    }
     said = ", ".join(f"{model} {count}" for model, count in counts.items())
+    sizes = " and ".join(f"{height} x {width}" for height, width in SIZES)
+    timm_s = f"Of the {len(found)} families of timm {timm.__version__}"
     lines = [
-        f"Of the {len(found)} families of timm {timm.__version__}, tried with their smallest model "
-        f"at {' and '.join(f'{h} x {w}' for h, w in SIZES)} pixels: {said}.",
+        f"{timm_s}, tried with their smallest model at {sizes} pixels: {said}.",
         "",
         "| family | tried with | strides | parameters | taken by (output strides) | licenses |",
         "|---" * 6 + "|",
@@ -154,8 +158,14 @@ def document(found: Sequence[Row]) -> str:
         f"| {one.parameters / 1e6:.1f} M | {', '.join(one.taken_by)} | {', '.join(one.licenses)} |"
         for one in taken
     ]
-    lines += ["", "Refused, with the reason:", "", "| family | tried with | reason |", "|---|---|---|"]
-    lines += [f"| {r.family} | {r.model} | {r.refusal} |" for r in found if r.refusal]
+    lines += [
+        "",
+        "Refused, with the reason:",
+        "",
+        "| family | tried with | reason |",
+        "|---" * 3 + "|",
+    ]
+    lines += [f"| {one.family} | {one.model} | {one.refusal} |" for one in found if one.refusal]
     return "\n".join([*lines, ""])
 
 
