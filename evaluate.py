@@ -14,10 +14,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
 from utils.hardware.devices import pick_device, restrict_gpus
 
@@ -61,6 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-c", "--config", type=Path, help="take the data from here, not from the checkpoint")
     add(
@@ -77,7 +80,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
     add("--flip", action="store_true", help="average with the mirror image")
     add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
-    add("--overlap", type=float, default=1 / 3, help="of neighbouring windows (default: 1/3)")
+    add("--overlap", type=float, default=1 / 3, help="of neighboring windows (default: 1/3)")
     add(
         "--boundary",
         type=float,
@@ -122,12 +125,12 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Config":
-    from utils.config.config import load_config, parse_config
+    from utils.config.config import load_config
+    from utils.run.checkpoint import config_in
 
     if options.config is not None:
         return load_config(options.config, options.set)
-    source = f"the config in {options.model}"
-    return parse_config(checkpoint["config"], source=source, overrides=options.set)
+    return config_in(checkpoint, options.model, options.set)
 
 
 def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None]":
@@ -180,9 +183,8 @@ def _evaluate(
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
     from utils.hardware.precision import full_fp32
-    from utils.run.progress import Progress
+    from utils.run.progress import ProgressBar
 
-    full_fp32()
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
         data,
@@ -191,11 +193,9 @@ def _evaluate(
         boundary_ratio=options.boundary,
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
-    bar = Progress("EVAL", -(-len(data) // processes), shown=first)
-    try:
+    bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)
+    with closing(bar), full_fp32():
         evaluation = evaluator.run(advance=bar.advance)
-    finally:
-        bar.close()
     if not evaluation.counts.any():
         raise DataError(
             f"{data.name(0)} and the {len(data) - 1} other images have no labelled pixel: "
@@ -269,17 +269,18 @@ def _write(
     evaluation: "Evaluation", data: "BaseDataset", about: Mapping[str, Any], output: Path
 ) -> None:
     from utils.evaluation.report import render
-    from utils.evaluation.summary import confusion_csv, summarise, table
+    from utils.evaluation.summary import confusion_csv, summarize, table
     from utils.files.outputs import write_whole
 
-    summary = summarise(evaluation, classes=data.classes, about=about)
+    summary = summarize(evaluation, classes=data.classes, about=about)
     files = {
         "metrics.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
         "confusion.csv": confusion_csv(evaluation.counts, data.classes),
         "report.html": render(evaluation, summary, palette=data.palette),
     }
     for name, text in files.items():
-        write_whole(output / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
+        write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     print(table(summary))
     print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
     print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")

@@ -4,7 +4,7 @@
     python export.py --model best_model.pth --output model.onnx --argmax --images photos
     python export.py --model best_model.pth --output model.pt2
 
-The file takes plain images (N, C, H, W) of any size from 33 pixels on; normalisation is inside.
+The file takes plain images (N, C, H, W) of any size from 33 pixels on; normalization is inside.
 .onnx runs in onnxruntime and many others, .pt2 with torch.export.load. Exit code 5: it disagrees.
 """
 
@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, guard
-from utils.files.outputs import find_pictures, prepare_folder, write_whole
+from utils.files.outputs import find_images, prepare_folder, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from utils.inference.exporting import Comparison, Deployed
 
 _SIZES = ((64, 96), (224, 160), (288, 352))
-_PICTURES = 4
+_IMAGES = 4
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,10 +63,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
-    add("-i", "--images", type=Path, help="pictures to prove it on (default: generated ones)")
-    add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
+    add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
+    add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
     add("--argmax", action="store_true", help="answer with class ids instead of logits")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="for this size alone (default: any)")
     add(
@@ -103,7 +105,8 @@ def _export(
         write_onnx(program, path, metadata=describe(checkpoint), output=output)
         exported = onnx_runner(path)
     else:
-        torch.export.save(program, path, extra_files=describe(checkpoint))
+        with path.open("wb") as file:  # torch takes no path that is not UTF-8
+            torch.export.save(program, file, extra_files=describe(checkpoint))
         exported = program_runner(path)
     reference = torch_runner(deployed)
     comparisons = []
@@ -125,7 +128,7 @@ def _print(one: "Comparison") -> None:
 
 
 def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list["np.ndarray"]:
-    """Images (N, C, H, W) to compare on: three sizes, a batch, and the user's own pictures."""
+    """Images (N, C, H, W) to compare on: three sizes, a batch, and the user's own images."""
     import numpy as np
 
     channels, dtype = len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8")
@@ -134,19 +137,21 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
     if options.size is None:
         made.append(np.concatenate([made[0], made[0][..., ::-1]]))
     if options.images is not None:
-        from utils.inference.inputs import read_picture
+        from utils.data.normalize import mean_color
+        from utils.inference.inputs import Expected, read_input
 
-        jobs = find_pictures(
+        jobs = find_images(
             options.images, extension=options.extension, recursive=False, output=options.output
         )
-        read = (read_picture(job.picture, (channels, dtype)) for job in jobs[:_PICTURES])
+        expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
+        read = (read_input(job.image, expected).pixels for job in jobs[:_IMAGES])
         own = [np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]) for pixels in read]
         made += [one for one in own if options.size in (None, list(one.shape[2:]))]
     return made
 
 
 def _generated(size: tuple[int, int], channels: int, dtype: str) -> "np.ndarray":
-    """A picture of shapes, in as many channels as it takes."""
+    """An image of shapes, in as many channels as it takes."""
     import numpy as np
 
     from dataloaders.shapes import draw
@@ -154,7 +159,7 @@ def _generated(size: tuple[int, int], channels: int, dtype: str) -> "np.ndarray"
     image, _, _ = draw(size[0], size[1], np.random.default_rng(0))
     full = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
     planes = [image[..., index % 3] for index in range(channels)]
-    return np.ascontiguousarray((np.stack(planes)[None] * full).astype(dtype))
+    return np.ascontiguousarray((np.stack(planes)[None] * np.float32(full)).astype(dtype))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Segment pictures with a trained model; nothing is needed but the checkpoint.
+"""Segment images with a trained model; nothing is needed but the checkpoint.
 
     python inference.py --model best_model.pth --images photos
     python inference.py --model best_model.pth --images photo.jpg --mode whole --overlay
     python inference.py --model best_model.pth --images photos --recursive --flip --device 0
     python inference.py --model best_model.pth --images photos --mode sliding --window 769
 
-Each picture gives a palette PNG of its own size in --output. Pictures larger than memory,
+Each image gives a palette PNG of its own size in --output. Images larger than memory,
 and everything else: docs/inference.md.
 """
 
@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
-from utils.files.outputs import Job, find_pictures, prepare_folder, refuse_overwriting
+from utils.files.outputs import Job, find_images, prepare_folder, refuse_overwriting
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    jobs = find_pictures(
+    jobs = find_images(
         options.images,
         extension=options.extension,
         recursive=options.recursive,
@@ -38,12 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     segmenter = _segmenter(options)
     prepare_folder(options.output)
     failures = _run(jobs, segmenter)
-    print(
-        f"{len(jobs) - len(failures)} of {len(jobs)} pictures segmented, masks in {options.output}"
-    )
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} images segmented, masks in {options.output}")
     if failures:
         listed = "\n".join(f"  {error}" for error in failures)
-        raise DataError(f"{len(failures)} of {len(jobs)} pictures failed:\n{listed}")
+        raise DataError(f"{len(failures)} of {len(jobs)} images failed:\n{listed}")
     return 0
 
 
@@ -52,10 +51,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
-    add("-i", "--images", type=Path, required=True, help="folder of pictures, or one picture")
+    add("-i", "--images", type=Path, required=True, help="folder of images, or one image")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
-    add("-e", "--extension", default="jpg", help="of the pictures, in any case (default: jpg)")
+    add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
     modes = ("multiscale", "sliding", "whole")
     add("-mo", "--mode", choices=modes, default="multiscale", help="(default: multiscale)")
     add("-c", "--config", type=Path, help="take precision and window from here, not the checkpoint")
@@ -63,9 +63,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
     add("--flip", action="store_true", help="average with the mirror image")
     add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
-    add("--overlap", type=float, default=1 / 3, help="of neighbouring windows (default: 1/3)")
+    add("--overlap", type=float, default=1 / 3, help="of neighboring windows (default: 1/3)")
     add("--batch-size", type=int, default=4, metavar="N", help="windows at a time (default: 4)")
-    add("--overlay", action="store_true", help="also the picture with its classes drawn in")
+    add("--overlay", action="store_true", help="also the image with its classes drawn in")
     add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
     add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
     add(
@@ -93,7 +93,7 @@ def _check(options: argparse.Namespace) -> None:
     if "," in (options.device or ""):
         raise ConfigError(
             f"--device {options.device}: inference runs on one device\n"
-            "  fix: one index here, and a share of the pictures for each further process"
+            "  fix: one index here, and a share of the images for each further process"
         )
     if options.mode == "whole" and (options.scales or options.window):
         flag = "--scales" if options.scales else "--window"
@@ -153,7 +153,7 @@ def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:
     terminal = sys.stderr.isatty()
     failures = []
     started = said = time.monotonic()
-    with tqdm(total=len(jobs), unit="picture", dynamic_ncols=True, disable=not terminal) as bar:
+    with tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=not terminal) as bar:
         for done, (_, error) in enumerate(segmenter.run(jobs), start=1):
             bar.update()
             if error is not None:
@@ -163,7 +163,7 @@ def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:
             if not terminal and (now - said > 10 or done == len(jobs)):
                 said, speed = now, done / (now - started)
                 left = (len(jobs) - done) / speed
-                _say(f"{done}/{len(jobs)}  {speed:.2f} pictures/s  {left:.0f} s left")
+                _say(f"{done}/{len(jobs)}  {speed:.2f} images/s  {left:.0f} s left")
     return failures
 
 

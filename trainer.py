@@ -6,74 +6,46 @@ update whose loss or gradient is not finite is withheld there.
 """
 
 import logging
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader, Batch
-from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Plan
+from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_grid
+from utils.errors import NumericError
 from utils.hardware import distributed
-from utils.hardware.memory import memory_advice, validation_memory_advice
+from utils.hardware.devices import kernel_search
+from utils.hardware.memory import memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
 from utils.hardware.prefetch import grouped, on_device
-from utils.inference.prediction import whole
-from utils.losses.table import WithAuxiliary
-from utils.metrics.totals import Totals, ValidationTotals
+from utils.metrics.totals import Totals
 from utils.optim.ema import ExponentialMovingAverage
-from utils.optim.lr_scheduler import Schedule
-from utils.optim.update import Update, diverged
-from utils.run.progress import Progress, describe
-from utils.run.stopwatch import LoaderWarning, Phases, Stopwatch
+from utils.optim.update import Update, not_finite
+from utils.run.numbers import headline, training_line, training_scalars
+from utils.run.progress import ProgressBar, one_line
+from utils.run.stopwatch import LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
+from validation import Validator
 
 log = logging.getLogger("segmentation")
-
-_PICTURES = 8  # validation samples in TensorBoard's grid
-_WARM_UP = 5  # iterations before a measurement
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The built objects that train together."""
-
-    model: BaseModel
-    network: nn.Module
-    """The model, or what wraps it for several devices; the same weights."""
-    loss: WithAuxiliary
-    optimizer: Optimizer
-    schedule: Schedule
-    train_loader: BaseDataLoader
-    val_loader: BaseDataLoader | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """How an update is computed."""
-
-    precision: str = "fp32"
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    ema: float | None = None
-    seed: int = 0
 
 
 class Trainer(BaseTrainer):
     """Trains and validates a segmentation network.
 
     Args:
-        parts: Model, loss, optimiser, schedule, loaders.
+        parts: Model, loss, optimizer, schedule, loaders.
         device: Where the model is.
-        step: Precision, accumulation, clipping, averaging, seed.
+        options: Precision, accumulation, clipping, averaging, seed.
         plan: Epochs, intervals, monitor.
         description: The part of a checkpoint that never changes.
     """
@@ -83,82 +55,78 @@ class Trainer(BaseTrainer):
         parts: Parts,
         *,
         device: torch.device,
-        step: Step,
+        options: StepOptions,
         plan: Plan,
         description: Mapping[str, object],
     ) -> None:
         super().__init__(
             parts.model,
             parts.optimizer,
-            scaler=torch.amp.GradScaler(device.type, enabled=step.precision == "fp16"),
-            ema=None if step.ema is None else ExponentialMovingAverage(parts.model, step.ema),
+            scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
+            ema=None if options.ema is None else ExponentialMovingAverage(parts.model, options.ema),
             plan=plan,
             description=description,
         )
         self.parts = parts
-        self.step = step
+        self.options = options
         self.device = device
         data = parts.train_loader.dataset
         self.data = data
+        self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
-        self.phases = Phases(device)
         self.first = distributed.rank() == 0
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
+        self.validator = self._validator(parts.val_loader)
         self.update = Update(
-            parts.optimizer, self.scaler, clip_grad_norm=step.clip_grad_norm, device=device
+            parts.optimizer, self.scaler, clip_grad_norm=options.clip_grad_norm, device=device
+        )
+
+    def _validator(self, loader: BaseDataLoader | None) -> Validator | None:
+        if loader is None:
+            return None
+        shared = self.data.val_split is not None  # both loaders have the training's batch size
+        return Validator(
+            loader,
+            self.parts.loss,
+            normalize=self.normalize,
+            device=self.device,
+            precision=self.options.precision,
+            accumulate=self.options.accumulate if shared else None,
         )
 
     # One epoch.
 
     def train_epoch(self, epoch: int) -> dict:
-        """Train from `self.progress.iteration` to the end of the epoch; return loss and scores."""
-        loader, size = self.parts.train_loader, self.step.accumulate
+        """Train from `self.position.iteration` to the end of the epoch; return loss and scores."""
+        loader, size = self.parts.train_loader, self.options.accumulate
         iterations = -(-len(loader) // size)
-        loader.set_position(epoch, batch=self.progress.iteration * size)
+        loader.set_position(epoch, batch=self.position.iteration * size)
         title = f"TRAIN {epoch}/{self.plan.epochs}"
-        bar = Progress(title, iterations, done=self.progress.iteration, shown=self.first)
+        bar = ProgressBar(title, iterations, done=self.position.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with self._memory_advice():
+        with closing(bar), self.memory_advice(), kernel_search(one_size=self.one_size):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
-                if self._log_due(last=self.progress.iteration == iterations):
+                if self._log_due(last=self.position.iteration == iterations):
                     bar.say(self.log_iteration(epoch))
                 self.save_iteration()
                 self.stop_if_asked()
-        bar.close()
         metrics = self.totals.compute()
         if self.first:
-            log.info("%s  %s", title, describe(_headline(metrics)))
+            log.info(
+                "%s  %s", title, one_line(self._line(metrics, *self.stopwatch.read(epoch=True)))
+            )
         return metrics
 
-    def measure(self, iterations: int) -> tuple[Mapping[str, float], int]:
-        """Train without logging, validating or saving, at the first iteration's rates.
-
-        Returns:
-            The seconds of each phase of `train_iteration` over all iterations, and the number of
-            images in them, all processes together.
-        """
-        batches = on_device(self.parts.train_loader.endless(), self.device)
-        groups = grouped(batches, self.step.accumulate)
-        self.parts.network.train()
-        images = 0
-        with self._memory_advice():
-            for number, micro_batches in zip(range(-_WARM_UP, iterations), groups, strict=False):
-                if number == 0:
-                    self.phases.start()
-                self.train_iteration(micro_batches)
-                images += sum(len(batch.images) for batch in micro_batches) if number >= 0 else 0
-                self.progress.iteration = self.progress.step = 0
-        return self.phases.seconds(), int(distributed.sum_over_processes(torch.tensor(images)))
-
-    def _memory_advice(self) -> AbstractContextManager[None]:
+    def memory_advice(self) -> AbstractContextManager[None]:
+        """What to do, should memory run out in a training step."""
         return memory_advice(
             self.parts.train_loader.batch_size,
-            self.step.accumulate,
+            self.options.accumulate,
             shares=shares(self.parts.network),
             smallest=self.parts.model.min_train_batch,
         )
@@ -166,45 +134,63 @@ class Trainer(BaseTrainer):
     # One iteration: an update from one or more micro-batches.
 
     def train_iteration(self, micro_batches: Sequence[Batch]) -> None:
-        """Forward, loss, backward for each micro-batch; then clip, step, schedule."""
-        self.phases.mark("data")
+        """One update of the weights from one or more micro-batches."""
         # Dropout is a function of the iteration, so there is no generator state to save.
-        torch.manual_seed(iteration_seed(self.step.seed, self.progress.step, distributed.rank()))
-        self.parts.schedule.apply(self.progress.step)
-        total = self._shared_total(micro_batches)
+        torch.manual_seed(iteration_seed(self.options.seed, self.position.step, distributed.rank()))
+        self.parts.schedule.apply(self.position.step)
+        denominator = self._shared_denominator(micro_batches)
         for index, batch in enumerate(micro_batches):
+            masks = batch.masks.long()
             with self._gradient_sync(last=index == len(micro_batches) - 1):
-                masks = batch.masks.long()
-                with autocast(self.device, self.step.precision):
-                    output = self.parts.network(self.normalize(batch.images))
-                loss = self.parts.loss(output, masks, total=total) / len(micro_batches)
-                self.phases.mark("forward")
-                self.update.backward(loss)
-                self.phases.mark("backward")
-            logits = output if isinstance(output, Tensor) else output[0]
+                logits, loss = self.forward(batch.images, masks, denominator)
+                loss = loss / len(micro_batches)
+                self.backward(loss)
             self.totals.add(loss / distributed.world_size(), logits, masks)
+            del logits, loss  # or they would live through the next forward
             self.stopwatch.count(len(batch.images))
-            self.phases.mark("rest")
-        self.update.apply()
-        self.phases.mark("optimiser")
+        self.update_weights()
         if self.ema is not None:
             self.ema.update(self.model)
         self.totals.count()
-        self.progress.iteration += 1
-        self.progress.step += 1
-        self.phases.mark("rest")
+        self.position.iteration += 1
+        self.position.step += 1
 
-    def _shared_total(self, micro_batches: Sequence[Batch]) -> Tensor | None:
-        """The divisor of pixel losses: the effective batch's, a process and micro-batch.
+    def forward(
+        self, images: Tensor, masks: Tensor, denominator: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the main logits and the loss of one micro-batch.
 
-        Gradients are averaged over processes and micro-batches; with the mean divisor for each,
+        Args:
+            images: (N, C, H, W) in the file's dtype, on the device.
+            masks: (N, H, W) int64.
+            denominator: Of pixel losses, as `_shared_denominator` returns it.
+        """
+        with autocast(self.device, self.options.precision):
+            output = self.parts.network(self.normalize(images))
+        loss = self.parts.loss(output, masks, denominator=denominator)
+        return output if isinstance(output, Tensor) else output[0], loss
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.update.backward(loss)
+
+    def update_weights(self) -> None:
+        """Change the weights by the gradients, unless those are not finite."""
+        self.update.unscale()
+        self.update.clip()
+        self.update.step_or_withhold()
+
+    def _shared_denominator(self, micro_batches: Sequence[Batch]) -> float | None:
+        """The denominator of pixel losses: the effective batch's, a process and micro-batch.
+
+        Gradients are averaged over processes and micro-batches; with the mean denominator for each,
         that average is the gradient of the undivided batch however unevenly void is spread.
         """
-        known = [self.parts.loss.total(batch.label_counts) for batch in micro_batches]
+        known = [self.parts.loss.denominator(batch.label_counts) for batch in micro_batches]
         totals = [total for total in known if total is not None]
         if not totals:
             return None
-        effective = distributed.sum_over_processes(torch.stack(totals).sum(0))
+        effective = distributed.sum_of_numbers(sum(totals))
         return effective / (len(micro_batches) * distributed.world_size())
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -216,49 +202,49 @@ class Trainer(BaseTrainer):
     # What is read back, at log lines and saves.
 
     def _log_due(self, *, last: bool) -> bool:
-        return last or self.progress.step % self.plan.log_per_iter == 0
+        return last or self.position.step % self.plan.log_per_iter == 0
 
     def log_iteration(self, epoch: int) -> dict[str, object]:
         """Write a log row and scalars; return what the progress bar shows.
 
         Raises:
-            NumericError: A loss or gradient since the last log line was not finite.
+            NumericError: A loss or gradient since the last log line was not finite, or a weight
+                or batch statistic is not.
         """
         self._require_finite()
-        step, speed, waited = self.progress.step, *self.stopwatch.read()
+        speed, waited = self.stopwatch.read()
         recent = self.totals.recent_loss()
         metrics = {**self.totals.compute(), "loss": recent}
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
         self.loader_warning.look(waited)
-        self.run.row("log", epoch, step, {**_headline(metrics), "learning_rates": rates})
-        self.run.scalars(
-            step,
-            {
-                "train/loss": recent,
-                "train/Gradient_norm": float(self.update.norm),
-                "train/Momentum": _momentum(self.optimizer),
-                "train/images_per_second": speed,
-                "train/data_wait_share": waited,
-                **{f"train/Learning_rate_{i}": rate for i, rate in enumerate(rates)},
-            },
+        rates = {"learning_rates": [group["lr"] for group in groups]}
+        self.run.row("log", epoch, self.position.step, headline(metrics) | rates)
+        scalars = training_scalars(
+            groups,
+            loss=recent,
+            gradient_norm=float(self.update.norm),
+            images_per_second=speed,
+            waited=waited,
         )
-        return {
-            **_headline(metrics),
-            "images/s": f"{speed * distributed.world_size():.1f}",
-            "waiting for data": f"{waited:.0%}",
-        }
+        self.run.scalars(self.position.step, scalars)
+        return self._line(metrics, speed, waited)
+
+    def _line(self, metrics: Mapping[str, object], speed: float, waited: float) -> dict:
+        speed *= distributed.world_size()
+        return training_line(metrics, images_per_second=speed, waited=waited)
 
     def _require_finite(self) -> None:
-        loss, gradient = self.totals.are_finite(), not distributed.agree(self.update.failed())
-        if loss and gradient:
-            return
-        raise diverged(
-            "the gradient" if loss else "the loss",
-            step=self.progress.step,
-            epoch=self.progress.epoch + 1,
-            rates=[group["lr"] for group in self.optimizer.param_groups],
-            norm=float(self.update.norm),
-        )
+        if not self.totals.are_finite():
+            raise self._diverged("the loss")
+        if distributed.agree(self.update.failed()):
+            raise self._diverged("the gradient")
+        networks = [self.model] if self.ema is None else [self.model, self.ema.model]
+        name = next(filter(None, map(not_finite, networks)), None)
+        if distributed.agree(name is not None):
+            raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
+
+    def _diverged(self, what: str) -> NumericError:
+        return self.update.diverged(what, step=self.position.step, epoch=self.position.epoch + 1)
 
     def running_state(self) -> dict:
         """The sums of the unfinished epoch.
@@ -269,73 +255,39 @@ class Trainer(BaseTrainer):
         self._require_finite()
         return self.totals.state()
 
+    def restore(self, state: Mapping) -> None:
+        """Go on where a checkpoint left off, at the rates of its last update."""
+        super().restore(state)
+        self.parts.schedule.apply(self.position.step - 1)
+
     def restore_running(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved sums, or from zero."""
         self.totals.restore(state)
 
     # Validation.
 
-    @torch.inference_mode()
     def validate(self, epoch: int) -> dict:
         """Score the averaged weights where there are some, else the model."""
-        loader = self.parts.val_loader
-        assert loader is not None
+        assert self.validator is not None
         network = (self.model if self.ema is None else self.ema.model).eval()
         distributed.from_first(network.buffers())  # each process has batch statistics of its own
-        data = self.data
-        totals = ValidationTotals(len(data.classes), data.ignore_index, data.classes, self.device)
-        pictures: list[tuple[Tensor, Tensor, Tensor]] = []
-        loader.set_position(epoch=0)
         title = f"EVAL {epoch}/{self.plan.epochs}"
-        bar = Progress(title, len(loader), shown=self.first)
-        with self._validation_memory_advice(loader):
-            for batch in on_device(loader, self.device):
-                masks = batch.masks.long()
-                with autocast(self.device, self.step.precision):
-                    logits = whole(network, self.normalize(batch.images))
-                predictions = logits.max(1).indices
-                total = self.parts.loss.total(batch.label_counts)
-                totals.add(self.parts.loss(logits, masks), total, predictions, masks)
-                if len(pictures) < _PICTURES:
-                    pictures.append((batch.images[0], masks[0], predictions[0]))
-                bar.advance()
-                if self.interrupted:  # processes have unequal numbers of batches: they agree below
-                    break
-        bar.close()
+        totals, samples = self.validator.run(network, self.signals, title=title, shown=self.first)
         self.stop_if_asked()
-        return self._validation_metrics(epoch, totals.compute(), pictures)
-
-    def _validation_memory_advice(self, loader: BaseDataLoader) -> AbstractContextManager[None]:
-        shared = self.data.val_split is not None  # both loaders have the training's batch size
-        return validation_memory_advice(
-            loader.batch_size,
-            crop_size=loader.dataset.crop_size,
-            accumulate=self.step.accumulate if shared else None,
-        )
-
-    def _validation_metrics(
-        self, epoch: int, metrics: dict, pictures: Sequence[tuple[Tensor, Tensor, Tensor]]
-    ) -> dict:
-        loader = self.parts.val_loader
-        if loader is not None and loader.dataset.crop_size is not None:
-            metrics["crop"] = loader.dataset.crop_size
+        metrics = totals.compute()
+        loss = metrics["val_loss"]
+        if loss is not None and not math.isfinite(loss):
+            raise self._diverged("the validation loss")
+        crop_size = self.validator.loader.dataset.crop_size
+        if crop_size is not None:
+            metrics["crop"] = crop_size
         if self.first:
-            log.info("EVAL %d/%d  %s", epoch, self.plan.epochs, describe(_headline(metrics)))
-            ious = f"IoU  {describe(metrics['Class_IoU'])}"
+            log.info("%s  %s", title, one_line(headline(metrics)))
+            ious = f"IoU  {one_line(metrics['Class_IoU'])}"
             log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
-            self.run.picture(
-                self.progress.step,
+            self.run.image(
+                self.position.step,
                 "val/inputs_targets_predictions",
-                comparison_grid(pictures, self.data),  # pyrefly: ignore[bad-argument-type]
+                comparison_grid(samples, self.data),  # pyrefly: ignore[bad-argument-type]
             )
         return metrics
-
-
-def _headline(metrics: Mapping[str, object]) -> dict[str, object]:
-    """The numbers that fit a line: all but those of single classes."""
-    return {name: value for name, value in metrics.items() if name != "Class_IoU"}
-
-
-def _momentum(optimizer: Optimizer) -> float | None:
-    group = optimizer.param_groups[0]
-    return group["betas"][0] if "betas" in group else group.get("momentum")

@@ -8,7 +8,7 @@ persist over epochs.
 import itertools
 import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, NamedTuple, NoReturn
 
@@ -16,29 +16,13 @@ import cv2
 import numpy as np
 import torch
 from annotated_types import Ge
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from base.base_dataset import BaseDataset, Sample
+from base.base_dataset import BaseDataset
+from base.samples import Batch, Sample
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.hardware.workers import START_METHOD
 from utils.seeding import epoch_order
-
-
-class Batch(NamedTuple):
-    """One batch, on the host.
-
-    Attributes:
-        images: (N, C, H, W) in channels-last memory, the files' dtype.
-        masks: (N, H, W) uint8 or int16; train ids and ignore_index.
-        label_counts: (num_classes,) int64: labelled pixels of each class in this batch.
-        indices: Positions of the samples in the data set.
-    """
-
-    images: Tensor
-    masks: Tensor
-    label_counts: Tensor
-    indices: tuple[int, ...]
 
 
 class _Failure(NamedTuple):
@@ -73,23 +57,21 @@ def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
     first = samples[0].image.shape
     for sample in samples:
         if sample.image.shape != first:
-            raise _mixed_sizes(samples[0], sample, dataset)
+            raise mixed_sizes(dataset, {s.index: s.mask.shape for s in (samples[0], sample)})
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples]))
-    counts = sum(dataset.label_counts(sample.mask) for sample in samples)
+    counts = np.sum([dataset.label_counts(sample.mask) for sample in samples], axis=0)
     return Batch(
         images.permute(0, 3, 1, 2),
         masks,
-        torch.from_numpy(counts),
+        tuple(counts.tolist()),
         tuple(sample.index for sample in samples),
     )
 
 
-def _mixed_sizes(one: Sample, other: Sample, dataset: BaseDataset) -> ConfigError:
-    shown = ", ".join(
-        f"{dataset.name(sample.index)} {sample.image.shape[1]}x{sample.image.shape[0]}"
-        for sample in (one, other)
-    )
+def mixed_sizes(dataset: BaseDataset, sizes: Mapping[int, tuple[int, ...]]) -> ConfigError:
+    """Return what to raise for samples that one batch cannot hold; (height, width) by index."""
+    shown = ", ".join(f"{dataset.name(i)} {size[1]}x{size[0]}" for i, size in sizes.items())
     return ConfigError(
         f"train_loader.args: images of one batch differ in size: {shown}\n"
         '  fix: set "crop_size" (with "augment": true or "val": true), or "batch_size": 1'
@@ -257,7 +239,7 @@ class BaseDataLoader:
         batches: list[list[int]] = []
         open_groups: dict[tuple[int, int], list[int]] = {}
         for index in range(len(self.dataset)):
-            size = (0, 0) if alike else self.dataset.size(index)
+            size = (0, 0) if alike else self.dataset.known_size(index)
             group = open_groups.setdefault(size, [])
             group.append(index)
             if len(group) == self.batch_size:

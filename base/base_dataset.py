@@ -6,43 +6,25 @@ file that fills `pairs` in `__post_init__`, and one line in `dataloaders/__init_
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
+from base.samples import Pair, Sample
 from utils.data import transforms
-from utils.data.color_labels import ColourTable
+from utils.data.color_labels import ColorTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
-from utils.data.normalize import FULL_SCALE
+from utils.data.normalize import mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
-from utils.files.images import REDUCED, image_size, read_image, read_mask, sizes_differ
+from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
+from utils.files.raw_pixels import Decoded
 from utils.seeding import sample_generator, split_order
-
-
-class Pair(NamedTuple):
-    """An image file and its mask file; `mask` is None in a split without published labels."""
-
-    image: Path
-    mask: Path | None
-
-
-class Sample(NamedTuple):
-    """What the network will see of one image.
-
-    Attributes:
-        image: (H, W, C) in the file's dtype.
-        mask: (H, W) train ids and ignore_index, uint8 or int16.
-        index: The position in the data set.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    index: int
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -52,13 +34,13 @@ class BaseDataset:
     Args:
         base_size: Long side in pixels that an image is rescaled to before the random factor;
             None leaves sizes alone, and then `scale` has nothing to scale.
-        crop_size: Side of the square training crop; of the centre crop with `val`. None: whole.
+        crop_size: Side of the square training crop; of the center crop with `val`. None: whole.
         scale: Rescale by a random factor of the long side.
         flip: Flip left-right half of the time.
         rotate: Rotate by -10..10 degrees.
         blur: Blur half of the samples.
         augment: Apply the five above and the random crop; without it images come as they are.
-        val: Validation: with `crop_size` the short side becomes crop_size and the centre is cut,
+        val: Validation: with `crop_size` the short side becomes crop_size and the center is cut,
             without it the image is whole. Wins over `augment`.
         scale_range: The random factor of `scale`, smallest and largest.
         jitter: Brightness, contrast and saturation each change by a factor of up to 1 -+ jitter.
@@ -99,13 +81,15 @@ class BaseDataset:
                 f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
             )
         self.pairs: tuple[Pair, ...] = ()
+        self.image_sizes: list[tuple[int, int]] | None = None
+        self.notes: tuple[str, ...] = ()  # what of the files is left over
         self._cache: PixelCache | None = None
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.normalize_by(self.mean, self.std)
 
     def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Let images be normalised by these statistics, and their borders have this mean colour.
+        """Let images be normalized by these statistics, and their borders have this mean color.
 
         Args:
             mean: One value a channel, as a fraction of the dtype's full scale.
@@ -120,7 +104,7 @@ class BaseDataset:
                 f"were trained with and {len(self.mean)} in the data\n  fix: delete it"
             )
         self.mean, self.std = tuple(mean), tuple(std)  # pyrefly: ignore[read-only]
-        self.border = tuple(self._full_scale(value) for value in mean)
+        self.border = mean_color(self.mean, self.input_dtype)
 
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""
@@ -132,8 +116,8 @@ class BaseDataset:
         return len(self.classes)
 
     @property
-    def colour_table(self) -> ColourTable | None:
-        """How colours become train ids, where masks are coded by colour."""
+    def color_table(self) -> ColorTable | None:
+        """How colors become train ids, where masks are coded by color."""
         return None
 
     @property
@@ -151,26 +135,44 @@ class BaseDataset:
 
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` as displayed, from its header alone."""
-        return image_size(self.pairs[index].image)
+        with opened(self.pairs[index].image) as image:
+            return upright_size(image)
+
+    def known_size(self, index: int) -> tuple[int, int]:
+        """Return the same as `size`, without the header where `image_sizes` has been set."""
+        return self.size(index) if self.image_sizes is None else self.image_sizes[index]
+
+    def sample_size(self, epoch: int, index: int) -> tuple[int, int]:
+        """Return (height, width) of sample (epoch, index), read from no more than a header."""
+        if self.crop_size is not None and (self.augments or self.val):
+            return self.crop_size, self.crop_size
+        size = self.known_size(index)
+        if not self.augments:
+            return size
+        return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
 
         Returns:
-            The image (H, W, C) in the file's dtype and its mask (H, W) of train ids.
+            The image (H, W, C), void in the mean color, and its mask (H, W) of train ids.
 
         Raises:
             DataError: A file is missing or damaged, the sizes differ, or a label is unknown.
         """
         pair = self.pairs[index]
-        image = self.read_image(pair.image)
+        image, void = self.read_image(pair.image)
         height, width = image.shape[:2]
         if pair.mask is None:
             dtype = mask_dtype(self.num_classes, self.ignore_index)
             return image, np.full((height, width), self.ignore_index, dtype)
         mask = self.read_labels(pair.mask)
         self.check_size(pair, (height, width), mask.shape)
-        return image, mask
+        return image, self.with_void(mask, void)
+
+    def with_void(self, mask: np.ndarray, void: np.ndarray | None) -> np.ndarray:
+        """Return a mask of train ids that is void where its image is, too."""
+        return mask if void is None else np.where(void, mask.dtype.type(self.ignore_index), mask)
 
     def check_size(self, pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
         """Raise DataError unless image and mask have one size (height, width)."""
@@ -178,9 +180,9 @@ class BaseDataset:
             assert pair.mask is not None
             raise sizes_differ(pair.image, pair.mask, image, mask)
 
-    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
-        """Read an image file: (H, W, C) in its dtype, upright; see utils/files/images.py."""
-        return read_image(path, scale=scale)
+    def read_image(self, path: Path, *, scale: float = 1.0) -> Decoded:
+        """Read an image file: (H, W, C), upright, and where it is void; utils/files/images.py."""
+        return Decoded(read_image(path, scale=scale), None)
 
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask file as train ids (H, W), every value checked."""
@@ -213,24 +215,33 @@ class BaseDataset:
         """
         if self.cache is None or self._cache is not None:
             return
-        dtype = np.dtype(self.input_dtype)
-        sizes = [self.size(index) for index in range(len(self))]
         if self.cache == "ram" or not self.pairs:
             self._cache = RamCache(
-                sizes, channels=len(self.mean), dtype=dtype, mask_dtype=np.dtype(self.table.dtype)
+                [self.known_size(index) for index in range(len(self))],
+                channels=len(self.mean),
+                dtype=np.dtype(self.input_dtype),
+                mask_dtype=np.dtype(self.table.dtype),
             )
             return
-        a_pixel = len(self.mean) * dtype.itemsize + np.dtype(self.table.dtype).itemsize
+        labels = self.color_table or self.table
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
-            recipe=f"{type(self).__name__} {self.table.mapping} {self.table.dtype} {self.mean}",
-            total_bytes=sum(height * width for height, width in sizes) * a_pixel,
+            recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
+            f"{labels.dtype} {self.mean}",
+            total_bytes=self.decoded_bytes(),
         )
+
+    def decoded_bytes(self) -> int:
+        """Return the bytes of all images and masks once they are decoded."""
+        a_pixel = len(self.mean) * np.dtype(self.input_dtype).itemsize
+        a_pixel += np.dtype(self.table.dtype).itemsize
+        return a_pixel * sum(math.prod(self.known_size(index)) for index in range(len(self)))
 
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""
         self.pairs = tuple(self.pairs[index] for index in indices)
+        self.image_sizes = None
 
     def split_off(self) -> "BaseDataset":
         """Take the share `val_split` out of this data set.
@@ -252,7 +263,7 @@ class BaseDataset:
         order = split_order(len(self), seed=self.seed)
         held_out = copy.copy(self)
         held_out.select(sorted(order[:count].tolist()))
-        held_out.augment, held_out.val, held_out.crop_size = False, True, None
+        held_out.augment, held_out.val, held_out.crop_size, held_out.notes = False, True, None, ()
         self.select(sorted(order[count:].tolist()))
         return held_out
 
@@ -287,7 +298,7 @@ class BaseDataset:
         else:
             mask = self.read_labels(pair.mask)
             geometry = plan(*mask.shape)
-            image = self.read_image(pair.image, scale=geometry.scale)
+            image = self.read_image(pair.image, scale=geometry.scale).pixels
             # The header is asked only where the pixels do not show the size.
             if geometry.scale <= REDUCED or image.shape[:2] != mask.shape:
                 self.check_size(pair, self.size(index), mask.shape)
@@ -295,7 +306,3 @@ class BaseDataset:
             transforms.warp_image(image, geometry.reduced(*image.shape[:2]), self.border),
             transforms.warp_mask(mask, geometry, self.ignore_index),
         )
-
-    def _full_scale(self, fraction: float) -> float:
-        value = fraction * FULL_SCALE[self.input_dtype]
-        return value if self.input_dtype == "float32" else float(round(value))

@@ -57,7 +57,7 @@ class BaseModel(nn.Module):
     Attributes:
         num_classes: Channels of the logits.
         in_channels: Channels of the images.
-        min_train_batch: The smallest batch a process can train on: 2 where a branch normalises a
+        min_train_batch: The smallest batch a process can train on: 2 where a branch normalizes a
             single pooled value, which has no variance with one image.
         notes: One line for each accepted argument that has no effect here.
         facts: What the documents and the tests say about the network.
@@ -93,18 +93,18 @@ class BaseModel(nn.Module):
         """Freeze what is asked for and note what has no effect; ends every constructor.
 
         Args:
-            freeze_bn: Keep the statistics of all batch normalisation; its weights go on learning.
+            freeze_bn: Keep the statistics of all batch normalization; its weights go on learning.
             freeze_backbone: Keep the backbone as it is: weights and statistics.
             pretrained: What the user asked for, to answer it where there is nothing to load into.
-            pooled_batchnorm: Whether a branch normalises values pooled to 1x1.
-            batchnorm_stride: Stride of the coarsest map that is normalised.
+            pooled_batchnorm: Whether a branch normalizes values pooled to 1x1.
+            batchnorm_stride: Stride of the coarsest map that is normalized.
         """
         name = type(self).__name__
         has_backbone = any(True for _ in self.backbone_parameters())
         has_batchnorm = any(isinstance(module, _BatchNorm) for module in self.modules())
         notes = []
         if freeze_bn and not has_batchnorm:
-            notes.append(f"freeze_bn has no effect: this {name} has no batch normalisation")
+            notes.append(f"freeze_bn has no effect: this {name} has no batch normalization")
         if freeze_backbone and not has_backbone:
             notes.append(f"freeze_backbone has no effect: {name} has no backbone")
         if pretrained and not has_backbone:
@@ -178,9 +178,9 @@ class Network(Protocol):
 
 
 def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
-    """Return ``model`` with its batch normalisation synchronised between processes.
+    """Return ``model`` with its batch normalization synchronized between processes.
 
-    torch's own conversion drops the activation that timm keeps inside its normalisation layers, so
+    torch's own conversion drops the activation that timm keeps inside its normalization layers, so
     timm's is used as soon as a timm encoder can be part of the model.
     """
     if "timm" in sys.modules:

@@ -6,28 +6,36 @@ and resumed ends with the weights of one that was not.
 """
 
 import logging
-import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base.base_data_loader import raise_worker_death
-from utils.errors import CheckpointError, ConfigError, RunInterruptedError
+from base.signals import StopSignals
+from utils.errors import NumericError, RunInterruptedError
+from utils.files.matching import require
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
+from utils.optim.restoring import restore_optimizer
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
 from utils.run.monitor import Monitor
+from utils.run.next_steps import command_line
+from utils.run.numbers import metric_scalars
 
 log = logging.getLogger("segmentation")
+
+_UNFIT = (
+    "the checkpoint's {} do not fit the network and the data that its config gives here; "
+    "keep arch and the channels of the data, or start anew with init_from:"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Plan:
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
 
     epoch: int = 0
@@ -59,12 +67,12 @@ class BaseTrainer:
 
     Args:
         model: The bare model, whose weights are saved.
-        optimizer: Its optimiser.
+        optimizer: Its optimizer.
         scaler: The gradient scaler, disabled but for fp16.
         ema: The averaged weights, or None.
         plan: Epochs, intervals, monitor.
-        description: The part of a checkpoint that never changes: arch, config, classes, palette,
-            mean, std, ignore_index, input_dtype.
+        description: The part of a checkpoint that never changes: arch, config, plugins, classes,
+            palette, mean, std, ignore_index, input_dtype.
     """
 
     def __init__(
@@ -83,15 +91,15 @@ class BaseTrainer:
         self.ema = ema
         self.plan = plan
         self.run = RunLog(None)
-        self.description = dict(description)
+        self.description: dict[str, Any] = dict(description)
         self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
-        self.progress = Progress()
-        self._signal: int | None = None
+        self.position = Position()
+        self.signals = StopSignals()
 
     # What a subclass says.
 
     def train_epoch(self, epoch: int) -> dict:
-        """Train from `self.progress.iteration` to the end of the epoch; return its metrics."""
+        """Train from `self.position.iteration` to the end of the epoch; return its metrics."""
         raise NotImplementedError
 
     def validate(self, epoch: int) -> dict:
@@ -116,12 +124,13 @@ class BaseTrainer:
 
         Raises:
             RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
-            NumericError: The loss or a gradient stopped being finite; nothing of it was saved.
+            NumericError: A loss, gradient, weight or batch statistic stopped being finite; nothing
+                of it was saved.
             ResourceError: A worker process died, or the disk is full.
         """
         self.run = run
         started = time.monotonic()
-        with self._signals_caught():
+        with self.signals.caught():
             try:
                 self._run_epochs()
             except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
@@ -135,7 +144,7 @@ class BaseTrainer:
         log.info("trained for %.0f s", time.monotonic() - started)
 
     def _run_epochs(self) -> None:
-        for epoch in range(self.progress.epoch + 1, self.plan.epochs + 1):
+        for epoch in range(self.position.epoch + 1, self.plan.epochs + 1):
             if self.monitor.exhausted():
                 break
             self._run_epoch(epoch)
@@ -144,22 +153,22 @@ class BaseTrainer:
         train_metrics = self.train_epoch(epoch)
         val_metrics = self._validated(epoch) if self._validation_due(epoch) else None
         improved = val_metrics is not None and self.monitor.improved(val_metrics, epoch)
-        self.run.row("train", epoch, self.progress.step, train_metrics)
+        self.run.row("train", epoch, self.position.step, train_metrics)
         scores = {name: train_metrics[name] for name in ("Pixel_Accuracy", "Mean_IoU")}
-        self.run.scalars(self.progress.step, self._tags("train", scores))
+        self.run.scalars(self.position.step, metric_scalars("train", scores))
         if val_metrics is not None:
-            self.run.row("val", epoch, self.progress.step, val_metrics)
-            self.run.scalars(self.progress.step, self._tags("val", val_metrics))
-        self.progress.epoch, self.progress.iteration = epoch, 0
+            self.run.row("val", epoch, self.position.step, val_metrics)
+            self.run.scalars(self.position.step, metric_scalars("val", val_metrics))
+        self.position.epoch, self.position.iteration = epoch, 0
         self.restore_running({})
         self._save_epoch(improved=improved)
 
     def _validated(self, epoch: int) -> dict:
-        """Validate; what ends that early does not take the epoch's training with it."""
+        """Validate; when that fails, the epoch's training is saved all the same."""
         trained = self.state()  # before: it sums over processes, of which one may fail alone
         try:
             return self.validate(epoch)
-        except RunInterruptedError:  # has saved
+        except (RunInterruptedError, NumericError):  # the one has saved, the other must not be
             raise
         except Exception:
             self._save_last(trained)
@@ -168,18 +177,6 @@ class BaseTrainer:
     def _validation_due(self, epoch: int) -> bool:
         due = epoch % self.plan.val_per_epochs == 0 or epoch == self.plan.epochs
         return self.plan.val and due
-
-    @staticmethod
-    def _tags(split: str, metrics: Mapping[str, object]) -> dict[str, float | None]:
-        renamed = {"val_loss": "loss", "Class_IoU": "IoU"}
-        tags: dict[str, float | None] = {}
-        for name, value in metrics.items():
-            tag = f"{split}/{renamed.get(name, name)}"
-            if isinstance(value, Mapping):
-                tags |= {f"{tag}/{part}": score for part, score in value.items()}
-            elif value is None or isinstance(value, float):
-                tags[tag] = value
-        return tags
 
     # Saving.
 
@@ -197,8 +194,8 @@ class BaseTrainer:
                 folder / run_folder.BEST,
             )
         paths = [folder / run_folder.LAST]
-        if self.progress.epoch % self.plan.save_period == 0:
-            paths.append(folder / f"checkpoint-epoch{self.progress.epoch}.pth")
+        if self.position.epoch % self.plan.save_period == 0:
+            paths.append(folder / f"checkpoint-epoch{self.position.epoch}.pth")
         checkpoint.save(paths, state)
         run_folder.trim(folder, keep=self.plan.keep)
         self.run.flush()
@@ -206,11 +203,11 @@ class BaseTrainer:
     def save_iteration(self) -> None:
         """Save in the middle of an epoch, when the iteration's number says so."""
         every = self.plan.save_per_iters
-        if every is None or self.progress.step % every:
+        if every is None or self.position.step % every:
             return
         state = self.state()
         if self.run.folder is not None:
-            path = self.run.folder / f"checkpoint-iter{self.progress.step}.pth"
+            path = self.run.folder / f"checkpoint-iter{self.position.step}.pth"
             checkpoint.save([path], state)
             run_folder.trim(self.run.folder, keep=self.plan.keep)
 
@@ -224,9 +221,9 @@ class BaseTrainer:
         return {
             **self.description,
             "kind": "training",
-            "epoch": self.progress.epoch,
-            "iteration": self.progress.iteration,
-            "step": self.progress.step,
+            "epoch": self.position.epoch,
+            "iteration": self.position.iteration,
+            "step": self.position.step,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -242,74 +239,38 @@ class BaseTrainer:
         return {
             **self.description,
             "kind": "best",
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
             "state_dict": weights.state_dict(),
             "monitor_best": self.monitor.best,
         }
 
     def restore(self, state: Mapping) -> None:
-        """Go on where a checkpoint left off; the optimiser's options are the config's.
+        """Go on where a checkpoint left off; the optimizer's options are the config's.
 
         Raises:
-            CheckpointError: The weights are those of another network.
-            ConfigError: The optimiser is another one.
+            CheckpointError: What is in it has not the names, shapes and kinds of what is here.
+            ConfigError: The optimizer is another one.
         """
-        try:
-            self.model.load_state_dict(state["state_dict"])
-        except RuntimeError as error:
-            raise CheckpointError(
-                "the checkpoint's weights do not fit the network that its config builds here:\n  "
-                + "\n  ".join(line.strip() for line in str(error).splitlines()[1:6])
-                + "\n  keep arch and the channels of the data, or start anew with init_from"
-            ) from error
-        self._restore_optimizer(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
+        own = self.model.state_dict()
+        self.model.load_state_dict(require(state["state_dict"], own, _UNFIT.format("weights")))
+        restore_optimizer(self.optimizer, state["optimizer"])
+        if state["scaler"].keys() == self.scaler.state_dict().keys():  # else of another precision
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            # A run that had no average starts one from its weights.
+            average = state["ema"] or {"updates": 0, "state_dict": state["state_dict"]}
+            weights = require(average["state_dict"], own, _UNFIT.format("averaged weights"))
+            self.ema.load_state_dict({"updates": average["updates"], "state_dict": weights})
         self.monitor.best = state["monitor_best"]
         self.monitor.best_epoch, self.monitor.last_epoch = state["monitor_epochs"]
-        self.progress = Progress(state["epoch"], state["iteration"], state["step"])
-        self.restore_running(state["running"])
+        self.position = Position(state["epoch"], state["iteration"], state["step"])
+        sums = {n: value for n, value in self.running_state().items() if isinstance(value, Tensor)}
+        found = {name: state["running"].get(name) for name in sums}
+        self.restore_running(state["running"] | require(found, sums, _UNFIT.format("sums")))
 
-    def _restore_optimizer(self, state: dict) -> None:
-        options = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        try:
-            self.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise ConfigError(
-                f"the checkpoint's optimiser does not fit this config's ({error})\n"
-                "  keep optimizer.type and optimizer.differential_lr, or start anew with init_from"
-            ) from error
-        for group, configured in zip(self.optimizer.param_groups, options, strict=True):
-            group.update(configured)
-
-    # Signals: a handler only takes note; the run ends between two iterations, or batches of a
+    # A signal is only noted when it comes; the run ends between two iterations, or batches of a
     # validation, which the resumed run begins again.
-
-    @contextmanager
-    def _signals_caught(self) -> Iterator[None]:
-        caught = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self._note_signal) for number in caught}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None:  # the second one: leave at once, what is saved is sound
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self._signal = number
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether this process got a signal; others may have got none."""
-        return self._signal is not None
 
     def stop_if_asked(self) -> None:
         """Save and leave when any process got a signal; each process must call it.
@@ -317,15 +278,16 @@ class BaseTrainer:
         Raises:
             RunInterruptedError: It did.
         """
-        number = distributed.agree(self._signal or 0)
+        number = distributed.agree(self.signals.number or 0)
         if not number:
             return
         self._save_last(self.state())
         where = ""
         if self.run.folder is not None:
-            run = shlex.quote(str(self.run.folder))
-            where = f"; go on with: python train.py --resume {run}"
+            folder, plugins = str(self.run.folder), self.description["plugins"]
+            command = command_line("train.py", "--resume", folder, plugins=plugins)
+            where = f"\n  go on with: {command}"
         name = signal.Signals(number).name
         raise RunInterruptedError(
-            f"{name} at iteration {self.progress.step}: saved{where}", signal_number=number
+            f"{name} at iteration {self.position.step}: saved{where}", signal_number=number
         )

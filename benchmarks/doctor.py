@@ -5,6 +5,7 @@
 The last line is one JSON object of seconds.
 """
 
+import argparse
 import io
 import json
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.loading import labels, picture
+from benchmarks.loading import labels, noise_image
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
 
@@ -26,6 +27,9 @@ PAIRS, DIFFERENT, CLASSES = 2000, 16, 21
 
 def main() -> None:
     """Measure and print."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     figures = {}
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
@@ -41,13 +45,13 @@ def main() -> None:
 
 
 def make(root: Path) -> None:
-    """Write the pairs; a few pictures are encoded and written many times."""
+    """Write the pairs; a few images are encoded and written many times."""
     rng = np.random.default_rng(0)
     encoded = []
     for _ in range(DIFFERENT):
         files = []
         for pixels, kind in (
-            (picture(375, 500, rng), "JPEG"),
+            (noise_image(375, 500, rng), "JPEG"),
             (labels(375, 500, CLASSES, rng), "PNG"),
         ):
             buffer = io.BytesIO()

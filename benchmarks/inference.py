@@ -35,7 +35,7 @@ from benchmarks import plain_inference as plain  # noqa: E402
 from dataloaders.shapes import Shapes, draw  # noqa: E402
 from models import MODELS, model_from_checkpoint  # noqa: E402
 from utils.data.normalize import Normalize  # noqa: E402
-from utils.files.outputs import find_pictures  # noqa: E402
+from utils.files.outputs import find_images  # noqa: E402
 from utils.hardware.precision import autocast, resolve_precision  # noqa: E402
 from utils.inference.predictor import Settings  # noqa: E402
 from utils.inference.segmenter import Segmenter, as_images  # noqa: E402
@@ -87,25 +87,25 @@ def _rows(options: argparse.Namespace, folder: Path) -> list[Row]:
         # The loop's own windows and plain mean: a difference is then one of arithmetic.
         windows = Settings(mode="sliding", flip=True, tile=264, blend="constant")
         if "multiscale" in only:
-            rows.append(_picture_row(heavy, "multiscale", Settings(), rounds))
+            rows.append(_image_row(heavy, "multiscale", Settings(), rounds))
         if "sliding" in only:
-            rows.append(_picture_row(heavy, "sliding", windows, 2 * rounds))
+            rows.append(_image_row(heavy, "sliding", windows, 2 * rounds))
     if "folder" in only:
         light = own or _trained("ENet", {}, steps=350, rate=5e-3)
         rows.append(_folder_row(light, folder, options.photos, 2 * rounds))
     for arch in ("ENet", "UNet", "DeepLab", "UperNet") if options.full else ():
         other = _trained(arch, {}, steps=100, rate=1e-3)
-        rows.append(_picture_row(other, f"multiscale_{arch}", Settings(), rounds))
+        rows.append(_image_row(other, f"multiscale_{arch}", Settings(), rounds))
     return rows
 
 
 def _photo(
     height: int, width: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) and its labels, drawn small and enlarged: a photo's objects are large."""
+    """An image (H, W, 3) and its labels, drawn small and enlarged: a photo's objects are large."""
     small, labels, _ = draw(-(-height // 2), -(-width // 2), generator)
-    picture = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-    return picture, cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return image, cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _trained(arch: str, args: Mapping[str, str], *, steps: int, rate: float) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _trained(arch: str, args: Mapping[str, str], *, steps: int, rate: float) -> 
         "config": {"arch": {"type": arch, "args": {**args, "pretrained": False}}},
         "state_dict": model.state_dict(),
         "classes": list(Shapes.classes),
-        "palette": [list(colour) for colour in Shapes.palette],
+        "palette": [list(color) for color in Shapes.palette],
         "mean": list(MEAN),
         "std": list(STD),
         "input_dtype": "uint8",
@@ -164,15 +164,15 @@ def _plain_model(content: Mapping[str, Any]) -> nn.Module:
     return model_from_checkpoint(content)
 
 
-def _picture_row(content: Mapping[str, Any], name: str, settings: Settings, rounds: int) -> Row:
-    """One picture in memory, from pixels to mask."""
-    picture, truth = _photo(*SIZE, np.random.default_rng(1))
+def _image_row(content: Mapping[str, Any], name: str, settings: Settings, rounds: int) -> Row:
+    """One image in memory, from pixels to mask."""
+    photo, truth = _photo(*SIZE, np.random.default_rng(1))
     model, segmenter = _plain_model(content), _segmenter(content, settings)
     mean, std = plain.MEAN, plain.STD
 
     @torch.no_grad()
     def loop() -> np.ndarray:
-        pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
+        pixels = torch.from_numpy(photo).permute(2, 0, 1).float()
         image = ((pixels / 255 - mean) / std)[None]
         if settings.mode == "sliding":
             logits = plain.sliding(model, image, (settings.tile, settings.tile), flip=settings.flip)
@@ -181,7 +181,7 @@ def _picture_row(content: Mapping[str, Any], name: str, settings: Settings, roun
         return logits.argmax(1)[0].byte().numpy()
 
     times, answers = alternate(
-        {"plain": loop, "ours": lambda: segmenter.segment(picture).mask}, rounds
+        {"plain": loop, "ours": lambda: segmenter.segment(photo).mask}, rounds
     )
     agreement = float((answers["plain"] == answers["ours"]).mean())
     title = f"{name}: {content['name']}, {SIZE[1]}x{SIZE[0]}"
@@ -200,24 +200,24 @@ def _folder_row(content: Mapping[str, Any], folder: Path, count: int, rounds: in
     photos.mkdir()
     generator = np.random.default_rng(2)
     drawn = [_photo(*SIZE, generator) for _ in range(count)]
-    pictures = [picture for picture, _ in drawn]
-    for number, picture in enumerate(pictures):
-        Image.fromarray(picture).save(photos / f"{number:03d}.jpg", quality=92)
+    images = [image for image, _ in drawn]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(photos / f"{number:03d}.jpg", quality=92)
     model, segmenter = _plain_model(content), _segmenter(content, Settings(mode="whole"))
-    palette = [value for colour in content["palette"] for value in colour]
+    palette = [value for color in content["palette"] for value in color]
 
     def loop() -> None:
         plain.segment_folder(model, photos, folder / "plain", palette, _whole)
 
     def ours() -> None:
         output = folder / "ours"
-        jobs = find_pictures(photos, extension="jpg", recursive=False, output=output)
+        jobs = find_images(photos, extension="jpg", recursive=False, output=output)
         assert all(error is None for _, error in segmenter.run(jobs))
 
     def own() -> None:
         with torch.inference_mode():
-            for picture in pictures:
-                segmenter.predictor.model(as_images(picture))
+            for image in images:
+                segmenter.predictor.model(as_images(image))
 
     times, _ = alternate({"plain": loop, "ours": ours, "own": own}, rounds)
     plain_masks, masks = (_masks(folder / kind, count) for kind in ("plain", "ours"))

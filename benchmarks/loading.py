@@ -3,7 +3,7 @@
     python benchmarks/loading.py              # about two minutes; makes its own data
 
 Ours and the usual one take turns in one run, on one thread, everything switched on, conversion to
-float and normalisation included; medians over samples. Then worker processes against one, and the
+float and normalization included; medians over samples. Then worker processes against one, and the
 memory of a loader over three epochs. The last line is one JSON object.
 """
 
@@ -90,8 +90,8 @@ def compare(
         pair = dataset.pairs[index]
         for path in (pair.image, pair.mask):
             assert path is not None
-            with Image.open(path) as picture:
-                picture.load()
+            with Image.open(path) as opened:
+                opened.load()
 
     times = take_turns([ours, usual, decoding], samples, len(dataset))
     medians = [statistics.median(part) * 1e3 for part in times]
@@ -155,7 +155,7 @@ def resident(loader: BaseDataLoader) -> int:
     return total
 
 
-def picture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def noise_image(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Return noise of several scales, which compresses about as photographs do."""
     image = np.zeros((height, width, 3), np.float32)
     for cells, weight in ((6, 1.0), (24, 0.6), (96, 0.25)):
@@ -181,7 +181,9 @@ def make_voc(root: Path, count: int) -> Path:
         (home / folder).mkdir(parents=True)
     names = [f"{number:06d}" for number in range(count)]
     for name in names:
-        Image.fromarray(picture(375, 500, rng)).save(home / f"JPEGImages/{name}.jpg", quality=92)
+        Image.fromarray(noise_image(375, 500, rng)).save(
+            home / f"JPEGImages/{name}.jpg", quality=92
+        )
         mask = to_palette_image(labels(375, 500, 21, rng), voc_palette(21))
         mask.save(home / f"SegmentationClass/{name}.png")
     for split, repeats in (("train", 1), ("trainval", 24)):
@@ -197,7 +199,7 @@ def make_cityscapes(root: Path, count: int) -> Path:
         (root / kind / "train" / "city").mkdir(parents=True)
     for number in range(count):
         stem = f"city/city_{number:06d}_000019"
-        Image.fromarray(picture(1024, 2048, rng)).save(
+        Image.fromarray(noise_image(1024, 2048, rng)).save(
             root / "leftImg8bit" / "train" / f"{stem}_leftImg8bit.png"
         )
         Image.fromarray(labels(1024, 2048, 34, rng)).save(

@@ -1,8 +1,8 @@
-"""The usual way to segment a folder of pictures: what inference is measured against.
+"""The usual way to segment a folder of images: what inference is measured against.
 
-Pillow, float32, one picture, one scale or one window at a time, nothing overlapped. `model` maps
-(1, 3, H, W) normalised float32 to (1, K, H, W) logits. Time it beside the project's own prediction
-in ONE run, alternating, with the same model and pictures.
+Pillow, float32, one image, one scale or one window at a time, nothing overlapped. `model` maps
+(1, 3, H, W) normalized float32 to (1, K, H, W) logits. Time it beside the project's own prediction
+in ONE run, alternating, with the same model and images.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def read(path: Path) -> Tensor:
-    """One picture, normalised: float32 (1, 3, H, W)."""
+    """One image, normalized: float32 (1, 3, H, W)."""
     pixels = np.array(Image.open(path).convert("RGB"))
     return ((torch.from_numpy(pixels).permute(2, 0, 1).float() / 255 - MEAN) / STD)[None]
 
@@ -74,15 +74,19 @@ def sliding(
 @torch.no_grad()
 def segment_folder(
     model: Model,
-    pictures: Path,
+    images: Path,
     output: Path,
     palette: Sequence[int],
     predict: Callable[[Model, Tensor], Tensor],
 ) -> None:
-    """`predict(model, image)` is one of the above, or the model itself for whole pictures."""
+    """`predict(model, image)` is one of the above, or the model itself for whole images."""
     output.mkdir(parents=True, exist_ok=True)
-    for path in sorted(pictures.glob("*.jpg")):
+    for path in sorted(images.glob("*.jpg")):
         mask = predict(model, read(path)).argmax(1)[0].byte().numpy()
-        picture = Image.fromarray(mask)
-        picture.putpalette(palette)
-        picture.save(output / f"{path.stem}.png")
+        image = Image.fromarray(mask)
+        image.putpalette(palette)
+        image.save(output / f"{path.stem}.png")
+
+
+if __name__ == "__main__":  # it is timed by the others
+    print(__doc__)

@@ -1,7 +1,7 @@
 """The usual way to prepare a training sample, step by step: what the loader is measured against.
 
 Decode with Pillow, go to float32, resize, rotate, pad, crop, flip, blur, back to uint8, to tensor,
-normalise, as most segmentation projects do it with OpenCV. Time it beside the project's own dataset
+normalize, as most segmentation projects do it with OpenCV. Time it beside the project's own dataset
 in ONE run, alternating, on one thread:
 
     from plain_pipeline import plain_sample
@@ -31,7 +31,7 @@ def plain_sample(
     label_map: dict[int, int] | None = None,
     ignore_index: int = 255,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (3, crop, crop) float32 normalised and (crop, crop) int64, everything switched on."""
+    """Return (3, crop, crop) float32 normalized and (crop, crop) int64, everything switched on."""
     image = np.asarray(Image.open(image_path).convert("RGB"), dtype=np.float32)
     mask = np.array(Image.open(mask_path), dtype=np.int32)
     for raw, train_id in (label_map or {}).items():
@@ -69,3 +69,7 @@ def plain_sample(
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float().div(255)
     tensor = (tensor - torch.from_numpy(MEAN)[:, None, None]) / torch.from_numpy(STD)[:, None, None]
     return tensor, torch.from_numpy(mask.astype(np.int64))
+
+
+if __name__ == "__main__":  # it is timed by the others
+    print(__doc__)

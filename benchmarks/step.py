@@ -1,13 +1,13 @@
 """A training step: the trainer against a plain loop in fp32, and against a bare one in its format.
 
-    python benchmarks/step.py                       # PSPNet/ResNet-50, UNet, ENet; a few minutes
+    python benchmarks/step.py                       # four networks; a few minutes
     python benchmarks/step.py --models ENet --rounds 40
     python benchmarks/step.py --frozen              # also: what freeze_backbone saves on PSPNet
     OMP_NUM_THREADS=1 python benchmarks/step.py --cpu-time      # on a machine that others use too
 
 `plain`: the same network in fp32 and torch's default layout, torch's cross-entropy, no metrics.
-`bare`: the same in the trainer's precision, layout and optimiser. `ours`: the trainer's step with
-everything that it does (uint8 images normalised on the device, confusion counts, gradient norm,
+`bare`: the same in the trainer's precision, layout and optimizer. `ours`: the trainer's step with
+everything that it does (uint8 images normalized on the device, confusion counts, gradient norm,
 guard against values that are not finite). The three take turns, in a new order each round; figures
 are medians of the rounds' own quotients. The last line is one JSON object: `ratio_*` above 1 = ours
 is faster than plain, `overhead_*` is ours / bare - 1.
@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,11 +33,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assembly import assemble
 from base.base_data_loader import Batch
 from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from models import MODELS
-from train import assemble
 from trainer import Trainer
 from utils.config.config import parse_config
 from utils.drawing.palette import voc_palette
@@ -48,14 +49,20 @@ ARGS: Mapping[str, Mapping[str, object]] = {
     "PSPNet": {"backbone": "resnet50", "pretrained": False},
     "UNet": {},
     "ENet": {},
+    "DeepLab": {"backbone": "tf_efficientnet_lite0", "separable": True, "pretrained": False},
 }
 CPU = torch.device("cpu")
+Arch = tuple[str, Mapping[str, Any]]
 Clock = Callable[[], float]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Noise(BaseDataset):
-    """Random pictures with the classes of VOC; a tenth of the pixels is void."""
+    """Random images with the classes of VOC; a tenth of the pixels is void."""
+
+    height: int = SIZE
+    width: int = SIZE
+    length: int = BATCH
 
     classes: ClassVar[tuple[str, ...]] = tuple(map(str, range(CLASSES)))
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(voc_palette(CLASSES))
@@ -63,34 +70,57 @@ class Noise(BaseDataset):
     std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
-        return BATCH
+        """Return the number of images."""
+        return self.length
 
     def name(self, index: int) -> str:
-        """Return a picture's name."""
+        """Return an image's name."""
         return f"noise-{index}"
+
+    def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002 (one for all)
+        """Return (height, width)."""
+        return self.height, self.width
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a random image and mask."""
         rng = np.random.default_rng(index)
-        image = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-        mask = rng.integers(0, CLASSES, (SIZE // 16, SIZE // 16), np.uint8)
-        mask = mask.repeat(16, 0).repeat(16, 1)
-        mask[: SIZE // 10] = VOID
+        height, width = self.height, self.width
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        mask = rng.integers(0, CLASSES, (-(-height // 16), -(-width // 16)), np.uint8)
+        mask = mask.repeat(16, 0).repeat(16, 1)[:height, :width]
+        mask[: height // 10] = VOID
         return image, mask
 
 
-def build_trainer(name: str, folder: str, **arch: object) -> Trainer:
-    """The trainer of train.py, on a CPU, with everything at its default."""
+def build_trainer(
+    arch: Arch,
+    folder: str,
+    *,
+    device: torch.device = CPU,
+    data: Mapping[str, object] = MappingProxyType({}),
+    **trainer: object,
+) -> Trainer:
+    """The trainer of train.py, with everything else at its default.
+
+    Args:
+        arch: A network's name and arguments.
+        folder: For what it writes.
+        device: Where it trains.
+        data: Arguments of `Noise` and its loader.
+        trainer: Keys of the config's `trainer`.
+    """
     config = {
         "name": "step",
-        "arch": {"type": name, "args": {**ARGS[name], **arch}},
-        "train_loader": {"type": "Noise", "args": {"batch_size": BATCH, "num_workers": 0}},
-        "trainer": {"val": False, "save_dir": folder, "epochs": 1000},
+        "arch": {"type": arch[0], "args": dict(arch[1])},
+        "train_loader": {
+            "type": "Noise",
+            "args": {"batch_size": BATCH, "num_workers": 0, **data},
+        },
+        "trainer": {"val": False, "save_dir": folder, "epochs": 1000, **trainer},
     }
-    trainer = assemble(parse_config(config), None, device=CPU)
-    trainer.parts.network.train()
-    return trainer
+    built = assemble(parse_config(config), None, device=device)
+    built.parts.network.train()
+    return built
 
 
 def plain_step(
@@ -102,7 +132,7 @@ def plain_step(
 ) -> None:
     """What everybody writes: forward, loss, backward, update."""
     optimizer.zero_grad(set_to_none=True)
-    with autocast(CPU, precision):
+    with autocast(images.device, precision):
         output = model(images)
         outputs = output if isinstance(output, tuple) else (output,)
         loss = F.cross_entropy(outputs[0], masks, ignore_index=VOID)
@@ -112,15 +142,16 @@ def plain_step(
     optimizer.step()
 
 
-def contestants(name: str, trainer: Trainer, batch: Batch) -> dict[str, Callable[[], None]]:
-    """One step each, by name."""
-    images, masks = trainer.normalize(batch.images), batch.masks.long()
-    steps: dict[str, Callable[[], None]] = {"ours": lambda: trainer.train_iteration([batch])}
+def loops(
+    build: Callable[[], nn.Module], images: Tensor, masks: Tensor
+) -> dict[str, Callable[[], None]]:
+    """A step of a network in a plain loop, and in a bare one in this device's best format."""
+    steps: dict[str, Callable[[], None]] = {}
     for contestant, precision, layout, fused in (
         ("plain", "fp32", torch.contiguous_format, False),
-        ("bare", resolve_precision("auto", CPU), torch.channels_last, True),
+        ("bare", resolve_precision("auto", images.device), torch.channels_last, True),
     ):
-        model = MODELS[name](CLASSES, **ARGS[name]).train().to(memory_format=layout)
+        model = build().train().to(images.device).to(memory_format=layout)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=fused
         )
@@ -129,6 +160,13 @@ def contestants(name: str, trainer: Trainer, batch: Batch) -> dict[str, Callable
             plain_step(model, optimizer, own, masks, precision)
         )
     return steps
+
+
+def contestants(arch: Arch, trainer: Trainer, batch: Batch) -> dict[str, Callable[[], None]]:
+    """One step each, by name; the batch is on the trainer's device."""
+    images, masks = trainer.normalize(batch.images), batch.masks.long()
+    steps = loops(lambda: MODELS[arch[0]](CLASSES, **arch[1]), images, masks)
+    return {"ours": lambda: trainer.train_iteration([batch]), **steps}
 
 
 def take_turns(
@@ -154,9 +192,10 @@ def quotient(times: Mapping[str, list[float]], one: str, other: str) -> float:
 
 def measure(name: str, rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print a model's line of the table; return its figures."""
-    trainer = build_trainer(name, folder)
+    arch = name, ARGS[name]
+    trainer = build_trainer(arch, folder)
     (batch,) = trainer.parts.train_loader
-    times = take_turns(contestants(name, trainer, batch), rounds, clock)
+    times = take_turns(contestants(arch, trainer, batch), rounds, clock)
     ratio, overhead = quotient(times, "plain", "ours"), quotient(times, "ours", "bare") - 1
     milliseconds = [f"{1000 * statistics.median(times[key]):9.0f}" for key in times]
     print(f"{name:<8}{''.join(milliseconds)}{ratio:9.2f}{overhead:10.1%}", flush=True)
@@ -167,7 +206,8 @@ def measure_frozen(rounds: int, folder: str, clock: Clock) -> dict[str, float]:
     """Print what freezing PSPNet's backbone saves."""
     steps = {}
     for frozen in (False, True):
-        trainer = build_trainer("PSPNet", folder, freeze_backbone=frozen)
+        args = {**ARGS["PSPNet"], "freeze_backbone": frozen}
+        trainer = build_trainer(("PSPNet", args), folder)
         (batch,) = trainer.parts.train_loader
         steps[str(frozen)] = lambda trainer=trainer, batch=batch: trainer.train_iteration([batch])
     ratio = quotient(take_turns(steps, rounds, clock), "False", "True")

@@ -1,4 +1,4 @@
-"""A picture larger than memory: peak memory, and the same bytes after kill -9.
+"""An image larger than memory: peak memory, and the same bytes after kill -9.
 
     python benchmarks/streaming.py                    6,000 x 6,000, some minutes
     python benchmarks/streaming.py --side 20000       20,000 x 20,000
@@ -54,10 +54,10 @@ def main() -> int:
 
 
 def _measure(folder: Path, side: int) -> dict[str, float | bool]:
-    picture, model = folder / "map.tif", folder / "best_model.pth"
+    image, model = folder / "map.tif", folder / "best_model.pth"
     tiles = _tiles(side)
     tifffile.imwrite(
-        picture,
+        image,
         tiles,
         shape=(side, side, 3),
         dtype="uint8",
@@ -68,9 +68,9 @@ def _measure(folder: Path, side: int) -> dict[str, float | bool]:
     )
     _save_model(model)
     started = time.perf_counter()
-    peak = _undisturbed(model, picture, folder / "whole")
+    peak = _undisturbed(model, image, folder / "whole")
     seconds = time.perf_counter() - started
-    kills = _killed(model, picture, folder / "killed", side)
+    kills = _killed(model, image, folder / "killed", side)
     same = (folder / "whole/map.tif").read_bytes() == (folder / "killed/map.tif").read_bytes()
     print(
         f"{side} x {side}: {seconds:.0f} s, peak memory {peak:.2f} GB, killed {kills} times: ",
@@ -87,7 +87,7 @@ def _measure(folder: Path, side: int) -> dict[str, float | bool]:
 
 
 def _tiles(side: int) -> Iterator[np.ndarray]:
-    """Waves with grain, tile by tile: the picture itself is never in memory."""
+    """Waves with grain, tile by tile: the image itself is never in memory."""
     grain = np.random.default_rng(0).integers(0, 64, (_TILE, _TILE, 3), dtype=np.uint8)
     for top in range(0, side, _TILE):
         for left in range(0, side, _TILE):
@@ -119,26 +119,26 @@ def _save_model(path: Path) -> None:
     checkpoint.save([path], content)
 
 
-def _start(model: Path, picture: Path, output: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, ROOT / "inference.py", "--model", model, "--images", picture]
+def _start(model: Path, image: Path, output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, ROOT / "inference.py", "--model", model, "--images", image]
     return subprocess.Popen([*command, "--output", output, "--mode", "sliding"])  # noqa: S603 (our own command)
 
 
-def _undisturbed(model: Path, picture: Path, output: Path) -> float:
+def _undisturbed(model: Path, image: Path, output: Path) -> float:
     """Gigabytes (1e9) of memory at the peak of a run, page cache not counted."""
-    process = _start(model, picture, output)
+    process = _start(model, image, output)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     return usage.ru_maxrss * 1024 / 1e9
 
 
-def _killed(model: Path, picture: Path, output: Path, side: int) -> int:
+def _killed(model: Path, image: Path, output: Path, side: int) -> int:
     """Kill a run whenever a third of the rows is done since the last time; how often it was."""
     partial = output / ".map.tif.partial"
     kills, target = 0, side * side // 3
     while True:
-        with _start(model, picture, output) as process:
+        with _start(model, image, output) as process:
             while process.poll() is None:
                 time.sleep(0.05)
                 if partial.exists() and partial.stat().st_size >= target:

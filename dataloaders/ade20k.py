@@ -43,7 +43,8 @@ class ADE20K(BaseDataset):
         images = first_folder([place / "images" / split for place in places], layout=layout)
         root = images.parent.parent
         masks = require_folder(root / "annotations" / split, layout=layout)
-        pairs = match(files_by_stem(images, ".jpg"), files_by_stem(masks, ".png"), where=masks)
+        found = files_by_stem(images, ".jpg"), files_by_stem(masks, ".png")
+        pairs, self.notes = match(*found, where=masks)
         self.pairs = require_some(pairs, where=images, layout=layout)
 
     def label_table(self) -> LabelTable:

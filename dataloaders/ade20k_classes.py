@@ -3,7 +3,7 @@
 Names: the first name of each line of the benchmark's list; colours: the benchmark's own.
 """
 
-from utils.drawing.palette import Colour
+from utils.drawing.palette import Color
 
 NAMES: tuple[str, ...] = (
     "wall",
@@ -159,7 +159,7 @@ NAMES: tuple[str, ...] = (
 )
 
 # fmt: off
-PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Color, ...] = (
     (120, 120, 120), (180, 120, 120), (6, 230, 230), (80, 50, 50), (4, 200, 3),
     (120, 120, 80), (140, 140, 140), (204, 5, 255), (230, 230, 230), (4, 250, 7),
     (224, 5, 255), (235, 255, 7), (150, 5, 61), (120, 120, 70), (8, 255, 51),

@@ -1,7 +1,8 @@
 """From what a config says about a loader to batches: the data set, then its loader."""
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 
 from base.base_data_loader import BaseDataLoader
@@ -9,8 +10,10 @@ from base.base_dataset import BaseDataset
 from dataloaders import DATASETS
 from dataloaders.doctor import check
 from utils.config.registry import build, loader_arguments
+from utils.data.pixel_cache import require_memory
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
+from utils.run.next_steps import command_line
 from utils.run.stopwatch import usable_cores
 
 log = logging.getLogger("segmentation")
@@ -50,19 +53,41 @@ def build_loaders(
         batches["val_loader"] = {
             key: shared[key] for key in ("batch_size", "num_workers") if key in shared
         }
-    report, usable = check(datasets, full=False)
-    if not usable:
-        raise DataError(
-            f"the data cannot be used\n{report}\n"
-            "  all of it is looked at by: python train.py --check-data, with the same config"
-        )
-    for line in report.splitlines():
-        log.info("%s", line)
+    _look_at(datasets, batch_size=_own_share(train))
+    _check_memory(datasets.values())
     loaders = {
         kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
         for kind, dataset in datasets.items()
     }
     return loaders["train_loader"], loaders.get("val_loader")
+
+
+def _look_at(datasets: Mapping[str, BaseDataset], *, batch_size: int) -> None:
+    """Let the first process look at the data for all; they learn the images' sizes from it."""
+    report, usable, sizes = distributed.by_first(
+        lambda: (
+            *check(datasets, full=False, batch_size=batch_size),
+            [dataset.image_sizes for dataset in datasets.values()],
+        )
+    )
+    if not usable:
+        raise DataError(
+            f"the data cannot be used\n{report}\n"
+            f"  to look at all, with the same config: {command_line('train.py', '--check-data')}"
+        )
+    for line in report.splitlines():
+        log.info("%s", line)
+    for dataset, image_sizes in zip(datasets.values(), sizes, strict=True):
+        dataset.image_sizes = image_sizes
+
+
+def _check_memory(datasets: Iterable[BaseDataset]) -> None:
+    """Refuse caches in memory that fit one by one, but not together or in every process."""
+    if kept := [dataset for dataset in datasets if dataset.cache == "ram"]:
+        hosts = distributed.collect(socket.gethostname())
+        processes = hosts.count(hosts[distributed.rank()])
+        needed = processes * sum(dataset.decoded_bytes() for dataset in kept)
+        require_memory(needed, images=sum(map(len, kept)), processes=processes)
 
 
 def check_data(
@@ -89,7 +114,13 @@ def check_data(
             datasets["val_loader"] = whole.split_off()
         except DataError as error:
             datasets["train_loader"] = error
-    return check(datasets, full=True)
+    return check(datasets, full=True, batch_size=_own_share(train))
+
+
+def _own_share(train: Section) -> int:
+    size = train[1]["batch_size"]
+    assert isinstance(size, int)
+    return -(-size // distributed.world_size())
 
 
 def _datasets(
@@ -169,7 +200,7 @@ def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) 
 def build_whole(
     kind: str, name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:
-    """Build the data set of a loader without what changes its pictures, for an honest score.
+    """Build the data set of a loader without what changes its images, for an honest score.
 
     Args:
         kind: Its place in the config: "train_loader" or "val_loader".

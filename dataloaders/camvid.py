@@ -59,7 +59,7 @@ class CamVid(BaseDataset):
         (0, 128, 192),
     )
     mean: ClassVar[tuple[float, ...]] = (0.4119, 0.4251, 0.4327)
-    std: ClassVar[tuple[float, ...]] = (0.2741, 0.2851, 0.2829)
+    std: ClassVar[tuple[float, ...]] = (0.3071, 0.3116, 0.3072)
 
     def __post_init__(self) -> None:
         """Find the pairs of the split."""
@@ -68,7 +68,7 @@ class CamVid(BaseDataset):
         layout = _LAYOUT.format(split=self.split)
         images = require_folder(root / self.split, layout=layout)
         masks = require_folder(root / f"{self.split}annot", layout=layout)
-        found = {path.name: path for path in images.glob("*.png")}
+        found = {path.name: path for path in images.glob("[!.]*.png")}
         wanted = _listed_names(root / f"{self.split}.txt")
         if wanted is not None:
             absent = sorted(wanted - found.keys())
@@ -78,8 +78,10 @@ class CamVid(BaseDataset):
                     f"{', '.join(absent[:20])}\n  fix: restore the images or correct the list"
                 )
             found = {name: found[name] for name in wanted}
-        partners = {path.name: path for path in masks.glob("*.png")}
-        self.pairs = require_some(match(found, partners, where=root), where=images, layout=layout)
+        partners = {path.name: path for path in masks.glob("[!.]*.png")}
+        pairs, left = match(found, partners, where=root)
+        self.notes = left if wanted is None else ()
+        self.pairs = require_some(pairs, where=images, layout=layout)
 
     def label_table(self) -> LabelTable:
         """Return 0..10 as they are and 11 as void."""

@@ -23,7 +23,7 @@ TRAIN_IDS = {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
     23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
 }  # fmt: skip
-_LICENCE_PLATE = -1  # stored as 255 in 8 bits
+_LICENSE_PLATE = -1  # stored as 255 in 8 bits
 _IMAGE = "_leftImg8bit.png"
 
 
@@ -111,12 +111,12 @@ class CityScapes(BaseDataset):
             archive = "gtFine_trainvaltest" if self.mode == "fine" else "gtCoarse"
             places = [root / kind, root / archive / kind]
             masks = first_folder([place / self.split for place in places], layout=layout)
-            pairs = match(found, _by_frame(masks, ending), where=masks)
+            pairs, self.notes = match(found, _by_frame(masks, ending), where=masks)
         self.pairs = require_some(pairs, where=images, layout=layout)
 
     def label_table(self) -> LabelTable:
         """Return the official table from label ids to train ids."""
-        void = dict.fromkeys((_LICENCE_PLATE, 255, *range(34)), self.ignore_index)
+        void = dict.fromkeys((_LICENSE_PLATE, 255, *range(34)), self.ignore_index)
         return LabelTable(
             void | TRAIN_IDS, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
@@ -126,5 +126,5 @@ def _by_frame(folder: Path, ending: str) -> dict[str, Path]:
     """Return files by city/city_sequence_frame."""
     return {
         f"{path.parent.name}/{path.name.removesuffix(ending)}": path
-        for path in folder.glob(f"*/*{ending}")
+        for path in folder.glob(f"*/[!.]*{ending}")
     }

@@ -45,7 +45,7 @@ _SPLITS = {
 class COCO(BaseDataset):
     """COCO-Stuff with the 171 labels that occur.
 
-    Colours: those of the VOC rule for 1..171, all distinct; the release has none.
+    Colors: those of the VOC rule for 1..171, all distinct; the release has none.
 
     Args:
         data_dir: The folder that holds `images` and `annotations`.
@@ -98,7 +98,8 @@ class COCO(BaseDataset):
         root = Path(self.data_dir)
         images = require_folder(root / "images" / self.split, layout=layout)
         masks = require_folder(root / "annotations" / self.split, layout=layout)
-        pairs = match(files_by_stem(images, ".jpg"), files_by_stem(masks, ".png"), where=masks)
+        found = files_by_stem(images, ".jpg"), files_by_stem(masks, ".png")
+        pairs, self.notes = match(*found, where=masks)
         return require_some(pairs, where=images, layout=layout)
 
     def _pairs_10k(self) -> tuple[Pair, ...]:
@@ -117,4 +118,4 @@ class COCO(BaseDataset):
                 f"{source}: lists {len(absent)} images that are not there:\n{listed(absent)}"
             )
         wanted = {name: images[name] for name in names}
-        return require_some(match(wanted, masks, where=root), where=source, layout=layout)
+        return require_some(match(wanted, masks, where=root)[0], where=source, layout=layout)

@@ -4,30 +4,34 @@ Before each training it looks at all headers and at a seeded sample of masks; on
 pixel. It reads only.
 """
 
-import hashlib
+import contextlib
 import multiprocessing
 import os
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 
-from base.base_dataset import BaseDataset
+from base.base_data_loader import mixed_sizes
+from base.base_dataset import BaseDataset, Pair
+from dataloaders.known_files import read_sizes
+from dataloaders.layout import named_colors, with_examples
+from dataloaders.overlap import overlap
+from utils.data.color_labels import TRANSPARENT
 from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.drawing.text import in_percent
 from utils.errors import DataError
+from utils.files.images import opened, orientation
 from utils.hardware.workers import START_METHOD
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
 _in_lines = partial(textwrap.fill, width=92, subsequent_indent="    ")
-_EXAMPLES = 5
 _NEW_PROCESSES_FROM = 500  # pairs; fewer are read sooner than processes start
 
 
@@ -38,11 +42,13 @@ class Finding(NamedTuple):
         problem: Why it cannot be used, or "".
         facts: What its mask holds, where that could be read.
         counts: Labelled pixels of each class, where the mask could be used.
+        void: Pixels of its image without a value, where that was decoded.
     """
 
     problem: str
     facts: MaskFacts | None
     counts: tuple[int, ...] | None
+    void: int = 0
 
 
 @dataclass
@@ -91,45 +97,25 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
         return Examination(kind, "cannot be found", problems=[_indented(str(dataset))])
     name, total = type(dataset).__name__, len(dataset)
     if not dataset.pairs:
-        return Examination(kind, f"{name}, {total} generated pictures")
+        return Examination(kind, f"{name}, {total} generated images")
     order = check_order(total, seed=dataset.seed)
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
-    result = Examination(kind, title)
+    result = Examination(kind, title, notes=list(dataset.notes))
     findings = _run(partial(_examine_pair, dataset, full), looked_at)
-    headers = [] if full else _run(partial(_header_problem, dataset), range(total))
+    headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
-    _report_values(result, dataset, [finding for finding in findings if finding.facts])
-    _report_classes(result, dataset, findings, full=full)
+    facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
+    _report_values(result, dataset, facts)
+    _note_turned(result, [dataset.pairs[index] for index in looked_at])
+    if not result.causes:  # otherwise it would count what labels do not mean
+        _report_classes(result, dataset, findings, full=full)
+    holes = [f"{dataset.name(index)}: {one.void} pixels"
+             for index, one in zip(looked_at, findings, strict=True) if one.void]  # fmt: skip
+    if holes:
+        what = "images have pixels without a value (NaN, infinite or nodata), which are void"
+        result.notes.append(with_examples(f"{len(holes)} {what}", holes))
     return result
-
-
-def overlap(train: BaseDataset, val: BaseDataset) -> str | None:
-    """Return what is wrong when training and validation share images: a file or its content."""
-    groups: defaultdict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for kind, dataset in (("train", train), ("val", val)):
-        for pair in dataset.pairs:
-            if pair.image.is_file():
-                groups[pair.image.stat().st_size].append((kind, pair.image))
-    shared = []
-    for members in groups.values():
-        if len({kind for kind, _ in members}) == 2:
-            by_content: dict[bytes, Path] = {}
-            for kind, path in members:
-                if kind == "train":
-                    by_content.setdefault(_digest(path), path)
-            shared += [
-                f"{path} is {by_content[_digest(path)]}"
-                for kind, path in members
-                if kind == "val" and _digest(path) in by_content
-            ]
-    if not shared:
-        return None
-    return _with_examples(
-        f"{len(shared)} of {len(val)} validation images are also trained on (same file or same "
-        "content): the score would be too good",
-        shared,
-    )
 
 
 Task = Callable[[int], Any]
@@ -167,28 +153,20 @@ def _inherited_task(index: int) -> Any:
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
     """Look at one pair; with `full` the image is decoded too."""
     pair = dataset.pairs[index]
-    facts, counts, problem = None, None, ""
+    facts, counts, void, problem = None, None, None, ""
     try:
         if pair.mask is not None:
-            facts = look_at_mask(pair.mask, by_colour=dataset.colour_table is not None)
-        if full:
-            _, mask = dataset.load(index)
-            counts = dataset.label_counts(mask)
-        elif pair.mask is not None:
+            facts = look_at_mask(pair.mask, dataset.color_table or dataset.table)
+        image, void = dataset.read_image(pair.image) if full else (None, None)
+        if pair.mask is not None:
             mask = dataset.read_labels(pair.mask)
-            dataset.check_size(pair, dataset.size(index), mask.shape)
-            counts = dataset.label_counts(mask)
+            size = dataset.size(index) if image is None else image.shape[:2]
+            dataset.check_size(pair, size, mask.shape)
+            counts = dataset.label_counts(dataset.with_void(mask, void))
     except DataError as error:
         problem = str(error)
-    return Finding(problem, facts, None if counts is None else tuple(counts.tolist()))
-
-
-def _header_problem(dataset: BaseDataset, index: int) -> str:
-    try:
-        dataset.size(index)
-    except DataError as error:
-        return str(error)
-    return ""
+    labelled = None if counts is None else tuple(counts.tolist())
+    return Finding(problem, facts, labelled, 0 if void is None else int(void.sum()))
 
 
 def _report_problems(result: Examination, problems: Sequence[str]) -> None:
@@ -201,7 +179,7 @@ def _report_problems(result: Examination, problems: Sequence[str]) -> None:
         first = _indented(members[0])
         if len(members) > 1:
             more = [problem.partition("\n")[0] for problem in members[1:]]
-            first += _with_examples(f"\n    and {len(members) - 1} more like it", more)
+            first += with_examples(f"\n    and {len(members) - 1} more like it", more)
         result.problems.append(first)
 
 
@@ -211,31 +189,36 @@ def _gist(problem: str) -> str:
     return "".join(letter for letter in line.partition(":")[0] if not letter.isdigit())
 
 
-def _report_values(result: Examination, dataset: BaseDataset, findings: Sequence[Finding]) -> None:
-    facts = [finding.facts for finding in findings if finding.facts is not None]
+def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[MaskFacts]) -> None:
     if not facts:
         return
-    table = dataset.colour_table
-    known = dataset.table.mapping if table is None else table.mapping()
-    cause = find_cause(
-        facts,
-        num_classes=dataset.num_classes,
-        ignore_index=dataset.ignore_index,
-        known=known,
-        by_colour=table is not None,
-    )
-    tolerant = dataset.table.tolerance > 0 or (table is not None and table.tolerance > 0)
-    wrong = any("label values" in p or "colours" in p or "JPEG" in p or "mode" in p
-                for p in result.problems)  # fmt: skip
-    if cause is None or (tolerant and not wrong):
-        return
-    counts: Counter[int] = Counter()
-    for one in facts:
-        counts.update(one.values)
-    shown = ", ".join(f"{value} ({count} px)" for value, count in counts.most_common(8))
-    if not wrong:
-        result.problems.append(f"the masks hold only {shown}: {cause.what}")
-    result.causes.append(cause)
+    if varying := [one for one in facts if one.alpha]:
+        apart = any(TRANSPARENT in one.values for one in varying)
+        meaning = (
+            'less than half is "transparent" in label_map' if apart else "colours tell as much"
+        )
+        example = varying[0].path
+        result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")
+    named = named_colors(facts[0].path.parent, dataset.classes, void=dataset.ignore_index)
+    cause = find_cause(facts, dataset.color_table or dataset.table, named)
+    if cause is not None:
+        result.causes.append(cause)
+        result.problems += [cause.problem] if cause.problem else []
+
+
+def _note_turned(result: Examination, pairs: Sequence[Pair]) -> None:
+    """Name images that EXIF turns in their size: nothing shows how their masks were drawn."""
+    turned = []
+    for image, mask in pairs:
+        with contextlib.suppress(DataError), opened(image) as one, opened(mask or image) as other:
+            if orientation(one) in (2, 3, 4) and orientation(other) == 1:
+                turned.append(image)
+    if turned:
+        result.notes.append(
+            f"EXIF turns {len(turned)} images, such as {turned[0]}, and not their masks: if these "
+            "were drawn on the raw pixels, not on the image as displayed, remove the turn: "
+            f"exiftool -Orientation= {turned[0].parent}"
+        )
 
 
 def _report_classes(
@@ -265,34 +248,38 @@ def _report_classes(
     result.notes.append(_in_lines(f"labelled pixels: {', '.join(shares)}"))
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
-
-
 def _indented(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def _with_examples(text: str, examples: Sequence[str]) -> str:
-    shown = [f"\n      {example}" for example in examples[:_EXAMPLES]]
-    if len(examples) > _EXAMPLES:
-        shown.append(f"\n      and {len(examples) - _EXAMPLES} more")
-    return text + ":" + "".join(shown)
+def _mixed_sizes(dataset: BaseDataset) -> list[str]:
+    """Return what is wrong with batches of several samples, where their sizes differ."""
+    with contextlib.suppress(DataError):  # of files that cannot be read there is a problem already
+        first = dataset.sample_size(1, 0)
+        for index in range(1, len(dataset)):
+            size = dataset.sample_size(1, index)
+            if size != first:
+                return [_indented(str(mixed_sizes(dataset, {0: first, index: size})))]
+    return []
 
 
-def check(datasets: Mapping[str, BaseDataset | DataError], *, full: bool) -> tuple[str, bool]:
+def check(
+    datasets: Mapping[str, BaseDataset | DataError], *, full: bool, batch_size: int = 1
+) -> tuple[str, bool]:
     """Examine what a run will read.
 
     Args:
         datasets: By "train_loader" and "val_loader".
         full: Decode everything.
+        batch_size: How many training samples a process puts together.
 
     Returns:
         The report, and whether the data can be used.
     """
     results = [examine(kind, dataset, full=full) for kind, dataset in datasets.items()]
     train, val = datasets.get("train_loader"), datasets.get("val_loader")
+    if isinstance(train, BaseDataset) and batch_size > 1:
+        results[0].problems += _mixed_sizes(train)
     if isinstance(train, BaseDataset) and isinstance(val, BaseDataset):
         shared = overlap(train, val)
         if shared is not None:

@@ -4,10 +4,11 @@
     "images": "*/images/*.jpg", "masks": "*/masks/*.png"   paired by what the stars match
     "split": "train.csv"                                   a list: `image,mask` or one name a line
 
-Masks hold label values or, with a `label_map` from colours, colours.
+Masks hold label values or, with a `label_map` from colors, colors.
 """
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,21 @@ from annotated_types import Ge, Gt, Le, MinLen
 from base.base_dataset import BaseDataset
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
-from utils.data.color_labels import ColourTable, parse_colour, parse_label_map
+from utils.data.color_labels import TRANSPARENT, ColorTable, parse_color, parse_label_map
 from utils.data.labels import LabelTable, refuse_void_class
-from utils.drawing.palette import VOID_COLOUR, Colour, voc_palette
+from utils.data.normalize import FULL_SCALE
+from utils.drawing.palette import VOID_COLOR, Color, voc_palette
 from utils.errors import ConfigError, DataError
-from utils.files.raw_pixels import Header, PixelKind, header, read_colours, read_values
-from utils.inference.inputs import RGB, read_picture
+from utils.files.raw_pixels import (
+    Decoded,
+    Header,
+    PixelKind,
+    fits,
+    header,
+    read_colors,
+    read_values,
+)
+from utils.inference.inputs import RGB, Expected, read_input
 
 _TRIED = 32  # images whose headers are tried for the kind of pixels
 _RGB_MEAN, _RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -41,19 +51,20 @@ class Folder(BaseDataset):
         masks: Sub-folder of the masks, or a pattern with stars.
         split: Which part: a sub-folder of both, a list file (.txt or .csv) below data_dir, or what
             the first star of the patterns may match. Left out: everything.
-        label_map: From values ("0", "255") or colours ("#3C1098") in the masks to train ids or
-            "void". Left out: masks hold train ids, and the config's ignore_index for void.
-        label_tolerance: How far a value or colour channel may lie from a key of label_map and still
-            count as it; for masks that were JPEG-compressed.
-        mean: Mean of each channel as a fraction of the dtype's full scale; needed unless images
-            are ordinary RGB pictures. `tools/statistics.py` computes it.
-        std: Standard deviation likewise.
-        colours: Display colours of the classes as "#RRGGBB"; left out, those of label_map or of
+        label_map: From values ("0", "255") or colors ("#3C1098", "transparent") in the masks to
+            train ids or "void"; "*" is everything else. Left out: masks hold train ids, and the
+            config's ignore_index for void.
+        label_tolerance: How far a value or color channel may lie from a key of label_map and still
+            count as it; for masks that were JPEG-compressed or smoothed.
+        mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
+            unit of the file; needed unless images are RGB. `tools/statistics.py` computes it.
+        std: Standard deviation over all pixels, likewise.
+        colours: Display colors of the classes as "#RRGGBB"; left out, those of label_map or of
             the VOC rule.
     """
 
     data_dir: str
-    classes: Annotated[tuple[str, ...], MinLen(2)]  # pyrefly: ignore[bad-override]
+    classes: Annotated[tuple[str, ...], MinLen(1)]  # pyrefly: ignore[bad-override]
     images: str = "images"
     masks: str = "masks"
     split: str | tuple[str, ...] | None = None
@@ -63,7 +74,7 @@ class Folder(BaseDataset):
     std: tuple[Annotated[float, Gt(0)], ...] | None = None  # pyrefly: ignore[bad-override]
     colours: tuple[str, ...] | None = None
 
-    palette: ClassVar[tuple[Colour, ...]]
+    palette: ClassVar[tuple[Color, ...]]
 
     def __post_init__(self) -> None:
         """Find the pairs and learn from the first image what all of them must be."""
@@ -74,29 +85,39 @@ class Folder(BaseDataset):
             )
         train_ids = {str(number): number for number in range(len(self.classes))}
         refuse_void_class(self.classes, self.ignore_index, self.label_map or train_ids)
+        if len(self.classes) == 1:
+            fix: dict[str, object] = {"classes": ["background", *self.classes]}
+            if self.label_map:
+                fix["label_map"] = {k: int(old != "void") for k, old in self.label_map.items()}
+            raise ConfigError(
+                f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
+                f"  fix: {json.dumps(fix)[1:-1]}"
+            )
         root = Path(self.data_dir)
-        pairs = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
+        pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
-        self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs]).kind)
+        channels = 3 if self.mean is None else len(self.mean)
+        self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs], channels).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
-        self._values, self._colours = parse_label_map(
+        self._values, self._colors, self._rest = parse_label_map(
             self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
         self.palette = self._palette()  # pyrefly: ignore[read-only]
         super().__post_init__()
-        self.pairs = pairs
-        self._by_colour = ColourTable(
-            self._colours,
-            tolerance=self.label_tolerance,
+        self.pairs, self.notes = pairs, notes
+        self._by_color = ColorTable(
+            self._colors,
             num_classes=len(self.classes),
             ignore_index=self.ignore_index,
+            tolerance=self.label_tolerance,
+            rest=self._rest,
         )
 
     def label_table(self) -> LabelTable:
         """Return the table of `label_map`, or train ids as they are."""
-        if not self._values:
+        if not self.label_map or self._colors:
             return LabelTable.identity(
                 len(self.classes), ignore_index=self.ignore_index, void=self.ignore_index
             )
@@ -105,23 +126,24 @@ class Folder(BaseDataset):
             num_classes=len(self.classes),
             ignore_index=self.ignore_index,
             tolerance=self.label_tolerance,
+            rest=self._rest,
         )
 
     @property
-    def colour_table(self) -> ColourTable | None:
-        """How colours become train ids; None when masks hold values."""
-        return self._by_colour if self._colours else None
+    def color_table(self) -> ColorTable | None:
+        """How colors become train ids; None when masks hold values."""
+        return self._by_color if self._colors else None
 
     def size(self, index: int) -> tuple[int, int]:
         """Return (height, width) of image `index` from its header, once its kind is checked."""
         return self._header(self.pairs[index].image).size
 
-    def read_image(self, path: Path, *, scale: float = 1.0) -> np.ndarray:
-        """Read an image of the data set's channels and dtype."""
+    def read_image(self, path: Path, *, scale: float = 1.0) -> Decoded:
+        """Read an image of the data set's channels and dtype, void in the mean color."""
         if self.reducible and path.suffix.lower() in (".jpg", ".jpeg"):
             return super().read_image(path, scale=scale)
         try:
-            return read_picture(path, (self.kind.channels, self.kind.dtype))
+            return read_input(path, Expected(*self.kind, self.border))
         except DataError:
             self._header(path)  # says more of a file of another kind
             raise
@@ -129,19 +151,23 @@ class Folder(BaseDataset):
     def read_labels(self, path: Path) -> np.ndarray:
         """Read a mask as train ids (H, W)."""
         lossy = self.label_tolerance > 0
-        if self._colours:
-            return self._by_colour.apply(read_colours(path, lossy=lossy), str(path))
-        return self.table.apply(read_values(path, lossy=lossy), str(path))
+        if self._colors:
+            return self._by_color.apply(read_colors(path, lossy=lossy), str(path))
+        raw, void = read_values(path, lossy=lossy)
+        # A raster's nodata may be a class all the same: the config says what values mean.
+        if void is None or int(raw[void].min()) in self.table.mapping:
+            return self.table.apply(raw, str(path))
+        known = np.where(void, next(iter(self.table.mapping), 0), raw.astype(np.int64))
+        return self.with_void(self.table.apply(known, str(path)), void)
 
     def _header(self, path: Path) -> Header:
-        found = header(path)
+        found = header(path, self.kind.channels)
         channels, dtype = found.kind
         if self.reducible and path.suffix.lower() != ".npy":
-            fits = found.kind == (1, "uint16") or (dtype == "uint8" and channels <= 4)
+            usable = found.kind == (1, "uint16") or (dtype == "uint8" and channels <= 4)
         else:
-            like = (channels, self.kind.channels) in ((1, 3), (4, 3), (2, 1))
-            fits = dtype == self.kind.dtype and (channels == self.kind.channels or like)
-        if not fits:
+            usable = dtype == self.kind.dtype and fits(channels, self.kind.channels)
+        if not usable:
             raise DataError(
                 f"{path}: found {channels} channels of {dtype}, expected {self.kind.channels} "
                 f'channels of {self.kind.dtype} as "mean" and the first image have\n'
@@ -166,26 +192,35 @@ class Folder(BaseDataset):
                     "  fix: tools/statistics.py --config <this config> prints the two lines to add"
                 )
             self.mean, self.std = _RGB_MEAN, _RGB_STD
+        full, given = FULL_SCALE[found.dtype], {"mean": self.mean, "std": self.std or ()}
+        divided = {key: [float(f"{one / full:.4g}") for one in values]
+                   for key, values in given.items() if any(one > 1 for one in values)}  # fmt: skip
+        if full > 1 and divided:
+            raise ConfigError(
+                f"Folder: found {' and '.join(divided)} above 1, expected fractions of the full "
+                f"scale of {found.dtype}, {full:g}\n  fix: {json.dumps(divided)[1:-1]}"
+            )
         return PixelKind(len(self.mean), found.dtype)
 
-    def _palette(self) -> tuple[Colour, ...]:
+    def _palette(self) -> tuple[Color, ...]:
         if self.colours is not None:
             if len(self.colours) != len(self.classes):
                 raise ConfigError(
-                    f"Folder: {len(self.colours)} colours for {len(self.classes)} classes\n"
+                    f"Folder: {len(self.colours)} colors for {len(self.classes)} classes\n"
                     '  fix: one "#RRGGBB" a class in "colours", or leave it out'
                 )
-            return tuple(parse_colour(text) for text in self.colours)
+            return tuple(parse_color(text) for text in self.colours)
         chosen = list(voc_palette(len(self.classes)))
-        for colour, train_id in reversed(self._colours.items()):
-            if train_id != self.ignore_index and colour != VOID_COLOUR:
-                chosen[train_id] = colour
+        for code, train_id in reversed(self._colors.items()):
+            color = (code >> 16, code >> 8 & 255, code & 255)
+            if train_id != self.ignore_index and code != TRANSPARENT and color != VOID_COLOR:
+                chosen[train_id] = color
         return tuple(chosen)
 
 
-def _first_header(paths: Sequence[Path]) -> Header:
+def _first_header(paths: Sequence[Path], channels: int) -> Header:
     """Return the first header that can be read: one broken file is told by whoever reads it."""
     for path in paths[:_TRIED]:
         with contextlib.suppress(DataError):
-            return header(path)
-    return header(paths[0])
+            return header(path, channels)
+    return header(paths[0], channels)

@@ -4,9 +4,13 @@ Two ways, never by position: the same relative path without the ending (folders)
 under the stars (patterns). A list file chooses among them by name, or names the pairs itself.
 """
 
+import functools
+import itertools
 import os
+import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from base.base_dataset import Pair
@@ -19,14 +23,19 @@ Split = str | Sequence[str] | None
 _LISTS = (".txt", ".csv")
 
 
-def find_pairs(root: Path, *, images: str, masks: str, split: Split) -> list[Pair]:
-    """Return the pairs of a split, sorted by key.
+def find_pairs(
+    root: Path, *, images: str, masks: str, split: Split
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Find the pairs of a split.
 
     Args:
         root: `data_dir`.
         images: A sub-folder or a pattern with stars.
         masks: Likewise; both of one kind.
         split: A sub-folder, a list file, or what the first star may match; None for all.
+
+    Returns:
+        The pairs, sorted by key, and what to say of the masks that are left over.
 
     Raises:
         ConfigError: A folder beside a pattern, or values for a star without a pattern.
@@ -37,23 +46,29 @@ def find_pairs(root: Path, *, images: str, masks: str, split: Split) -> list[Pai
             f'Folder: found "images": "{images}" and "masks": "{masks}"\n'
             "  expected: two sub-folders, or two patterns with stars"
         )
+    rows, source = None, root / str(split)
     if isinstance(split, str) and split.lower().endswith(_LISTS):
-        return _from_list(root, root / split, images=images, masks=masks)
-    if "*" not in images:
-        if split is not None and not isinstance(split, str):
-            raise ConfigError(
-                'Folder: "split" is a list, but "images" has no star that its values could stand '
-                'for\n  fix: a pattern such as "*/images/*.jpg", or one sub-folder as "split"'
-            )
-        found = _in_folders(root, images, masks, split)
-        if split is None:
-            _check_names(*found, images=images, masks=masks)
-        return match(*found, where=root / masks)
-    stars = (split,) if isinstance(split, str) else split
-    found = [_by_pattern(root, pattern, stars) for pattern in (images, masks)]
-    if not found[0]:
-        raise _nothing_matches(root, images, stars)
-    return match(found[0], found[1], where=root / masks)
+        rows, split = read_rows(source), None
+        if all(len(row) == 2 for row in rows):
+            return pairs_of(rows, source, root, (images, masks)), ()
+    if "*" in images:
+        stars = (split,) if isinstance(split, str) else split
+        found, labels = (_by_pattern(root, pattern, stars) for pattern in (images, masks))
+        if not found:
+            raise _nothing_matches(root, images, stars)
+    elif split is None or isinstance(split, str):
+        found, labels = _in_folders(root, images, masks, split)
+    else:
+        raise ConfigError(
+            'Folder: "split" is a list, but "images" has no star that its values could stand '
+            'for\n  fix: a pattern such as "*/images/*.jpg", or one sub-folder as "split"'
+        )
+    _tell_apart(found, labels, root)
+    if rows is not None:
+        return match(chosen(found, rows, source, root), labels, where=root / masks)[0], ()
+    if split is None and "*" not in images and found.keys().isdisjoint(labels):
+        _check_names(root, (images, masks), [list(found.values()), list(labels.values())])
+    return match(found, labels, where=root / masks)
 
 
 def _in_folders(
@@ -66,16 +81,100 @@ def _in_folders(
     for kind in (images, masks):
         places = [root / kind] if split is None else [root / kind / split, root / split / kind]
         folders.append(first_folder(places, layout=layout))
+    if folders[0].samefile(folders[1]):
+        # No mask is a JPEG where other files lie beside it.
+        jpeg, other = [], []
+        for path in _readable(folders[0]):
+            (jpeg if path.suffix.lower() in (".jpg", ".jpeg") else other).append(path)
+        raise _same_files(folders[0], _patterns(root, (images, masks), [jpeg, other]))
     return _by_relative_stem(folders[0]), _by_relative_stem(folders[1])
 
 
 def _by_relative_stem(folder: Path) -> dict[str, Path]:
-    """Return all pictures below a folder by relative path without the ending."""
+    """Return all images below a folder by relative path without the ending."""
+    start = len(str(folder / "x")) - 1  # by text: pathlib would take seconds for 100,000 files
     return _unique(
-        (path.relative_to(folder).with_suffix("").as_posix(), path)
-        for path in _files(folder)
-        if path.suffix.lower() in EXTENSIONS
+        (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)
+        for path in _readable(folder)
     )
+
+
+def _readable(folder: Path) -> list[Path]:
+    files = _files(folder)
+    known = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    if files and not known:
+        there = Counter(path.suffix for path in files).most_common(8)
+        raise DataError(
+            f"{folder}: no file that can be read\n"
+            f"  found: {', '.join(f'{count} of {ending}' for ending, count in there)}\n"
+            f"  expected: {', '.join(EXTENSIONS)}\n  fix: save them as PNG, TIFF or JPEG"
+        )
+    return known
+
+
+def _tell_apart(found: dict[str, Path], labels: dict[str, Path], root: Path) -> None:
+    """Leave a file that is in both to the smaller: of "*.tif" and "*_mask.tif" it is a mask."""
+    both = set(found.values()) & set(labels.values())
+    if both and len(both) == len(found) == len(labels):
+        raise _same_files(root, "")
+    larger = max(found, labels, key=len)
+    for key in [key for key, path in larger.items() if path in both]:
+        del larger[key]
+
+
+def _same_files(where: Path, fix: str) -> DataError:
+    usual = '  fix: two sub-folders, or two patterns such as "*.jpg" and "*_mask.png"'
+    return DataError(f"{where}: images and masks: both are the same files\n{fix or usual}")
+
+
+def _check_names(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]]) -> None:
+    """Raise DataError with the patterns to write when names differ in the same way throughout."""
+    if fix := _patterns(root, kinds, files):
+        mask = files[1][0]
+        raise DataError(
+            f"{mask.parent}: no mask has the name of its image\n"
+            f"  found: {len(files[1])} masks without an image, such as {mask.name}\n{fix}"
+        )
+
+
+def _patterns(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]]) -> str:
+    """Return the line with the patterns by which most images have a mask, "" without any."""
+    if any(Path(kind).is_absolute() for kind in kinds):
+        return ""
+    deep = "**/" if any(path.parent != root / kinds[0] for path in files[0]) else ""
+    endings = [_common_ending(paths) for paths in files]
+    votes: Counter[tuple[str, ...]] = Counter()
+    for pair in itertools.product(files[0][:8], files[1][:400]):
+        for core in _shared(*(path.stem for path in pair)):
+            names = [path.stem.replace(core, "*", 1) for path in pair]
+            votes[tuple(
+                posixpath.normpath(f"{kind}/{deep}{name}{ending}")
+                for kind, name, ending in zip(kinds, names, endings, strict=True)
+            )] += 1  # fmt: skip
+    pairs = Counter[tuple[str, ...]]()
+    for patterns, _ in votes.most_common(8):
+        one, other = ({_match(pattern, root, path) for path in paths} - {None}
+                      for pattern, paths in zip(patterns, files, strict=True))  # fmt: skip
+        pairs[patterns] = len(one & other)
+    for (image, mask), count in pairs.most_common(1):
+        if 2 * count >= len(files[0]):
+            return f'  fix: "images": "{image}", "masks": "{mask}" ({count} pairs)'
+    return ""
+
+
+def _common_ending(paths: Sequence[Path]) -> str:
+    endings = {path.suffix.lower() for path in paths}
+    return endings.pop() if len(endings) == 1 else ".*"
+
+
+def _shared(one: str, other: str) -> Iterator[str]:
+    """Yield the words with which two names begin alike, and those with which they end."""
+    words = [re.findall(r"\d+|[^\W\d_]+|[\W_]+", name) for name in (one, other)]
+    for order in (1, -1):
+        pairs = zip(*(word[::order] for word in words), strict=False)
+        run = [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        if core := "".join(run[::order]).strip("_-. "):
+            yield core
 
 
 def _files(folder: Path) -> list[Path]:
@@ -85,8 +184,8 @@ def _files(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in names if not name.startswith(".")]
         # A link to a folder that it lies in would lead round and round.
         here = Path(place).resolve()
-        folders[:] = [name for name in folders
-                      if not here.is_relative_to(Path(place, name).resolve())]  # fmt: skip
+        folders[:] = [name for name in folders if not name.startswith(".")
+                      and not here.is_relative_to(Path(place, name).resolve())]  # fmt: skip
     return sorted(found, key=os.fsencode)
 
 
@@ -98,25 +197,38 @@ def _by_pattern(root: Path, pattern: str, stars: Iterable[str] | None) -> dict[s
     """Return the files that a pattern matches, by what its stars matched."""
     if not root.is_dir():
         first_folder([root], layout=f"data_dir/{pattern}")
-    pieces = re.split(r"(\*\*/|\*)", pattern)
-    groups = {"*": "([^/]*)", "**/": "((?:[^/]+/)*)"}
-    expression = re.compile(
-        "".join(groups.get(piece, re.escape(composed(piece))) for piece in pieces)
-    )
     wanted = None if stars is None else {composed(star) for star in stars}
     found, met = [], set()
     for path in _files(root):
-        matched = expression.fullmatch(composed(path.relative_to(root).as_posix()))
-        if matched:
-            met.add(matched[1])
-            if wanted is None or matched[1] in wanted:
-                found.append(("/".join(matched.groups()), path))
+        if (matched := _match(pattern, root, path)) is not None:
+            met.add(matched[0])
+            if wanted is None or matched[0] in wanted:
+                found.append(("/".join(matched), path))
     if found and wanted is not None and wanted - met:
         raise DataError(
             f"{root / pattern}: no file with the first star {', '.join(sorted(wanted - met))}\n"
             f"  found: {shortened(sorted(met))}"
         )
     return _unique(found)
+
+
+def _match(pattern: str, root: Path, path: Path) -> tuple[str, ...] | None:
+    """Return what the stars of a pattern match of a path below `root`."""
+    matched = _expression(pattern).fullmatch(composed(path.relative_to(root).as_posix()))
+    return None if matched is None else matched.groups()
+
+
+@functools.cache
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Its ending counts in any case, as cameras write .JPG; ".*" is any that can be read."""
+    groups = {"*": "([^/]*)", "**/": "((?:[^/]+/)*)"}
+    start, ending = (
+        "".join(groups.get(piece, re.escape(piece)) for piece in re.split(r"(\*\*/|\*)", part))
+        for part in posixpath.splitext(posixpath.normpath(composed(pattern)))
+    )
+    if pattern.endswith(".*"):
+        ending = "|".join(map(re.escape, EXTENSIONS))
+    return re.compile(f"{start}(?i:{ending})")
 
 
 def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
@@ -133,38 +245,8 @@ def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     return by_key
 
 
-def _check_names(
-    found: Mapping[str, Path], labels: Mapping[str, Path], *, images: str, masks: str
-) -> None:
-    """Raise DataError with the patterns to write when masks have a common addition to the names."""
-    if not found or not labels or not found.keys().isdisjoint(labels):
-        return
-    first = min(found, key=lambda key: key.count("/"))
-    image, deep = found[first], "**/" if "/" in first else ""
-    for mask in labels.values():
-        before, same, after = mask.stem.partition(image.stem)
-        if same:
-            raise DataError(
-                f"{mask.parent}: no mask has the name of its image\n"
-                f"  found: {len(labels)} masks without an image, such as {mask.name}\n"
-                f'  fix: "images": "{images}/{deep}*{image.suffix}", '
-                f'"masks": "{masks}/{deep}{before}*{after}{mask.suffix}"'
-            )
-
-
 def _nothing_matches(root: Path, pattern: str, stars: Sequence[str] | None) -> DataError:
     which = "" if stars is None else f" with the first star one of {', '.join(stars)}"
     return DataError(
         f"{root}: no file matches {pattern}{which}\n  found: {root} holds {contents(root)}"
     )
-
-
-def _from_list(root: Path, path: Path, *, images: str, masks: str) -> list[Pair]:
-    rows = read_rows(path)
-    if all(len(row) == 2 for row in rows):
-        return pairs_of(rows, path, root, (images, masks))
-    if "*" in images:
-        found = [_by_pattern(root, pattern, None) for pattern in (images, masks)]
-    else:
-        found = list(_in_folders(root, images, masks, None))
-    return match(chosen(found[0], rows, path, root), found[1], where=root / masks)

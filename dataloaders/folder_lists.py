@@ -112,10 +112,10 @@ def chosen(
 def _is_title(row: Sequence[str], following: Sequence[Sequence[str]]) -> bool:
     if len(row) == 1:
         return row[0].lower() in _TITLES
-    return not _has_picture(row) and any(_has_picture(other) for other in following)
+    return not _has_image(row) and any(_has_image(other) for other in following)
 
 
-def _has_picture(row: Sequence[str]) -> bool:
+def _has_image(row: Sequence[str]) -> bool:
     return any(cell.lower().endswith(EXTENSIONS) for cell in row)
 
 

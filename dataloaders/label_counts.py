@@ -1,27 +1,20 @@
-"""How often each class is labelled: counted once from the masks, remembered by their files."""
+"""How often each class is labelled: counted once from each mask."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from base.base_dataset import BaseDataset
+from dataloaders.known_files import known
 from utils.config.sections import ClassWeightRule
-from utils.data.pixel_cache import default_folder
 from utils.errors import DataError
-from utils.files.outputs import write_whole
 from utils.hardware import distributed
 from utils.losses.class_weights import class_weights
-from utils.run.progress import Progress
 
 log = logging.getLogger("segmentation")
-
-_SHARED = {field.name for field in fields(BaseDataset)}
 
 
 class LabelCounts(NamedTuple):
@@ -59,61 +52,47 @@ def loss_weights(
     return weights
 
 
-def count_labels(dataset: BaseDataset, *, folder: Path | None = None) -> LabelCounts:
-    """Count the labels of a data set, or take the counts of an earlier run over the same files.
+def count_labels(dataset: BaseDataset) -> LabelCounts:
+    """Count the labels of a data set; a mask that was counted before is not read again.
 
-    With several processes the first one counts for all.
+    With several processes the first one counts for all, which wait for it.
 
-    Args:
-        dataset: Read whole and without augmentation.
-        folder: Where counts are remembered; None: the user's cache.
+    Raises:
+        DataError: A mask cannot be read.
     """
-    mine = _remembered(dataset, folder) if distributed.rank() == 0 else None
-    (first, *_) = distributed.collect(mine)
-    assert first is not None
-    return first
-
-
-def _remembered(dataset: BaseDataset, folder: Path | None) -> LabelCounts:
-    if not dataset.pairs:  # drawn, not read: nothing tells whether it is still the same
-        return _count(dataset)
-    file = (folder or default_folder().parent / "labels") / f"{_digest(dataset)}.json"
-    try:
-        return LabelCounts(*json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        counts = _count(dataset)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda path: path.write_text(json.dumps(counts)))
-    except OSError as error:
-        log.info("class_weights: counts are not remembered in %s (%s)", file.parent, error.strerror)
-    return counts
+    return distributed.by_first(lambda: _count(dataset))
 
 
 def _count(dataset: BaseDataset) -> LabelCounts:
-    pixels = np.zeros(dataset.num_classes, np.int64)
-    surroundings = np.zeros_like(pixels)
-    bar = Progress("LABELS", len(dataset))
-    for index in range(len(dataset)):
-        # Of files the mask alone is read; decoding its image would take most of the time.
-        file = dataset.pairs[index].mask if dataset.pairs else None
-        mask = dataset.load(index)[1] if file is None else dataset.read_labels(file)
-        counts = dataset.label_counts(mask)
-        pixels += counts
-        surroundings += (counts > 0) * counts.sum()
-        bar.advance()
-    bar.close()
-    return LabelCounts(pixels.tolist(), surroundings.tolist())
-
-
-def _digest(dataset: BaseDataset) -> str:
-    """Changes when a mask file, the list of them, or the meaning of their values does."""
-    own = {
-        field.name: repr(getattr(dataset, field.name))
-        for field in fields(dataset)
-        if field.name not in _SHARED or field.name == "ignore_index"
-    }
     masks = [pair.mask for pair in dataset.pairs if pair.mask is not None]
-    files = [(str(mask.absolute()), mask.stat().st_size, mask.stat().st_mtime_ns) for mask in masks]
-    text = json.dumps([type(dataset).__name__, list(dataset.classes), own, files])
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    # Of files the mask alone is read; decoding its image would take most of the time.
+    found = known(
+        masks,
+        lambda index: _labels(dataset, dataset.read_labels(masks[index])),
+        about=f"labels {_meaning(dataset)}",
+        title="LABELS",
+    )
+    if not dataset.pairs:  # drawn, not read: nothing tells whether it is still the same
+        found = [_labels(dataset, dataset.load(index)[1]) for index in range(len(dataset))]
+    pixels, surroundings = ([0] * dataset.num_classes for _ in range(2))
+    for counts in found:
+        if isinstance(counts, Exception):
+            raise counts
+        for label, count in counts:
+            pixels[label] += count
+            surroundings[label] += sum(count for _, count in counts)
+    return LabelCounts(pixels, surroundings)
+
+
+def _labels(dataset: BaseDataset, mask: np.ndarray) -> list[tuple[int, int]]:
+    """The classes in a mask of train ids, each with its pixels."""
+    counts = dataset.label_counts(mask).tolist()
+    return [(label, count) for label, count in enumerate(counts) if count]
+
+
+def _meaning(dataset: BaseDataset) -> str:
+    """Changes when the values of the masks come to mean something else."""
+    shared = {field.name for field in fields(BaseDataset)} - {"ignore_index"}
+    own = [field.name for field in fields(dataset) if field.name not in shared]
+    settings = {name: getattr(dataset, name) for name in own}
+    return f"{type(dataset).__name__} {dataset.classes} {settings}"

@@ -1,5 +1,6 @@
 """Finding the files of a layout: folders that must exist, partners matched by key."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from base.base_dataset import Pair
 from utils.errors import DataError
 
 _SHOWN = 20
+_EXAMPLES = 5
 
 
 def require_folder(folder: Path, *, layout: str) -> Path:
@@ -42,7 +44,7 @@ def first_folder(candidates: Sequence[Path], *, layout: str) -> Path:
 
 def files_by_stem(folder: Path, suffix: str) -> dict[str, Path]:
     """Return the files of a folder that end in `suffix`, by their name without it."""
-    return {path.name.removesuffix(suffix): path for path in folder.glob(f"*{suffix}")}
+    return {path.name.removesuffix(suffix): path for path in folder.glob(f"[!.]*{suffix}")}
 
 
 def read_lines(path: Path, *, layout: str) -> list[str]:
@@ -66,7 +68,10 @@ def read_lines(path: Path, *, layout: str) -> list[str]:
 
 def contents(folder: Path) -> str:
     """Return a folder's first entries for a message."""
-    return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    try:
+        return shortened(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    except OSError as error:  # may not be listed; on Windows also a drive that is not there
+        return f"what cannot be listed ({error.strerror})"
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -95,16 +100,20 @@ def require_some(pairs: Iterable[Pair], *, where: Path, layout: str) -> tuple[Pa
     return pairs
 
 
-def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path) -> list[Pair]:
-    """Pair images and masks by key, in the byte order of the keys; never by position.
+def match(
+    images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Pair images and masks by key, in the order of the keys' code points; never by position.
+
+    Returns:
+        The pairs, and what to say of masks without an image, which are left out.
 
     Raises:
-        DataError: An image without a mask; names up to 20 and counts them. A mask without an
-            image is left out: unlabelled images are what the trainer cannot use, not these.
+        DataError: An image without a mask; names up to 20 and counts them.
     """
     missing = [path for key, path in sorted(images.items()) if key not in masks]
+    others = sorted(path.name for key, path in masks.items() if key not in images)
     if missing:
-        others = sorted(path.name for key, path in masks.items() if key not in images)
         found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
@@ -112,4 +121,31 @@ def match(images: Mapping[str, Path], masks: Mapping[str, Path], *, where: Path)
             "  expected: a mask with the same name for every image\n"
             "  fix: add the masks, or remove these images from the split"
         )
-    return [Pair(images[key], masks[key]) for key in sorted(images, key=str.encode)]
+    pairs = [Pair(images[key], masks[key]) for key in sorted(images)]
+    left = f"{len(others)} masks have no image: {shortened(others)} (in {where})"
+    return pairs, (left,) if others else ()
+
+
+def named_colors(folder: Path, classes: Sequence[str], *, void: int) -> dict[int, int]:
+    """Read CVAT's labelmap.txt, `road:128,64,128::`, in the folder of masks or just above.
+
+    Returns:
+        Train ids of color codes 0xRRGGBB, void for names that are no class (in any case); empty
+        without the file, or when it names no class.
+    """
+    places = [place / "labelmap.txt" for place in (folder, *folder.parents[:2])]
+    text = next((path.read_text("utf-8", "replace") for path in places if path.is_file()), "")
+    ids = {name.casefold(): train_id for train_id, name in enumerate(classes)}
+    found = {
+        int(red) << 16 | int(green) << 8 | int(blue): ids.get(name.strip().casefold(), void)
+        for name, red, green, blue in re.findall(r"(?m)^([^#:]+):(\d+),(\d+),(\d+)", text)
+    }
+    return found if set(found.values()) - {void} else {}
+
+
+def with_examples(text: str, examples: Sequence[str]) -> str:
+    """Return a text with its first examples below it, and how many more there are."""
+    shown = [f"\n      {example}" for example in examples[:_EXAMPLES]]
+    if len(examples) > _EXAMPLES:
+        shown.append(f"\n      and {len(examples) - _EXAMPLES} more")
+    return text + ":" + "".join(shown)

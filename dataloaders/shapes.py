@@ -1,9 +1,9 @@
 """Shapes: an embedded data set, drawn on the spot; nothing to download.
 
-Each picture holds textured, shaded shapes that hide one another before a textured background. A
+Each image holds textured, shaded shapes that hide one another before a textured background. A
 class is an outline with its texture in two of four hues: every hue belongs to three classes, so
-that one pixel's colour says little and its surroundings say much. The border of every shape is
-void, one pixel to each side. Picture i of a split depends on (split, content_seed, i, height,
+that one pixel's color says little and its surroundings say much. The border of every shape is
+void, one pixel to each side. Image i of a split depends on (split, content_seed, i, height,
 width) alone.
 """
 
@@ -18,13 +18,13 @@ from annotated_types import Ge
 
 from base.base_dataset import BaseDataset
 from utils.data.labels import mask_dtype
-from utils.seeding import picture_generator
+from utils.seeding import image_generator
 
 _RADIUS = (10.0, 26.0)  # pixels
 _HUES = np.array([(205, 75, 65), (75, 165, 85), (75, 100, 205), (210, 180, 70)], np.float32)
 _HUES_OF = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))  # of each class but the background
-_COLOUR_SPREAD = 22.0  # standard deviation of a shape's colours about its hues
-_AREA_PER_SHAPE = 2400.0  # pixels of picture for one shape, on average
+_COLOR_SPREAD = 22.0  # standard deviation of a shape's colors about its hues
+_AREA_PER_SHAPE = 2400.0  # pixels of image for one shape, on average
 _SUBPIXEL = 4  # bits of fraction of the corner coordinates that OpenCV draws
 
 Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -32,14 +32,14 @@ Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Shapes(BaseDataset):
-    """Generated pictures of six shapes before a background: seven classes.
+    """Generated images of six shapes before a background: seven classes.
 
     Args:
-        split: "train" and "val" never share a picture.
-        length: Number of pictures.
-        height: Picture height in pixels.
-        width: Picture width in pixels.
-        content_seed: Another number gives other pictures.
+        split: "train" and "val" never share an image.
+        length: Number of images.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        content_seed: Another number gives other images.
     """
 
     split: Literal["train", "val"] = "train"
@@ -70,20 +70,20 @@ class Shapes(BaseDataset):
     std: ClassVar[tuple[float, ...]] = (0.18, 0.16, 0.18)
 
     def __post_init__(self) -> None:
-        """Take every picture; `select` may leave some out."""
+        """Take every image; `select` may leave some out."""
         super().__post_init__()
         self._numbers: Sequence[int] = range(self.length)
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._numbers)
 
     def select(self, indices: Sequence[int]) -> None:
-        """Keep only these pictures."""
+        """Keep only these images."""
         self._numbers = [self._numbers[index] for index in indices]
 
     def name(self, index: int) -> str:
-        """Return a picture's name."""
+        """Return an image's name."""
         return f"shapes-{self.split}-{self._numbers[index]:05d}"
 
     def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002 (all have one size)
@@ -91,9 +91,9 @@ class Shapes(BaseDataset):
         return self.height, self.width
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw picture `index`: uint8 (height, width, 3) and its mask (height, width)."""
+        """Draw image `index`: uint8 (height, width, 3) and its mask (height, width)."""
         split = ("train", "val").index(self.split)
-        rng = picture_generator(
+        rng = image_generator(
             split, self.content_seed, self._numbers[index], self.height, self.width
         )
         image, labels, border = draw(self.height, self.width, rng)
@@ -105,10 +105,10 @@ class Shapes(BaseDataset):
 def draw(
     height: int, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a picture.
+    """Draw an image.
 
     Returns:
-        The picture uint8 (H, W, 3), its labels uint8 (H, W) without void, and the border
+        The image uint8 (H, W, 3), its labels uint8 (H, W) without void, and the border
         uint8 (H, W), 1 where a label is doubtful.
     """
     image = _background(height, width, rng)
@@ -117,10 +117,10 @@ def draw(
     for _ in range(max(2, round(rng.uniform(0.7, 1.3) * height * width / _AREA_PER_SHAPE))):
         label = int(rng.integers(1, len(_SHAPES) + 1))
         outline, texture = _SHAPES[label - 1]
-        centre = rng.uniform((0, 0), (width, height))
+        center = rng.uniform((0, 0), (width, height))
         radius, turn = rng.uniform(*_RADIUS), rng.uniform(0, 2 * math.pi)
         contours = [
-            np.rint((_turned(contour, turn) * radius + centre) * 2**_SUBPIXEL).astype(np.int32)
+            np.rint((_turned(contour, turn) * radius + center) * 2**_SUBPIXEL).astype(np.int32)
             for contour in outline
         ]
         _paint(image, labels, border, contours, label=label, texture=texture, rng=rng)
@@ -158,7 +158,7 @@ def _paint(
     across = (math.cos(turn) * u + math.sin(turn) * v) * step
     along = (math.cos(turn) * v - math.sin(turn) * u) * step
     hues = _HUES[list(_HUES_OF[label - 1])]
-    one, other = hues + rng.normal(0, _COLOUR_SPREAD, (2, 3)).astype(np.float32)
+    one, other = hues + rng.normal(0, _COLOR_SPREAD, (2, 3)).astype(np.float32)
     blend = texture(across, along, rng)[..., None]
     painted = (one * blend + other * (1 - blend)) * _shade(u, v, rng)[..., None]
     np.copyto(image[box], painted.clip(0, 255).astype(np.uint8), where=inside[..., None] > 0)
@@ -169,7 +169,7 @@ def _paint(
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw value noise of two scales between two colours; uint8 (H, W, 3)."""
+    """Draw value noise of two scales between two colors; uint8 (H, W, 3)."""
     coarse = rng.random((max(2, height // 24), max(2, width // 24)), np.float32)
     fine = rng.random((max(2, height // 6), max(2, width // 6)), np.float32)
     size = (width, height)

@@ -20,12 +20,12 @@ from utils.seeding import check_order
 _SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes
 
 
-def unnormalised(
+def unnormalized(
     name: str, args: Mapping[str, object], *, ignore_index: int, seed: int
 ) -> BaseDataset:
     """Build a training data set whose `mean` and `std` may still be missing.
 
-    A `Folder` of other than RGB pictures cannot be built without them, so it gets placeholders.
+    A `Folder` of other than RGB images cannot be built without them, so it gets placeholders.
 
     Raises:
         ConfigError: Unknown name or arguments.
@@ -35,36 +35,40 @@ def unnormalised(
     if DATASETS[name] is Folder and "mean" not in for_data:
         given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
         chosen = {"images": "images", "masks": "masks", "split": None} | given
-        pairs = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
-        channels = header(pairs[0].image).kind.channels if pairs else 3
+        pairs, _ = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
+        (height, _), (channels, _) = header(pairs[0].image) if pairs else ((3, 3), (3, ""))
+        if pairs and pairs[0].image.suffix == ".npy":
+            channels = min(channels, height)  # of (C, H, W) as of (H, W, C)
         channels = 3 if channels == 4 else channels
         args = {**args, "mean": (0.5,) * channels, "std": (0.5,) * channels}
     return build_dataset("train_loader", (name, args), ignore_index=ignore_index, seed=seed)
 
 
 def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each channel over all pixels, as fractions.
+    """Return mean and standard deviation of each channel over all pixels with a value.
 
     Args:
         dataset: Its images are read whole, without augmentation.
         count: How many images, chosen by the data set's seed.
 
     Returns:
-        Two float64 arrays (channels,).
+        Two float64 arrays (channels,), fractions of the dtype's full scale.
 
     Raises:
         DataError: An image cannot be read, or a channel is the same everywhere.
     """
     channels = len(dataset.mean)
     total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
-    for index in check_order(len(dataset), seed=dataset.seed)[:count]:
-        image = dataset.load(int(index))[0].reshape(-1, channels)
-        values = image.astype(np.float64) / FULL_SCALE[dataset.input_dtype]
+    for index in check_order(len(dataset), seed=dataset.seed)[:count].tolist():
+        pair = dataset.pairs[index] if dataset.pairs else None
+        image, void = dataset.read_image(pair.image) if pair else (dataset.load(index)[0], None)
+        known = image.reshape(-1, channels) if void is None else image[~void]
+        values = known.astype(np.float64) / FULL_SCALE[dataset.input_dtype]
         total += values.sum(axis=0)
         squares += np.square(values).sum(axis=0)
         pixels += len(values)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    mean = total / max(pixels, 1)
+    std = np.sqrt(np.maximum(squares / max(pixels, 1) - mean**2, 0))
     still = std < _SMALLEST_STD
     if still.any():
         flat = ", ".join(str(channel) for channel in np.flatnonzero(still))

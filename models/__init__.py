@@ -1,15 +1,25 @@
 """The networks: one paper a file, and the table that names them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from base.base_model import BaseModel, Network
 from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
+from utils.files.matching import Match, align, match, require
 
-__all__ = ["MODELS", "build_network", "load_matching", "model_from_checkpoint"]
+__all__ = [
+    "MODELS",
+    "build_network",
+    "check_weights",
+    "load_matching",
+    "model_from_checkpoint",
+]
 
 MODELS: Table[Network] = Table(
     {
@@ -31,7 +41,14 @@ MODELS: Table[Network] = Table(
 )
 """What `arch.type` may say."""
 
-_SHOWN = 5
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves normal numbers out: for them the meta device imports torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def build_network(
@@ -62,15 +79,37 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
     Raises:
         CheckpointError: The stored architecture cannot be built, or the weights are not its own.
     """
+    check_weights(checkpoint)
+    model = _built(checkpoint, build_network)
+    model.load_state_dict(_required(checkpoint, model))
+    return model.eval()
+
+
+def check_weights(checkpoint: Mapping) -> None:
+    """Refuse weights that are not the network's, before it takes memory of whatever size.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    try:
+        with torch.device("meta"), _Unfilled():
+            _required(checkpoint, _built(checkpoint, partial(build, "arch", MODELS)))
+    except CheckpointError as error:
+        # What computes with values while it is built cannot be built there, and is left to later.
+        if "meta" not in str(error).split():
+            raise
+
+
+def _built(checkpoint: Mapping, factory: Callable[..., BaseModel]) -> BaseModel:
     arch = checkpoint["config"].get("arch", {})
     try:
-        model = build_network(
+        return factory(
             arch["type"],
             {**arch.get("args", {}), "pretrained": False},
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )
-    except (ConfigError, KeyError) as error:
+    except Exception as error:  # constructors raise whatever there is over forged arguments
         plugins = " ".join(f"--plugin {file}" for file in checkpoint.get("plugins", ()))
         cause = f"it was trained with {plugins}: give that again"
         if arch.get("type") in MODELS or not plugins:
@@ -78,8 +117,11 @@ def model_from_checkpoint(checkpoint: Mapping) -> BaseModel:
         raise CheckpointError(
             f"the checkpoint's architecture cannot be built: {error}\n  {cause}"
         ) from error
-    _load_strictly(model, weights_of_checkpoint(checkpoint))
-    return model.eval()
+
+
+def _required(checkpoint: Mapping, model: BaseModel) -> dict[str, Tensor]:
+    what = f"the checkpoint's weights are not those of its {type(model).__name__}:"
+    return require(weights_of_checkpoint(checkpoint), model.state_dict(), what)
 
 
 def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
@@ -88,62 +130,23 @@ def weights_of_checkpoint(checkpoint: Mapping) -> Mapping:
     return ema["state_dict"] if ema else checkpoint["state_dict"]
 
 
-def load_matching(model: BaseModel, checkpoint: Mapping) -> tuple[list[str], list[str]]:
-    """Start from a checkpoint with other classes or another head (`init_from`).
-
-    Every tensor of the model whose name and shape occur in the checkpoint is taken.
+def load_matching(model: BaseModel, weights: Mapping[str, Tensor]) -> Match:
+    """Start from another network's weights (`init_from`): all that fit by name and shape.
 
     Args:
         model: Changed in place; its other tensors stay as they were.
-        checkpoint: What `utils.run.checkpoint.load` returned.
-
-    Returns:
-        The names of the tensors taken, and one line for each that was left, with the reason.
+        weights: Tensors by the names of whatever program they come from.
 
     Raises:
         CheckpointError: Nothing fits.
     """
-    weights = weights_of_checkpoint(checkpoint)
     own = model.state_dict()
-    taken = {name: weights[name] for name in own if _fits(own[name], weights.get(name))}
-    if not taken:
+    found = match(align(weights, own), own)
+    if not any(tensor.is_floating_point() for tensor in found.taken.values()):
         raise CheckpointError(
-            f"init_from: no tensor of this {type(model).__name__} is in the checkpoint, which "
-            f"holds a {checkpoint['arch']}; take one of the same arch.type and backbone"
+            f"init_from: nothing in the file fits this {type(model).__name__}\n"
+            f"  found: {', '.join(list(weights)[:3])}, ...; expected: {', '.join(list(own)[:3])}, "
+            "...\n  take a file of the same arch.type or backbone"
         )
-    left = [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} here"
-        if name in weights
-        else f"{name}: not in the file"
-        for name, value in own.items()
-        if name not in taken
-    ]
-    model.load_state_dict(taken, strict=False)
-    return list(taken), left
-
-
-def _load_strictly(model: BaseModel, weights: Mapping) -> None:
-    own = model.state_dict()
-    faults = [f"{name}: missing" for name in own if name not in weights]
-    faults += [f"{name}: unknown" for name in weights if name not in own]
-    faults += [
-        f"{name}: {_shape(weights[name])} in the file, {_shape(value)} expected"
-        for name, value in own.items()
-        if name in weights and not _fits(value, weights[name])
-    ]
-    if faults:
-        more = f"\n  ... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise CheckpointError(
-            f"the checkpoint's weights are not those of its {type(model).__name__}:\n  "
-            + "\n  ".join(faults[:_SHOWN])
-            + more
-        )
-    model.load_state_dict(dict(weights))
-
-
-def _fits(own: object, other: object) -> bool:
-    return isinstance(other, Tensor) and isinstance(own, Tensor) and own.shape == other.shape
-
-
-def _shape(value: object) -> str:
-    return "x".join(map(str, value.shape)) or "scalar" if isinstance(value, Tensor) else "no tensor"
+    model.load_state_dict(found.taken, strict=False)
+    return found

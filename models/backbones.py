@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from models.encoder_layers import layers_below
 from models.encoder_names import Encoder, name_of, native_size, options_of, timm_name
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
+from utils.files.matching import align
 
 OutputStride = Literal[8, 16, 32]
 
@@ -195,6 +197,8 @@ def build_timm(
 ) -> nn.Module:
     """Build a timm network for the papers that alter it themselves.
 
+    On the meta device, which has no memory to load weights into, they are only asked for.
+
     Args:
         encoder: A timm name, with or without a tag, or one of ``ALIASES``; or an object with a
             name and options.
@@ -209,12 +213,14 @@ def build_timm(
     import timm  # seconds; only who builds an encoder pays them
 
     full_name = timm_name(encoder)
-    weights = weights_of(full_name, pretrained)
+    only_ask = torch.get_default_device().type == "meta"
+    weights = weights_of(full_name, pretrained, only_ask=only_ask)
     if isinstance(pretrained, str) and weights is not None:
         plain = timm.create_model(full_name, in_chans=in_channels)
-        weights = _to_timm_names(plain, weights)
+        weights = _to_timm_names(plain, align(weights, plain.state_dict()))
         check_fit(plain, weights, name=full_name, path=pretrained)
     arguments: dict[str, Any] = {**options_of(encoder), **options}
+    weights = None if only_ask else weights
     if weights is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": weights}
     try:
@@ -223,6 +229,8 @@ def build_timm(
                 full_name, in_chans=in_channels, pretrained=weights is not None, **arguments
             )
     except (TypeError, AssertionError, NotImplementedError) as error:
+        if only_ask and "meta" in str(error):  # older timm computes while it builds
+            raise
         # timm says it in as many ways as it has families of networks.
         raise ConfigError(
             f"arch.args.backbone: {name_of(encoder)} does not offer "

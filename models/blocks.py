@@ -16,6 +16,9 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Te
 
     The one place that decides ``align_corners`` for the project: pixels are areas, as in OpenCV.
     """
+    # To its own size it would copy, twice in the backward pass: 5 % of a step of UNetResnet.
+    if not torch.compiler.is_compiling() and x.shape[2:] == tuple(size):
+        return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
@@ -37,7 +40,7 @@ def conv_bn_relu(
     stride: int = 1,
     dilation: int = 1,
 ) -> nn.Sequential:
-    """Build convolution, batch normalisation and ReLU; stride 1 keeps the size."""
+    """Build convolution, batch normalization and ReLU; stride 1 keeps the size."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(
@@ -48,10 +51,10 @@ def conv_bn_relu(
     )
 
 
-def initialise(*parts: nn.Module) -> None:
-    """Initialise new layers for ReLU networks; never called on anything pretrained.
+def initialize(*parts: nn.Module) -> None:
+    """Initialize new layers for ReLU networks; never called on anything pretrained.
 
-    Convolutions as He et al., "Delving Deep into Rectifiers" (2015), eq. 10, normalisation to the
+    Convolutions as He et al., "Delving Deep into Rectifiers" (2015), eq. 10, normalization to the
     identity, biases to 0.
     """
     for part in parts:
@@ -82,6 +85,24 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.bias
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout; on a CPU it draws 64 random bits at a time, for four values.
+
+    torch draws value by value: 8 % of a step of DeepLab. The seed alone decides, as in torch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is torch's)
+        """Keep the shape."""
+        if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        bits = torch.empty(input.numel() // 4 + 1, dtype=torch.int64).random_(-(2**63), None)
+        dropped = round(self.p * 2**16)  # of the 65,536 values of 16 bits
+        keep = bits.view(torch.int16)[: input.numel()] >= dropped - 2**15
+        # Not from bool: converting that is not vectorized.
+        scale = keep.view(torch.uint8).to(input.dtype).div_(1 - dropped / 2**16)
+        return input * scale.as_strided(input.shape, torch.empty_like(input).stride())
+
+
 class FCNHead(nn.Module):
     """The auxiliary head of PSPNet (Sec. 4) and UPerNet: 3x3 convolution, dropout, classifier."""
 
@@ -91,7 +112,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.conv = conv_bn_relu(in_channels, channels)
         self.dropout = nn.Dropout2d(dropout)
-        initialise(self.conv)
+        initialize(self.conv)
         self.classifier = classifier(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +185,7 @@ class PyramidPooling(nn.Module):
         channels = in_channels // len(self.bins)
         self.levels = nn.ModuleList(conv_bn_relu(in_channels, channels, 1) for _ in self.bins)
         self.fuse = conv_bn_relu(in_channels + channels * len(self.bins), out_channels)
-        initialise(self)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(N, out_channels, h, w)`` for features ``(N, in_channels, h, w)``."""
@@ -227,7 +248,7 @@ def unpool(x: Tensor, winners: Tensor) -> Tensor:
 def cut(x: Tensor, size: Sequence[int]) -> Tensor:
     """Cut features to ``size``, at most a row and a column smaller than they are.
 
-    Nearest-neighbour resizing from n + 1 to n takes the first n. Unlike a slice it says nothing
+    Nearest-neighbor resizing from n + 1 to n takes the first n. Unlike a slice it says nothing
     about which size is larger, which torch.export would have to prove.
     Above 2,000 pixels float32 rounding may take the last row instead of the one before it.
     """

@@ -1,20 +1,47 @@
 """From what a config says about a model to a network on its devices, ready to train."""
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
-from models import build_network, load_matching
+from models import MODELS, build_network, check_weights, load_matching
+from utils.config.registry import build
 from utils.errors import ConfigError
-from utils.hardware.parallel import shares, spread, synchronises_batch_norm
+from utils.files.tensor_files import read, weights_in
+from utils.hardware.depthwise import replace_depthwise
+from utils.hardware.parallel import shares, spread, synchronizes_batch_norm
 from utils.hardware.recompute import recompute_blocks
-from utils.run import checkpoint
 
 log = logging.getLogger("segmentation")
+
+
+def check_model(
+    name: str, args: Mapping[str, object], init_from: str | None, state: Mapping | None
+) -> Mapping[str, Tensor] | None:
+    """Build a model without memory: what is wrong is told before the data are looked at.
+
+    Returns:
+        The weights that are in the file `init_from`; nothing before they are restored from the
+        checkpoint `state`; None: pretrained ones are to be loaded.
+
+    Raises:
+        ConfigError: Unknown name or arguments, or weights that cannot be had; none are downloaded.
+        CheckpointError: A weight file is missing, damaged, or of another encoder.
+    """
+    if state is not None:
+        check_weights(state)
+        return {}
+    start = None if init_from is None else weights_in(read(Path(init_from)), Path(init_from))
+    args = args if start is None else {**args, "pretrained": False}
+    # What computes with values while it is built cannot be built so, and is left to `build_model`.
+    with torch.device("meta"), contextlib.suppress(RuntimeError, TypeError):
+        build("arch", MODELS, name, args, num_classes=2, in_channels=3)
+    return start
 
 
 def build_model(
@@ -23,8 +50,7 @@ def build_model(
     *,
     num_classes: int,
     in_channels: int,
-    init_from: str | None,
-    restoring: bool,
+    start: Mapping[str, Tensor] | None,
 ) -> BaseModel:
     """Build a model with the weights it starts from, on the CPU.
 
@@ -32,26 +58,30 @@ def build_model(
         name: A model of the table.
         args: Its arguments.
         num_classes: Classes of the data set.
-        in_channels: Channels of its images, unless `args` say otherwise.
-        init_from: A checkpoint whose fitting tensors are taken; what does not fit is reported.
-        restoring: All weights are about to be restored: none are loaded.
+        in_channels: Channels of its images.
+        start: What `check_model` returned: its fitting tensors are taken, the rest is reported.
 
     Raises:
         ConfigError: As `build_network`.
-        CheckpointError: `init_from` is damaged, or nothing in it fits.
+        CheckpointError: Nothing in `start` fits.
     """
-    start = None if restoring else init_from
-    without = {"pretrained": False} if restoring or start is not None else {}
+    if args.get("in_channels", in_channels) != in_channels:
+        raise ConfigError(
+            f"arch.args.in_channels: found {args['in_channels']}, the images have {in_channels}\n"
+            "  fix: delete it, or give the data set as many values in mean and std"
+        )
+    without = {} if start is None else {"pretrained": False}
     model = build_network(
         name, {**args, **without}, num_classes=num_classes, in_channels=in_channels
     )
     for note in model.notes:
         log.info("arch.args: %s", note)
-    if start is not None:
-        taken, left = load_matching(model, checkpoint.load(Path(start)))
-        log.info("init_from: %d tensors taken from %s, %d not", len(taken), start, len(left))
-        for line in left:
-            log.info("init_from: not taken: %s", line)
+    if start:
+        found = load_matching(model, start)
+        groups = (list(found.taken), found.misfits, found.missing, found.unexpected)
+        words = ("tensors taken", "left for their shape", "missing in it", "unexpected in it")
+        for group, what in zip(groups, words, strict=True):
+            log.info("init_from: %d %s  %s", len(group), what, ", ".join(group[:3]))
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     log.info("arch: %s, %.2f M trainable parameters", name, count / 1e6)
     return model
@@ -83,7 +113,7 @@ def place(
     Returns:
         What the training step calls.
     """
-    if synchronises_batch_norm(device, use_synch_bn=use_synch_bn):
+    if synchronizes_batch_norm(device, use_synch_bn=use_synch_bn):
         convert_sync_batchnorm(model)
     model.to(device)
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -91,6 +121,8 @@ def place(
         blocks = recompute_blocks(getattr(model, "backbone", None))
         effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
         log.info("trainer.recompute: %s", effect)
+    if device.type == "cpu":
+        replace_depthwise(model)
     if compiled:
         model.compile()
     return spread(model, device, parallel=parallel, n_gpu=n_gpu)
@@ -123,7 +155,7 @@ def check_batch(
             f"train_loader.args.batch_size: {smallest} images for {devices} devices, at least one "
             "each is needed; set a larger batch_size or a smaller n_gpu"
         )
-    # Synchronised statistics are taken over the images of all devices.
+    # Synchronized statistics are taken over the images of all devices.
     together = smallest if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) else own
     needed = model.fewest_images(crop_size)
     if together < needed:
@@ -132,7 +164,7 @@ def check_batch(
         larger = "" if pooled else ', a larger "crop_size"'
         raise ConfigError(
             f"train_loader.args.batch_size: a device would train on {own} image at a time, and "
-            f"{type(model).__name__} has batch normalisation on {what} 1x1: that needs {needed}\n"
+            f"{type(model).__name__} has batch normalization on {what} 1x1: that needs {needed}\n"
             f'  fix: a larger "batch_size" (or "drop_last": true){larger}, or "freeze_bn": true'
         )
     if devices > 1:

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
-from models.blocks import classifier, conv_bn_relu, initialise, laid_out_as, resize, resize_logits
+from models.blocks import (
+    Dropout,
+    classifier,
+    conv_bn_relu,
+    initialize,
+    laid_out_as,
+    resize,
+    resize_logits,
+)
 from models.encoder_names import Encoder, timm_name
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -34,7 +42,7 @@ ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 def separable_conv(in_channels: int, out_channels: int, *, dilation: int = 1) -> nn.Sequential:
-    """Build a 3x3 depthwise and a 1x1 convolution, each with normalisation and ReLU (Sec. 3.1)."""
+    """Build a 3x3 depthwise and a 1x1 convolution, each with normalization and ReLU (Sec. 3.1)."""
     depthwise = nn.Conv2d(
         in_channels, in_channels, 3, 1, dilation, dilation, groups=in_channels, bias=False
     )
@@ -84,7 +92,7 @@ class ASPP(nn.Module):
             ]
         )
         self.project = conv_bn_relu(len(self.branches) * channels, channels, 1)
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, in_channels, h, w)`` to ``(N, 256, h, w)``."""
@@ -103,9 +111,9 @@ class Decoder(nn.Module):
         self.refine = nn.Sequential(
             _conv3(channels + 48, channels, separable=separable),
             _conv3(channels, channels, separable=separable),
-            nn.Dropout(0.1),
+            Dropout(0.1),
         )
-        initialise(self)
+        initialize(self)
         self.classifier = classifier(channels, num_classes)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
@@ -126,7 +134,7 @@ class DeepLab(BaseModel):
         output_stride: Stride of the deepest features; sets the rates of the ASPP.
         separable: Whether ASPP and decoder factor their 3x3 convolutions; null as in the paper:
             with Xception only (Sec. 4.3).
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -167,7 +175,7 @@ class DeepLab(BaseModel):
             separable = timm_name(backbone).startswith("xception")
         channels = self.backbone.channels
         self.aspp = ASPP(channels[-1], rates=ATROUS_RATES[output_stride], separable=separable)
-        initialise(self.aspp)
+        initialize(self.aspp)
         self.decoder = Decoder(channels[self.low_index], num_classes, separable=separable)
         self.finish(
             freeze_bn=freeze_bn,

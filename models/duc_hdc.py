@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
-from models.blocks import conv_bn_relu, crop, initialise
+from models.blocks import conv_bn_relu, crop, initialize
 from models.encoder_names import Encoder, name_of
 from utils.errors import ConfigError
 
@@ -113,7 +113,7 @@ class ASPP(nn.Module):
 class DUC(nn.Module):
     """Dense upsampling convolution (Sec. 3.1): factor^2 x classes channels, rearranged to pixels.
 
-    These channels are the logits: neither normalisation nor ReLU follows.
+    These channels are the logits: neither normalization nor ReLU follows.
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, factor: int) -> None:
@@ -138,7 +138,7 @@ class DeepLab_DUC_HDC(BaseModel):  # noqa: N801 - the name that configs have
         backbone: A ResNet of timm's.
         pretrained: True, False, or the path of the encoder's weight file.
         output_stride: Stride of the features, and the factor of the DUC.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -165,7 +165,7 @@ class DeepLab_DUC_HDC(BaseModel):  # noqa: N801 - the name that configs have
         super().__init__(num_classes, in_channels=in_channels)
         self.backbone = HDCResNet(backbone, in_channels=in_channels, pretrained=pretrained)
         self.aspp = ASPP(self.backbone.channels, 256)
-        initialise(self.aspp)
+        initialize(self.aspp)
         self.duc = DUC(256, num_classes, factor=output_stride)
         self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
 

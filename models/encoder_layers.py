@@ -25,7 +25,7 @@ def layers_below(network: nn.Module, name: str) -> list[tuple[nn.Parameter, int]
     from timm.models import group_parameters
 
     with torch.device("meta"):  # what hands out features has parameters of other names
-        whole = timm.create_model(name)
+        whole: Any = timm.create_model(name)
     if not hasattr(whole, "group_matcher"):
         raise ConfigError(f"optimizer.layer_decay: timm does not divide {name} into layers")
     groups: Any = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)

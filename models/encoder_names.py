@@ -91,4 +91,4 @@ def _few(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, dict.fromkeys(known), n=5)
     if near:
         return f"; did you mean {', '.join(near)}?"
-    return "; any timm name is accepted, for example resnet50, efficientnet_b0, convnext_tiny"
+    return "; a name of timm's is expected, for example resnet50, efficientnet_b0, convnext_tiny"

@@ -23,7 +23,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
-from models.blocks import classifier, crop, cut, halve
+from models.blocks import Dropout, classifier, crop, cut, halve
 from models.vgg import VGG, VGGName
 
 
@@ -52,9 +52,9 @@ class FCN8(BaseModel):
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: VGG16 as in the paper, or with batch normalisation.
+        backbone: VGG16 as in the paper, or with batch normalization.
         pretrained: True, False, or the path of the encoder's weight file.
-        freeze_bn: Keep the statistics of batch normalisation (`vgg16_bn` has some).
+        freeze_bn: Keep the statistics of batch normalization (`vgg16_bn` has some).
         freeze_backbone: Keep the encoder, fc6 and fc7 as they are.
     """
 
@@ -80,7 +80,7 @@ class FCN8(BaseModel):
         self.backbone = VGG(
             backbone, in_channels=in_channels, pretrained=pretrained, fully_connected=True
         )
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
         self.relu = nn.ReLU(inplace=True)
         self.score_fc7 = classifier(4096, num_classes)
         self.score_pool4 = classifier(512, num_classes)

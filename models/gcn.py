@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import Backbone, build_backbone, build_timm
-from models.blocks import initialise, resize
+from models.blocks import initialize, resize
 from models.encoder_names import Encoder, name_of, native_size
 from models.pyramid import Pyramid
 from utils.errors import ConfigError
@@ -118,6 +118,14 @@ def _gcn_stage(
     return nn.Sequential(first, *rest)
 
 
+def _require_odd(num_filters: int) -> None:
+    if num_filters % 2 == 0:
+        raise ConfigError(
+            f"arch.args.num_filters: {num_filters} is even; the size of the global kernels "
+            f"must be odd, for example {num_filters + 1}"
+        )
+
+
 class GCN(BaseModel):
     """GCN on any encoder of four stages.
 
@@ -129,7 +137,7 @@ class GCN(BaseModel):
         use_resnet_gcn: Whether the encoder's last two stages are GCN blocks (Sec. 4.1), new ones.
         use_deconv: Whether to upsample by transposed convolutions.
         num_filters: The size k of the global kernels, odd (the ancestor's name for it).
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is, GCN blocks excepted.
     """
 
@@ -159,11 +167,7 @@ class GCN(BaseModel):
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
-        if num_filters % 2 == 0:
-            raise ConfigError(
-                f"arch.args.num_filters: {num_filters} is even; the size of the global kernels "
-                f"must be odd, for example {num_filters + 1}"
-            )
+        _require_odd(num_filters)
         if use_resnet_gcn:
             self.backbone = _first_stages(backbone, in_channels, pretrained)
             self.pyramid = Pyramid(self.backbone)
@@ -198,7 +202,7 @@ class GCN(BaseModel):
             for _ in range(5)
         )
         self.refine = nn.ModuleList(BoundaryRefinement(num_classes) for _ in range(5))
-        initialise(self.gcn_stages, self.score, self.up, self.refine)
+        initialize(self.gcn_stages, self.score, self.up, self.refine)
         self.finish(
             freeze_bn=freeze_bn,
             freeze_backbone=freeze_backbone,

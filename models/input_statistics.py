@@ -1,12 +1,15 @@
 """The mean and deviation of the images that an encoder's weights were trained with."""
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from models import MODELS
 from models.encoder_names import timm_name
 from utils.errors import ConfigError
+
+log = logging.getLogger("segmentation")
 
 _FAR = 0.1  # a difference of means or deviations that changes what the first layer sees
 
@@ -27,26 +30,27 @@ def weight_statistics(name: str, args: Mapping[str, Any], *, needed: bool) -> St
         needed: Whether the config asks for them.
 
     Returns:
-        None where the model has no encoder.
+        None where the model has no encoder, or starts without its weights.
 
     Raises:
-        ConfigError: timm has no such encoder, or there is none where it is needed.
+        ConfigError: timm has no such encoder, or there are none and they are needed.
     """
-    parameter = inspect.signature(MODELS[name]).parameters.get("backbone")
-    if parameter is None:
-        if needed:
-            raise ConfigError(
-                f"normalize: {name} has no encoder whose weights saw other images; delete it"
-            )
-        return None
-    from timm.models import get_pretrained_cfg
+    parameters = inspect.signature(MODELS[name]).parameters
+    arguments = {key: args.get(key, parameter.default) for key, parameter in parameters.items()}
+    if "backbone" in arguments and (needed or arguments["pretrained"] is not False):
+        from timm.models import get_pretrained_cfg
 
-    configuration = get_pretrained_cfg(timm_name(args.get("backbone", parameter.default)))
-    return Statistics(configuration.mean, configuration.std) if configuration else None
+        if configuration := get_pretrained_cfg(timm_name(arguments["backbone"])):
+            return Statistics(configuration.mean, configuration.std)
+    if needed:
+        raise ConfigError(
+            f"normalize: {name} has no encoder whose weights saw other images\n  fix: delete it"
+        )
+    return None
 
 
-def difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[float]) -> str | None:
-    """Say how images differ from those that weights were trained with, where it is much.
+def log_difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Say where images differ much from those that weights were trained with.
 
     Args:
         weights: Of the weights' images.
@@ -54,13 +58,12 @@ def difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[floa
         std: Likewise.
     """
     pairs = [*zip(mean, weights.mean, strict=False), *zip(std, weights.std, strict=False)]
-    if len(mean) != len(weights.mean) or max(abs(ours - theirs) for ours, theirs in pairs) <= _FAR:
-        return None
-    return (
-        f"images are normalised by mean {_text(mean)}, std {_text(std)}, and the encoder's weights "
-        f"were trained with {_text(weights.mean)}, {_text(weights.std)}: "
-        'with "normalize": "weights" they are taken'
-    )
+    if len(mean) == len(weights.mean) and any(abs(one - other) > _FAR for one, other in pairs):
+        log.info(
+            "normalize: the images' mean is %s and their deviation %s, those of the encoder's "
+            'weights %s and %s: "normalize": "weights" takes the latter',
+            *map(_text, (mean, std, *weights)),
+        )
 
 
 def _text(values: Sequence[float]) -> str:

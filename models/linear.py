@@ -36,7 +36,7 @@ class Linear(BaseModel):
         backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         last: How many of the last features are joined: of a plain encoder its last blocks.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is, the probe of the paper.
     """
 

@@ -1,39 +1,53 @@
 """Where an encoder's pretrained weights come from: timm's hub, or a file that the user names."""
 
-import pickle
-import urllib.error
-import urllib.request
+import hashlib
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub as hub  # which imports what is used when it is used
 import torch
 from torch import Tensor, nn
 
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, UserError
+from utils.files.matching import match
+from utils.files.tensor_files import read, weights_in
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
+log = logging.getLogger("segmentation")
+
 _HUB_FILE = "model.safetensors"
 _SHOWN_KEYS = 3
-_TIMEOUT_S = 20
+_TIMEOUT_S = 20  # the hub's own client tries for three quarters of a minute before it gives up
 
 
-def weights_of(name: str, pretrained: str | bool) -> dict[str, Tensor] | None:
+def weights_of(
+    name: str, pretrained: str | bool, *, only_ask: bool = False
+) -> dict[str, Tensor] | None:
     """Return the weights that ``pretrained`` asks for, under timm's names.
 
     Args:
         name: A timm name with or without its tag.
         pretrained: True for timm's own weights, a path for a file, False for none.
+        only_ask: Make sure that timm's can be had, and download nothing: None stands for them.
 
     Raises:
         ConfigError: timm has no weights for ``name``, or they cannot be downloaded.
         CheckpointError: The file is missing, damaged, or holds no weights.
     """
-    if isinstance(pretrained, str):
-        return _read(Path(pretrained))
-    return _fetch(name) if pretrained else None
+    if not isinstance(pretrained, str):
+        return _fetch(name, only_ask=only_ask) if pretrained else None
+    path = Path(pretrained)
+    if not path.is_file():
+        raise CheckpointError(
+            f"arch.args.pretrained: no such file: {path}\n"
+            "  expected: true, false, or the path of a weight file (.pth or .safetensors)"
+        )
+    return weights_in(read(path), path)
 
 
 def check_fit(network: nn.Module, weights: dict[str, Tensor], *, name: str, path: str) -> None:
@@ -44,65 +58,32 @@ def check_fit(network: nn.Module, weights: dict[str, Tensor], *, name: str, path
     Raises:
         CheckpointError: Tensors are missing or have another shape.
     """
-    expected = network.state_dict()
     configuration: Any = network.pretrained_cfg
-    ignored = _names(configuration["classifier"]) | {
-        f"{stem}.weight" for stem in _names(configuration["first_conv"])
+    stems = [f"{stem}.weight" for stem in _names(configuration["first_conv"])]
+    ignored = (*_names(configuration["classifier"]), *stems)
+    own = network.state_dict()
+    # Files from before torch 0.4.1 do not count the batches; nothing depends on the number.
+    expected = {
+        key: value
+        for key, value in own.items()
+        if not key.startswith(ignored) and not key.endswith("num_batches_tracked")
     }
-    missing = [
-        key
-        for key, value in expected.items()
-        if not key.startswith(tuple(ignored))
-        # Files from before torch 0.4.1 do not count the batches; nothing depends on the number.
-        and not key.endswith("num_batches_tracked")
-        and (key not in weights or weights[key].shape != value.shape)
-    ]
-    if missing:
-        shown = ", ".join(missing[:_SHOWN_KEYS])
-        found = ", ".join(list(weights)[:_SHOWN_KEYS])
+    _, misfits, missing, _ = match(weights, expected)
+    if faults := missing + misfits:
         raise CheckpointError(
-            f"{path}: not the weights of {name}: {len(missing)} of {len(expected)} tensors are "
-            f"missing or have another shape ({shown}, ...)\n  found in the file: {found}, ...\n"
+            f"{path}: not the weights of {name}: {len(faults)} of {len(own)} tensors are "
+            f"missing or have another shape ({', '.join(faults[:_SHOWN_KEYS])}, ...)\n"
+            f"  found in the file: {', '.join(list(weights)[:_SHOWN_KEYS])}, ...\n"
             f"  expected: timm's own file for {name}; name the encoder the file belongs to in "
             "arch.args.backbone"
         )
 
 
-def _names(value: str | Sequence[str] | None) -> set[str]:
-    if value is None:
-        return set()
-    return {value} if isinstance(value, str) else set(value)
+def _names(value: str | Sequence[str] | None) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value or []
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"arch.args.pretrained: no such file: {path}\n"
-            "  expected: true, false, or the path of a weight file (.pth or .safetensors)"
-        )
-    from timm.models import load_state_dict
-
-    try:
-        weights = load_state_dict(str(path), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        raise _unreadable(path, error) from error
-    except Exception as error:
-        # safetensors raises a class of its own straight below Exception.
-        if not type(error).__module__.startswith("safetensors"):
-            raise
-        raise _unreadable(path, error) from error
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path}: holds no weights; expected a state dict of tensors")
-    return weights
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    reason = reason.partition(" No automatic unsafe")[0]  # then timm advises to load it unsafely
-    return CheckpointError(f"{path}: damaged or not a weight file ({reason})")
-
-
-def _fetch(name: str) -> dict[str, Tensor]:
+def _fetch(name: str, *, only_ask: bool) -> dict[str, Tensor] | None:
     from timm.models import get_pretrained_cfg
 
     configuration = get_pretrained_cfg(name)
@@ -113,40 +94,64 @@ def _fetch(name: str) -> dict[str, Tensor]:
         )
     try:
         if configuration.hf_hub_id:
-            return _from_hub(configuration.hf_hub_id)
-        assert isinstance(configuration.url, str)
-        return torch.hub.load_state_dict_from_url(
-            configuration.url, map_location="cpu", progress=False, weights_only=True
-        )
-    except (OSError, RuntimeError, ValueError) as error:
+            path = from_hub(configuration.hf_hub_id, only_ask=only_ask)
+        else:
+            path = None if only_ask else _from_elsewhere(str(configuration.url))
+    except UserError:
+        raise
+    except Exception as error:  # of whichever client the hub's library uses
         raise _offline(name, configuration, error) from error
+    return None if path is None else weights_in(read(path), path)
 
 
-def _from_hub(repository: str) -> dict[str, Tensor]:
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from safetensors.torch import load_file
+def from_hub(repository: str, *, only_ask: bool) -> Path | None:
+    """Return a repository's weights; of several processes one downloads and the others wait.
 
-    path = try_to_load_from_cache(repository, _HUB_FILE)
+    Raises:
+        CheckpointError: The content is not what the hub says; it is deleted.
+        Exception: Whatever the client raises when the hub does not answer or breaks off.
+    """
+    path = hub.try_to_load_from_cache(repository, _HUB_FILE)
     if not isinstance(path, str):
-        # The hub's own client tries for three quarters of a minute before it gives up.
-        if not constants.HF_HUB_OFFLINE:
-            _reach(f"{constants.ENDPOINT}/{repository}/resolve/main/{_HUB_FILE}")
-        path = hf_hub_download(repository, _HUB_FILE)
-    return load_file(path)
+        if not hub.constants.HF_HUB_OFFLINE:
+            url = hub.hf_hub_url(repository, _HUB_FILE)
+            size = hub.get_hf_file_metadata(url, timeout=_TIMEOUT_S).size or 0
+            if only_ask:
+                return None
+            log.info("downloading %s (%.1f MB) to %s", url, size / 1e6, hub.constants.HF_HUB_CACHE)
+        path = hub.hf_hub_download(repository, _HUB_FILE)
+    if not only_ask:
+        _verify(Path(path))
+    return Path(path)
 
 
-def _reach(url: str) -> None:
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - https, from timm's table
-    try:
-        urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return  # an answer, if only that HEAD is not allowed: the download itself will tell
+def _verify(path: Path) -> None:
+    # A link into the store, which names files by their SHA-256; Windows may have a copy instead.
+    expected = path.readlink().name if path.is_symlink() else ""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if len(expected) == len(found) and found != expected:
+        path.resolve().unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: damaged on the way or on this disk: its SHA-256 is {found[:16]}..., the "
+            f"hub's {expected[:16]}...\n  it was deleted: start again to download it anew"
+        )
+
+
+def _from_elsewhere(url: str) -> Path:
+    """Fetch one of the few that the hub does not have; their names end in part of the checksum."""
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        torch.hub.download_url_to_file(url, str(path), digest and digest[1])
+    return path
 
 
 def _offline(name: str, configuration: "PretrainedCfg", error: Exception) -> ConfigError:
     url = configuration.url
     if configuration.hf_hub_id:
-        url = f"https://huggingface.co/{configuration.hf_hub_id}/resolve/main/{_HUB_FILE}"
+        url = hub.hf_hub_url(configuration.hf_hub_id, _HUB_FILE)
     assert isinstance(url, str)
     file = f"pretrained/{name}{Path(url).suffix}"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

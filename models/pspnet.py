@@ -53,7 +53,7 @@ class PSPNet(BaseModel):
         pretrained: True, False, or the path of the encoder's weight file.
         use_aux: Whether to return auxiliary logits in training (Sec. 4).
         output_stride: Stride of the deepest features (paper: 8).
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -160,7 +160,7 @@ class PSPDenseNet(BaseModel):
         backbone: A DenseNet of timm's.
         pretrained: True, False, or the path of the encoder's weight file.
         use_aux: Whether to return auxiliary logits in training.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.any_size import cells
 from models.backbones import Backbone
-from models.blocks import halve, initialise
+from models.blocks import halve, initialize
 
 WIDTH = 256
 """Channels of each level of a simple feature pyramid."""
@@ -81,7 +81,7 @@ class Pyramid(nn.Module):
                 (width, (Halve(),)),
             )
         )
-        initialise(self)
+        initialize(self)
 
     def forward(self, features: list[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Return the levels, fine to coarse: one ``(N, c, H/s, W/s)`` for each stride s.

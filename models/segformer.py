@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
-from models.blocks import classifier, initialise, resize, resize_logits
+from models.blocks import classifier, initialize, resize, resize_logits
 from models.encoder_names import Encoder
 from models.pyramid import Pyramid
 
@@ -44,7 +44,7 @@ class MLPHead(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout2d(0.1)
-        initialise(self)
+        initialize(self)
         self.classifier = classifier(width, num_classes)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
@@ -68,7 +68,7 @@ class SegFormer(BaseModel):
         backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         width: Of the decoder (paper: 256 for its B0 and B1, 768 for B2 to B5).
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 

@@ -10,7 +10,7 @@ places instead of learning to upsample. That keeps boundaries sharp at almost no
 
 Differences from the paper (SegNet):
 - An odd size is rounded up when it is pooled and cut back when it is unpooled.
-- The last convolution has neither normalisation nor ReLU, as logits must be free to be negative.
+- The last convolution has neither normalization nor ReLU, as logits must be free to be negative.
 
 Parameters at 11 classes: SegNet 29.5 M in the paper (as ENet's Table 3 quotes it), 29.45 M here.
 SegResNet has no paper; the ancestor's has 53.56 M at 19 classes with ResNet-50, ours 55.30 M (3.2 %
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
-from models.blocks import conv_bn_relu, cut, halve_with_winners, initialise, unpool
+from models.blocks import conv_bn_relu, cut, halve_with_winners, initialize, unpool
 from models.encoder_names import Encoder, name_of
 from models.vgg import VGG, VGGName
 from utils.errors import ConfigError
@@ -36,9 +36,9 @@ class SegNet(BaseModel):
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: VGG16 with batch normalisation as in the paper, or without.
+        backbone: VGG16 with batch normalization as in the paper, or without.
         pretrained: True, False, or the path of the encoder's weight file.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -73,7 +73,7 @@ class SegNet(BaseModel):
                 nn.Sequential(conv_bn_relu(64, 64), nn.Conv2d(64, num_classes, 3, padding=1)),
             ]
         )
-        initialise(self.decoder)
+        initialize(self.decoder)
         self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class ResNetStages(nn.Module):
     """The stem of a timm ResNet without its pooling, and its four stages.
 
     Attributes:
-        stem: Convolution, normalisation, activation; stride 2.
+        stem: Convolution, normalization, activation; stride 2.
         stages: Four sequences of blocks.
         channels: Width of the stem and of each stage.
     """
@@ -172,7 +172,7 @@ class SegResNet(BaseModel):
         in_channels: Channels of the images.
         backbone: A ResNet of timm's.
         pretrained: True, False, or the path of the encoder's weight file.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -206,7 +206,7 @@ class SegResNet(BaseModel):
             self.decoder.append(nn.Sequential(*same, narrow))
         self.unstem = _double(widths[0], widths[0])
         self.classifier = nn.Conv2d(widths[0], num_classes, 3, padding=1)
-        initialise(self.decoder, self.unstem, self.classifier)
+        initialize(self.decoder, self.unstem, self.classifier)
         self.finish(
             freeze_bn=freeze_bn,
             freeze_backbone=freeze_backbone,

@@ -8,7 +8,7 @@ recovers where things are. Two 3x3 convolutions a step are all there is.
 
 Differences from the paper:
 - Convolutions are padded, so that the logits have the image's size and skips are not cropped.
-- Batch normalisation after each convolution instead of their biases; the paper predates it.
+- Batch normalization after each convolution instead of their biases; the paper predates it.
 - No dropout at the end of the contracting path (Sec. 3.1), as in the ancestor of this project.
 - An odd size is rounded up when it is halved and cut back when it is doubled.
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
-from models.blocks import classifier, conv_bn_relu, cut, halve, initialise, resize, resize_logits
+from models.blocks import classifier, conv_bn_relu, cut, halve, initialize, resize, resize_logits
 from models.encoder_names import Encoder
 from models.pyramid import Pyramid
 
@@ -62,7 +62,7 @@ class UNet(BaseModel):
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
         pretrained: Accepted and noted: no weights exist.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Accepted and noted: there is no backbone.
         base_channels: Channels at full size; doubled at each of four halvings (paper: 64).
     """
@@ -91,7 +91,7 @@ class UNet(BaseModel):
         self.start = DoubleConv(in_channels, widths[0])
         self.downs = nn.ModuleList(DoubleConv(width, 2 * width) for width in widths[:-1])
         self.ups = nn.ModuleList(Up(width) for width in reversed(widths[:-1]))
-        initialise(self)
+        initialize(self)
         self.classifier = classifier(widths[0], num_classes)
         self.finish(freeze_bn=freeze_bn, freeze_backbone=freeze_backbone, pretrained=pretrained)
 
@@ -140,7 +140,7 @@ class UNetResnet(BaseModel):
         in_channels: Channels of the images.
         backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 
@@ -176,7 +176,7 @@ class UNetResnet(BaseModel):
                 DECODER_WIDTHS[:-1], DECODER_WIDTHS[1:], skip_channels, strict=True
             )
         )
-        initialise(self.center, self.ups)
+        initialize(self.center, self.ups)
         self.classifier = classifier(DECODER_WIDTHS[-1], num_classes)
         self.finish(
             freeze_bn=freeze_bn,

@@ -31,7 +31,7 @@ from models.blocks import (
     PyramidPooling,
     classifier,
     conv_bn_relu,
-    initialise,
+    initialize,
     resize,
     resize_logits,
 )
@@ -52,7 +52,7 @@ class FeaturePyramid(nn.Module):
         self.lateral = nn.ModuleList(conv_bn_relu(width, channels, 1) for width in in_channels)
         self.smooth = nn.ModuleList(conv_bn_relu(channels, channels) for _ in in_channels)
         self.fuse = conv_bn_relu((len(in_channels) + 1) * channels, channels)
-        initialise(self)
+        initialize(self)
 
     def forward(self, features: Sequence[Tensor], top: Tensor) -> Tensor:
         """Fuse the stages ``features``, shallow to deep, and ``top``, which lies above them.
@@ -81,7 +81,7 @@ class UperNet(BaseModel):
         pretrained: True, False, or the path of the encoder's weight file.
         use_aux: Whether to return auxiliary logits in training.
         fpn_out: Width of the feature pyramid.
-        freeze_bn: Keep the statistics of batch normalisation.
+        freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
     """
 

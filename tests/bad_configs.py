@@ -11,7 +11,7 @@ SHORT = {
 TOP = ", ".join(sorted(field.alias or name for name, field in Config.model_fields.items()))
 NAME = (
     "name: expected a name for a folder: letters, digits and _ - + = . , @ ( ) or space inside, "
-    "at most 100 bytes, got "
+    "at most 100 bytes, and no device of Windows such as CON or COM1, got "
 )
 
 # What is laid over SHORT (None takes a key away), and the whole message.
@@ -222,6 +222,8 @@ BAD = {
     "name with a line break": ({"name": "a\nb"}, f'{NAME}"a\\nb"'),
     "name ending in a space": ({"name": "a "}, f'{NAME}"a "'),
     "long name": ({"name": "é" * 51}, f'{NAME}"{"é" * 51}"'),
+    "device of Windows": ({"name": "Aux.2"}, f'{NAME}"Aux.2"'),
+    "port of Windows": ({"name": "com1"}, f'{NAME}"com1"'),
     "number for a name": ({"name": 3}, "name: expected text in quotes, got 3"),
     "long value": ({"seed": "x" * 200}, f'seed: expected an integer, got "{"x" * 56}...'),
 }

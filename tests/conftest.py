@@ -8,8 +8,16 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory):
+    """What a run remembers of its data goes to the user's cache; here to a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def tiny_config(folder, **trainer) -> dict:
-    """ENet (it has dropout) on 12 + 4 pictures of 64 x 64: three iterations an epoch."""
+    """ENet (it has dropout) on 12 + 4 images of 64 x 64: three iterations an epoch."""
     data = {"height": 64, "width": 64, "batch_size": 4, "num_workers": 0}
     return {
         "name": "tiny",

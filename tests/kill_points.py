@@ -15,7 +15,7 @@ from utils.run import checkpoint
 
 CONTENT = {
     "arch": "ENet",
-    "config": {},
+    "config": {"arch": {"type": "ENet"}, "train_loader": {"args": {}}, "trainer": {}},
     "classes": ["a"],
     "palette": [[0, 0, 0]],
     "mean": [0.5],

@@ -13,7 +13,10 @@ BELOW = {
     "base": {"base", "utils"},
     "models": {"models", "base", "utils"},
     "dataloaders": {"dataloaders", "base", "utils"},
-    "trainer": {"base", "utils"},
+    "validation": {"base", "utils"},
+    "trainer": {"validation", "base", "utils"},
+    "measuring": {"trainer", "base", "utils"},
+    "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
 }
 # Which package of utils/ may use which; errors and seeding serve all. CONTRIBUTING.md draws it.
@@ -25,7 +28,7 @@ PACKAGES_OF_UTILS = {
     "hardware": set(),
     "files": {"drawing"},
     "losses": {"config"},
-    "optim": {"config"},
+    "optim": {"config", "files"},
     "lr_scheduler": {"optim"},
     "metrics": {"hardware"},
     "data": {"drawing", "files", "hardware"},
@@ -121,9 +124,9 @@ def test_files_and_functions_fit_a_reader():
         functions = [
             node.name
             for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno > 80
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50
         ]
-        return functions + ([path.stem] if len(text.splitlines()) > 360 else [])
+        return functions + ([path.stem] if len(text.splitlines()) > 300 else [])
 
     assert offenders(too_long) == {}
 
@@ -149,10 +152,17 @@ def test_nothing_runs_what_a_stranger_wrote():
     assert offenders(dangerous) == {}
 
 
-def test_checkpoints_are_read_in_two_places_and_never_unsafely():
-    """Ours by utils/run/checkpoint.py; the predecessor's, of another form, by the tool for them."""
+def test_temporary_names_come_from_one_place():
+    """A process id is not unique: containers on several machines may share a folder."""
+    assert offenders(lambda _, text: re.findall(r"getpid|\.tmp\b", text)) == {}
+
+
+def test_weights_are_read_in_one_place_and_never_unsafely():
+    readers = r"(?:torch\.load|safetensors\.torch|load_state_dict_from_url|timm.* load_state_dict)"
+    assert set(offenders(lambda _, text: re.findall(readers, text))) == {
+        "utils/files/tensor_files.py"
+    }
     calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))
-    assert set(calls) == {"utils/run/checkpoint.py", "tools/import_checkpoint.py"}
     assert all("weights_only=True" in call for found in calls.values() for call in found)
 
 

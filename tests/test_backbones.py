@@ -2,7 +2,6 @@
 
 import os
 import re
-import urllib.error
 
 import pytest
 import timm
@@ -86,7 +85,7 @@ def test_a_weight_file_gives_the_features_of_timm(network, weight_file):
             assert expected.std() > 0
 
 
-def test_initialisation_leaves_pretrained_weights_alone(weight_file):
+def test_initialization_leaves_pretrained_weights_alone(weight_file):
     state = torch.load(weight_file, weights_only=True)
     model = build_small("UperNet", backbone=LITE0, pretrained=str(weight_file))
     loaded = model.backbone.network.state_dict()
@@ -121,7 +120,7 @@ def test_a_file_of_a_sister_is_refused(weight_file):
 def test_a_damaged_file_is_refused(tmp_path, content, suffix):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged or not a weight file"):
+    with pytest.raises(CheckpointError, match="not a checkpoint, or cut short"):
         build_backbone("test_resnet", pretrained=str(path))
 
 
@@ -136,7 +135,7 @@ def test_a_file_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pth"
     torch.save({"weight": Payload()}, path)
-    with pytest.raises(CheckpointError, match=r"Unsupported globals: \w+\.mkdir") as caught:
+    with pytest.raises(CheckpointError, match=r"it holds \w+\.mkdir") as caught:
         build_backbone("test_resnet", pretrained=str(path))
     assert "weights_only=False" not in str(caught.value)
     assert not (tmp_path / "canary").exists()
@@ -156,14 +155,14 @@ def test_a_missing_file_is_named():
 
 def test_without_network_the_message_says_what_to_do(monkeypatch):
     def unreachable(*_args, **_kwargs):
-        raise urllib.error.URLError("no route to host")
+        raise OSError("no route to host")
 
-    monkeypatch.setattr(weights.urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ConfigError) as error:
         build_backbone("resnet50", pretrained=True)
     message = str(error.value)
-    assert "cannot download the weights of resnet50.tv_in1k (<urlopen error no route" in message
+    assert "cannot download the weights of resnet50.tv_in1k (no route to host)" in message
     assert "https://huggingface.co/timm/resnet50.tv_in1k/resolve/main/model.safetensors" in message
     assert "put that file at pretrained/resnet50.tv_in1k.safetensors" in message
     assert '"pretrained": "pretrained/resnet50.tv_in1k.safetensors"' in message
@@ -194,7 +193,7 @@ def test_cached_weights_need_no_network(monkeypatch, tmp_path):
     ("name", "message"),
     [
         ("resnt50", "unknown encoder 'resnt50'; did you mean resnet50,"),
-        ("zzz", "unknown encoder 'zzz'; any timm name is accepted, for example resnet50"),
+        ("zzz", "unknown encoder 'zzz'; a name of timm's is expected, for example resnet50"),
         ("resnet50.v7", r"unknown weights 'resnet50\.v7'; known: resnet50\.a1_in1k"),
         ("swin_tiny_patch4_window7_224", "works on images of one size only"),
     ],

@@ -18,13 +18,13 @@ from utils.errors import DataError
 HEIGHT, WIDTH = 6, 8
 RNG = np.random.default_rng(0)
 PIXELS = np.kron(RNG.integers(0, 256, (3, 4, 3)).astype(np.uint8), np.ones((2, 2, 1), np.uint8))
-GREY = PIXELS[..., 0]
+GRAY = PIXELS[..., 0]
 CLASSES = tuple("abc")
 
 
 def save(path, array=PIXELS, mode=None, **options):
-    picture = Image.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(path, **options)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
 
 
 def png_of(chunks):
@@ -89,9 +89,9 @@ READ = {
     "link.png": link,
     "deep.png": deep_rgb,
 }
-GREYISH = {
-    "grey.png": lambda path: save(path, GREY),
-    "deep grey.png": lambda path: save(path, GREY.astype(np.uint16) * 257),
+GRAYISH = {
+    "gray.png": lambda path: save(path, GRAY),
+    "deep gray.png": lambda path: save(path, GRAY.astype(np.uint16) * 257),
 }
 NEAR = {
     "plain.jpg": lambda path: save(path, quality=100, subsampling=0),
@@ -99,16 +99,16 @@ NEAR = {
     "palette.png": lambda path: Image.fromarray(PIXELS).quantize(64).save(path),
 }
 REFUSED = {
-    "empty.jpg": (lambda path: path.write_bytes(b""), "not a picture that can be read"),
+    "empty.jpg": (lambda path: path.write_bytes(b""), "not an image that can be read"),
     "cut.jpg": (lambda path: cut(path, 0.5), "cannot be decoded: .*[Tt]runcated"),
     "cut.png": (lambda path: cut(path, 0.5), "cannot be decoded"),
     "no end.jpg": (lambda path: cut(path, 0.9), "cannot be decoded: .*[Tt]runcated"),
-    "text.jpg": (lambda path: path.write_text("hello"), "not a picture that can be read"),
+    "text.jpg": (lambda path: path.write_text("hello"), "not an image that can be read"),
     "bomb.png": (bomb, "exceeds limit.*\n  fix: cut it into smaller"),
     "loop.png": (lambda path: path.symlink_to(path), "cannot be opened: Too many levels"),
     "dangling.png": (lambda path: path.symlink_to("nowhere"), "cannot be opened: No such file"),
     "pipe.png": (os.mkfifo, "expected a regular file"),
-    "float.tif": (lambda path: save(path, GREY.astype(np.float32)), "1 channels of float32"),
+    "float.tif": (lambda path: save(path, GRAY.astype(np.float32)), "1 channels of float32"),
 }
 
 
@@ -137,10 +137,10 @@ def test_images_that_are_read_exactly(tmp_path, name):
     assert (image_of(data_set(tmp_path, name, READ[name]), name) == PIXELS).all()
 
 
-@pytest.mark.parametrize("name", GREYISH)
-def test_grey_images_become_rgb(tmp_path, name):
-    image = image_of(data_set(tmp_path, name, GREYISH[name]), name)
-    assert (image == GREY[..., None]).all()
+@pytest.mark.parametrize("name", GRAYISH)
+def test_gray_images_become_rgb(tmp_path, name):
+    image = image_of(data_set(tmp_path, name, GRAYISH[name]), name)
+    assert (image == GRAY[..., None]).all()
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -158,8 +158,8 @@ def test_images_of_odd_sizes(tmp_path, shape):
 
 
 def test_one_bit_images(tmp_path):
-    data = data_set(tmp_path, "bits.png", lambda path: save(path, GREY > 99))
-    assert (image_of(data, "bits.png")[..., 0] == (GREY > 99) * 255).all()
+    data = data_set(tmp_path, "bits.png", lambda path: save(path, GRAY > 99))
+    assert (image_of(data, "bits.png")[..., 0] == (GRAY > 99) * 255).all()
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -172,6 +172,13 @@ def test_images_that_are_refused_by_name(tmp_path, name):
     assert not usable
     assert name in report
     assert "fix: " in report
+
+
+def test_a_tiff_of_too_many_pixels_is_a_bomb_too(tmp_path, monkeypatch):
+    data = data_set(tmp_path, "x.tif", save)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"x\.tif: (.|\n)*exceeds limit.*\n  fix: cut it into"):
+        image_of(data, "x.tif")
 
 
 def test_a_folder_with_an_images_name_is_no_image(tmp_path):
@@ -203,9 +210,9 @@ LABELS = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3
 
 
 def palette_mask(path):
-    picture = Image.fromarray(LABELS.astype(np.uint8))
-    picture.putpalette(bytes(range(255, -1, -1)) * 3)
-    picture.save(path)
+    image = Image.fromarray(LABELS.astype(np.uint8))
+    image.putpalette(bytes(range(255, -1, -1)) * 3)
+    image.save(path)
 
 
 MASKS_READ = {
@@ -227,7 +234,7 @@ MASKS_REFUSED = {
         "classes: 3 .*(.|\n)*off by",
     ),
     "float": (lambda path: save(path, LABELS.astype(np.float32), format="TIFF"), "floating-point"),
-    "empty": (lambda path: path.write_bytes(b""), "not a picture that can be read"),
+    "empty": (lambda path: path.write_bytes(b""), "not an image that can be read"),
 }
 
 

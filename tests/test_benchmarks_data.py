@@ -14,16 +14,16 @@ from dataloaders.cityscapes import CityScapes
 from dataloaders.coco import COCO
 from dataloaders.coco_classes import UNUSED_LABELS
 from dataloaders.voc import VOC
-from utils.drawing.palette import VOID_COLOUR, to_palette_image, voc_palette
+from utils.drawing.palette import VOID_COLOR, to_palette_image, voc_palette
 from utils.errors import ConfigError, DataError
 from utils.files.matlab import read_matrix
 
 HEIGHT, WIDTH = 12, 16
 
 
-def photo(path, value, *, grey=False):
+def photo(path, value, *, gray=False):
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (HEIGHT, WIDTH) if grey else (HEIGHT, WIDTH, 3)
+    shape = (HEIGHT, WIDTH) if gray else (HEIGHT, WIDTH, 3)
     Image.fromarray(np.full(shape, value, np.uint8)).save(path)
 
 
@@ -31,12 +31,10 @@ def labels(path, values, *, palette=False):
     """Write a mask whose pixels repeat `values`; return it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = np.resize(np.array(values, np.uint8), (HEIGHT, WIDTH))
-    picture = Image.fromarray(mask)
+    image = Image.fromarray(mask)
     if palette:
-        picture.putpalette(
-            np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes()
-        )
-    picture.save(path)
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
+    image.save(path)
     return mask
 
 
@@ -51,7 +49,7 @@ def brightness(data):
 def voc(tmp_path):
     root = tmp_path / "VOCdevkit" / "VOC2012"
     for number, name in enumerate(("2008_b", "2007_a", "2009_c.x")):
-        photo(root / "JPEGImages" / f"{name}.jpg", 40 * (number + 1), grey=name == "2007_a")
+        photo(root / "JPEGImages" / f"{name}.jpg", 40 * (number + 1), gray=name == "2007_a")
         labels(root / "SegmentationClass" / f"{name}.png", [0, 20, 255], palette=True)
         labels(root / "SegmentationClassAug" / f"{name}.png", [0, 1, 2])
     lists = root / "ImageSets" / "Segmentation"
@@ -201,7 +199,7 @@ def ade(tmp_path):
     for split, names in {"training": "zay", "validation": "cb"}.items():
         for number, name in enumerate(names):
             photo(
-                tmp_path / "images" / split / f"ADE_{name}.jpg", 20 * (number + 1), grey=not number
+                tmp_path / "images" / split / f"ADE_{name}.jpg", 20 * (number + 1), gray=not number
             )
             labels(tmp_path / "annotations" / split / f"ADE_{name}.png", [0, 1, 150])
     return tmp_path
@@ -232,7 +230,7 @@ def test_ade_names_missing_masks(ade):
         ADE20K(data_dir=str(ade), split="training")
 
 
-def test_ade_colours_belong_to_their_classes():
+def test_ade_colors_belong_to_their_classes():
     """The ancestor's palette began with black, one row above its classes."""
     assert ADE20K.classes[0] == "wall"
     assert ADE20K.palette[0] == (120, 120, 120)
@@ -247,7 +245,7 @@ def test_ade_colours_belong_to_their_classes():
 def coco164k(tmp_path):
     for split in ("train2017", "val2017"):
         for number, name in enumerate(("000000000009", "000000000001")):
-            photo(tmp_path / "images" / split / f"{name}.jpg", 20 * (number + 1), grey=number == 0)
+            photo(tmp_path / "images" / split / f"{name}.jpg", 20 * (number + 1), gray=number == 0)
             labels(tmp_path / "annotations" / split / f"{name}.png", [0, 10, 12, 181, 255])
     return tmp_path
 
@@ -266,7 +264,7 @@ def test_coco_refuses_a_label_that_was_never_drawn(coco164k):
         COCO(data_dir=str(coco164k), split="val2017").load(0)
 
 
-def test_coco_has_171_classes_and_colours():
+def test_coco_has_171_classes_and_colors():
     assert len(COCO.classes) == len(set(COCO.classes)) == len(set(COCO.palette)) == 171
     assert COCO.palette == voc_palette(172)[1:]
     assert (0, 0, 0) not in COCO.palette
@@ -283,7 +281,7 @@ def matlab_file(path, values, *, name="S", compress=True):
 def coco10k(tmp_path):
     values = np.resize(np.array([0, 1, 11, 13, 182], np.uint16), (HEIGHT, WIDTH))
     for number, name in enumerate(("COCO_train2014_2", "COCO_train2014_1")):
-        photo(tmp_path / "images" / f"{name}.jpg", 20 * (number + 1), grey=number == 0)
+        photo(tmp_path / "images" / f"{name}.jpg", 20 * (number + 1), gray=number == 0)
         matlab_file(tmp_path / "annotations" / f"{name}.mat", values)
     (tmp_path / "imageLists").mkdir()
     for split, text in {"train": "COCO_train2014_2", "test": "COCO_train2014_1"}.items():
@@ -383,17 +381,17 @@ def test_coco_10k_names_listed_images_that_are_missing(coco10k):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_names_colours_and_statistics_belong_together(name):
+def test_names_colors_and_statistics_belong_together(name):
     data = DATASETS[name]
     if "classes" not in data.__dict__:
         return
     assert len(data.classes) == len(data.palette) == len(set(data.classes))
-    assert VOID_COLOUR not in data.palette
+    assert VOID_COLOR not in data.palette
     assert len(data.mean) == len(data.std) == 3
     assert all(0 < value < 1 for value in data.mean + data.std)
 
 
-def test_void_is_seen_in_its_own_colour():
+def test_void_is_seen_in_its_own_color():
     mask = np.array([[0, 20, 255]], np.uint8)
     shown = np.asarray(to_palette_image(mask, VOC.palette, ignore_index=255).convert("RGB"))
-    assert shown.tolist() == [[[0, 0, 0], [0, 64, 128], list(VOID_COLOUR)]]
+    assert shown.tolist() == [[[0, 0, 0], [0, 64, 128], list(VOID_COLOR)]]

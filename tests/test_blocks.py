@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.blocks import (
+    Dropout,
     PyramidPooling,
     bin_averages,
     conv_bn_relu,
@@ -12,7 +13,7 @@ from models.blocks import (
     cut,
     halve,
     halve_with_winners,
-    initialise,
+    initialize,
     resize,
     resize_logits,
     unpool,
@@ -92,7 +93,7 @@ def test_new_layers_start_as_he_et_al_have_it():
     conv, norm, _ = layers = conv_bn_relu(64, 128)
     for parameter in layers.parameters():
         torch.nn.init.constant_(parameter, 7)
-    initialise(layers)
+    initialize(layers)
     assert float(conv.weight.detach().std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
     assert (norm.weight == 1).all()
     assert (norm.bias == 0).all()
@@ -133,3 +134,48 @@ def test_pyramid_pooling_sees_the_whole_image():
     x = features(1, 8, 12, 12).abs().requires_grad_()
     pool(x)[0, :, 0, 0].sum().backward()
     assert (x.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (5, 8), (9, 7)], ids=str)
+def test_resizing_is_torchs_own_to_the_same_size_too(size, align_corners):
+    x = features(2, 3, 5, 7)
+    expected = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    assert torch.equal(resize(x, size, align_corners=align_corners), expected)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_dropout_keeps_the_expected_share_and_scales_it(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(3, 5, 41, 37, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    y = Dropout(p)(x)
+    kept = y > 0
+    # Six standard deviations of a binomial distribution.
+    assert abs(float(kept.float().mean()) - (1 - p)) <= 6 * (p * (1 - p) / x.numel()) ** 0.5
+    assert torch.allclose(y[kept].float(), torch.tensor(1 / (1 - p)), rtol=2**-8)
+    y.sum().backward()
+    assert torch.equal(x.grad, y)
+    assert y.stride() == x.stride()
+    assert torch.equal(Dropout(p).eval()(x), x)
+
+
+def test_dropout_draws_each_value_by_itself():
+    torch.manual_seed(0)
+    kept = (Dropout(0.3)(torch.ones(100_001)) > 0).double()
+    for lag in range(1, 9):  # four values come of one draw
+        correlation = torch.corrcoef(torch.stack([kept[lag:], kept[:-lag]]))[0, 1]
+        assert abs(float(correlation)) < 6 / 100_000**0.5
+
+
+def test_dropout_is_a_function_of_torchs_seed():
+    x = torch.ones(2, 16, 33, 30)
+    masks = []
+    for seed, threads in ((0, 1), (0, 2), (1, 1)):
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        masks.append(Dropout(0.5)(x))
+    torch.set_num_threads(1)
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])

@@ -7,7 +7,7 @@ from utils.metrics.boundary import boundary_counts, error_places, near_boundary,
 
 
 def eroded(region, distance):
-    """`distance` erosions with a 3x3 square; outside the picture nothing belongs to a region."""
+    """`distance` erosions with a 3x3 square; outside the image nothing belongs to a region."""
     height, width = region.shape
     for _ in range(distance):
         padded = np.pad(region, 1)

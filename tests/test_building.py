@@ -1,16 +1,23 @@
 import json
 import logging
+import time
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import together
 
+from dataloaders import label_counts
 from dataloaders.building import build_loaders, build_whole, check_data
+from dataloaders.folder import Folder
 from models import MODELS, model_from_checkpoint
 from models.building import build_model
 from train import main
 from utils.config.config import parse_config
-from utils.errors import CheckpointError, ConfigError, DataError
+from utils.data import pixel_cache
+from utils.errors import CheckpointError, ConfigError, DataError, ResourceError
+from utils.hardware import distributed
 from utils.run.stopwatch import usable_cores
 
 COMMON = {"ignore_index": 255, "seed": 0}
@@ -77,7 +84,7 @@ def test_data_are_looked_at_before_a_training(tmp_path):
     message = str(caught.value)
     assert message.startswith("the data cannot be used\ntrain_loader: Folder, 8 images, 8 masks")
     assert '"label_map": {"0": 0, "255": 1}' in message
-    assert "python train.py --check-data" in message
+    assert "train.py --check-data" in message
 
 
 def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):
@@ -106,8 +113,9 @@ def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "Surplus", Surplus)
     message = "arch.type: Surplus has 4 outputs for 3 classes"
     with pytest.raises(ConfigError, match=message):
-        build_model("Surplus", {}, num_classes=3, in_channels=3, init_from=None, restoring=False)
+        build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
     stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
+    stored["state_dict"] = Surplus(3, in_channels=3).state_dict()
     with pytest.raises(CheckpointError, match=message):
         model_from_checkpoint(stored)
 
@@ -123,7 +131,7 @@ def test_a_data_set_that_cannot_be_built_does_not_hide_the_other(tmp_path):
 
 
 @pytest.mark.parametrize(("values", "code"), [((0, 1), 0), ((0, 255), 3)])
-def test_check_data_from_the_command_line(tmp_path, values, code, capsys):
+def test_check_data_from_the_command_line(tmp_path, values, code, capsys, monkeypatch):
     (tmp_path / "data").mkdir()
     config = {
         "name": "x",
@@ -137,3 +145,115 @@ def test_check_data_from_the_command_line(tmp_path, values, code, capsys):
     assert ("no problem found" in out) == (code == 0)
     assert ("binary masks of 0 and 255" in out) == (code == 3)
     assert not (tmp_path / "saved").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main(["--config", str(tmp_path / "c.json"), "--check-data"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+# What a start costs.
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The images whose headers are opened, as they are."""
+    names, size = [], Folder.size
+
+    def noted(self, index):
+        names.append(self.pairs[index].image.stem)
+        return size(self, index)
+
+    monkeypatch.setattr(Folder, "size", noted)
+    return names
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """Arguments of two loaders whose images share nothing but their sizes."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    sections = []
+    for path in folders:
+        path.mkdir()
+        sections.append(("Folder", folder(path) | {"cache": "disk", "cache_dir": str(tmp_path)}))
+    for image in (folders[1] / "images").iterdir():
+        Image.open(image).transpose(Image.Transpose.ROTATE_90).save(image)
+    return sections
+
+
+def test_a_second_start_opens_no_header_but_those_of_the_sample(two_folders, opened):
+    sample = sorted([*"01234567"] * 2)  # of so few images each is in it
+    build_loaders(*two_folders, **COMMON)
+    assert sorted(opened) == sorted(sample * 2)
+    del opened[:]
+    build_loaders(*two_folders, **COMMON)
+    assert sorted(opened) == sample
+
+
+def test_a_header_that_became_unreadable_is_found(two_folders, tmp_path):
+    build_loaders(*two_folders, **COMMON)
+    (tmp_path / "one" / "images" / "3.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/3\.png: cannot be decoded"):
+        build_loaders(*two_folders, **COMMON)
+
+
+def test_the_first_of_several_processes_looks_for_all(two_folders, opened):
+    def start():
+        train, val = build_loaders(*two_folders, **COMMON)
+        return len(opened), train.dataset.image_sizes, [batch.indices for batch in val]
+
+    (looked, sizes, some), (looked_too, same_sizes, others) = together(start)
+    assert (looked, looked_too) == (32, 0)
+    assert sizes == same_sizes == [(32, 32)] * 8
+    assert some + others == [(0, 1), (4, 5), (2, 3), (6, 7)]
+
+
+def test_what_the_first_process_finds_ends_all_of_them(tmp_path):
+    args = folder(tmp_path, values=(0, 255))
+    errors = together(lambda: build_loaders(("Folder", args), None, **COMMON))
+    assert [type(error) for error in errors] == [DataError] * 2
+    assert str(errors[0]) == str(errors[1])
+    assert '"label_map": {"0": 0, "255": 1}' in str(errors[0])
+
+
+def test_labels_are_counted_by_one_process_however_long_it_takes(tmp_path, monkeypatch):
+    """Longer than a process that is lost is waited for."""
+    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=2))
+    args = folder(tmp_path)
+    data = Folder(data_dir=args["data_dir"], classes=tuple(args["classes"]))
+    count, counted = label_counts._count, []
+
+    def slow(dataset):
+        counted.append(dataset)
+        time.sleep(2.5)
+        return count(dataset)
+
+    monkeypatch.setattr(label_counts, "_count", slow)
+    first, second = together(lambda: (label_counts.count_labels(data), len(counted)))
+    assert (first[1], second[1]) == (1, 0)
+    assert first[0] == second[0] == label_counts.LabelCounts([4096, 4096], [8192, 8192])
+
+
+# Eight images of 32 x 32 x 3 with a mask of one byte: 32 KiB a loader.
+@pytest.mark.parametrize(
+    ("kib", "processes", "message"),
+    [
+        (80, 1, None),
+        (60, 1, r"0\.0 GiB for 16 decoded images, but"),
+        (160, 2, None),
+        (120, 2, "for 16 decoded images in each of 2 processes, but"),
+    ],
+)
+def test_caches_in_memory_are_summed_up(two_folders, monkeypatch, kib, processes, message):
+    for _, args in two_folders:
+        args["cache"] = "ram"
+    monkeypatch.setattr(pixel_cache, "free_memory", lambda: kib * 1024)
+
+    def start():
+        build_loaders(*two_folders, **COMMON)
+
+    if message is None:
+        assert together(start, processes=processes) == [None] * processes
+        return
+    for error in together(start, processes=processes):
+        with pytest.raises(ResourceError, match=message):
+            raise error

@@ -9,10 +9,10 @@ from PIL import Image
 from base.base_data_loader import BaseDataLoader
 from dataloaders.camvid import CamVid
 from dataloaders.folder import Folder
+from dataloaders.label_counts import count_labels
 from dataloaders.shapes import Shapes
 from utils.data import pixel_cache
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.hardware import memory
 
 
 @pytest.fixture
@@ -77,6 +77,33 @@ def test_another_run_finds_the_files_on_disk(root, monkeypatch):
     assert len(list((root / "cache").iterdir())) == 12
 
 
+def test_names_that_are_not_utf_8_are_paired_and_cached(root):
+    plain = epochs(camvid(root))
+    for file in [*root.glob("data/*/*.png")]:
+        file.rename(file.with_name(f"caf\udce9 {file.name}"))
+    for _ in range(2):
+        assert same(epochs(camvid(root, cache="disk")), plain)
+
+
+def test_without_a_home_the_cache_is_among_temporary_files(root, monkeypatch):
+    """In a container whose user has no HOME and no entry in the passwd file."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(root / "tmp"))
+    data = CamVid(data_dir=str(root / "data"), split="train", cache="disk",
+                  augment=True, crop_size=16, base_size=30)  # fmt: skip
+    epochs(data)
+    labels = np.concatenate([data.load(index)[1].ravel() for index in range(len(data))])
+    assert count_labels(data).pixels == np.bincount(labels, minlength=256)[:11].tolist()
+    kept = root / "tmp" / "segmentation"
+    assert {path.name for path in kept.iterdir()} == {"files", "pixels"}
+
+
 @pytest.mark.parametrize("changed", ["train", "trainannot"])
 def test_a_changed_file_is_read_again(root, changed):
     data = camvid(root, cache="disk")
@@ -96,7 +123,7 @@ def test_a_damaged_entry_is_made_again(root):
     assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
 
 
-def test_generated_pictures_are_kept_in_memory():
+def test_generated_images_are_kept_in_memory():
     data = Shapes(length=4, cache="disk", height=40, width=40)
     assert same(epochs(data), epochs(Shapes(length=4, height=40, width=40)))
 
@@ -134,20 +161,6 @@ def test_a_full_disk_leaves_nothing_behind(root, monkeypatch):
     assert list((root / "cache").iterdir()) == []
 
 
-def test_the_limit_of_a_container_counts(monkeypatch):
-    files = {
-        "/proc/meminfo": ["MemTotal: 9 kB", "MemAvailable: 1000 kB"],
-        "/sys/fs/cgroup/memory.max": ["900000"],
-        "/sys/fs/cgroup/memory.current": ["100000"],
-    }
-    monkeypatch.setattr(memory, "_lines", lambda path: files[path])
-    assert memory.free_memory() == 800000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
-    assert memory.free_memory() == 1024000
-    files["/proc/meminfo"] = []
-    assert memory.free_memory() > 2**60
-
-
 # ---- reduced decoding -----------------------------------------------------------------------
 
 
@@ -178,7 +191,7 @@ def test_a_reduced_jpeg_stays_under_its_mask(tmp_path, size, scale):
         assert np.abs(difference[valid]).max() <= 3
         assert abs(difference[valid].mean()) < 0.8
     factor = {0.45: 2, 0.3: 2, 0.2: 4}[scale]
-    assert {image.shape[0] for image in reads} == {-(-size[0] // factor)}
+    assert {image.pixels.shape[0] for image in reads} == {-(-size[0] // factor)}
 
 
 # ---- scale_range, jitter, val_split ---------------------------------------------------------
@@ -193,7 +206,7 @@ def test_scale_range_bounds_the_scale():
         Shapes(scale_range=(2, 1))
 
 
-def test_jitter_changes_colours_only():
+def test_jitter_changes_colors_only():
     plain = Shapes(augment=True)[(0, 0)]
     changed = Shapes(augment=True, jitter=0.3)[(0, 0)]
     assert (changed.mask == plain.mask).all()
@@ -243,3 +256,26 @@ def test_workers_that_are_not_forked_load_the_same(root, cache, monkeypatch):
     plain = epochs(camvid(root))
     monkeypatch.setattr("base.base_data_loader.START_METHOD", "spawn")
     assert same(epochs(camvid(root, cache=cache), workers=2), plain)
+
+
+def test_another_meaning_of_colors_is_read_anew(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / kind / "a.png")
+
+    def mask(label_map, tolerance=0):
+        data = Folder(
+            data_dir=str(tmp_path),
+            classes=("a", "b"),
+            label_map=label_map,
+            label_tolerance=tolerance,
+            cache="disk",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        data.open_cache()
+        return int(data[(0, 0)].mask[0, 0])
+
+    assert mask({"#090909": 0}) == 0
+    assert mask({"#090909": 1}) == 1
+    assert mask({"#080808": 0}, tolerance=1) == 0
+    assert mask({"#000000": 0, "*": 1}) == 1

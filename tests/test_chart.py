@@ -1,4 +1,4 @@
-"""Charts: what is drawn, and whether the README's pictures are current."""
+"""Charts: what is drawn, and whether the README's images are current."""
 
 import io
 import sys
@@ -31,10 +31,10 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
         new_figure(400, 300)
 
 
-def test_the_readmes_pictures_are_what_the_code_draws(tmp_path):
+def test_the_readmes_images_are_what_the_code_draws(tmp_path):
     assert figures.main(["--output", str(tmp_path)]) == 0
     for name in ("schedules", "palettes"):
-        folders = (tmp_path, figures.ROOT / "docs" / "pictures")
+        folders = (tmp_path, figures.ROOT / "docs" / "images")
         new, committed = (np.asarray(Image.open(folder / f"{name}.png"), int) for folder in folders)
         assert new.shape == committed.shape
         apart = np.abs(new - committed).mean()
@@ -42,7 +42,7 @@ def test_the_readmes_pictures_are_what_the_code_draws(tmp_path):
         assert apart < 1
 
 
-def test_the_schedules_picture_draws_the_schedules():
+def test_the_schedules_image_draws_the_schedules():
     shares, rates = figures.rate_curve("Poly")
     assert rates == pytest.approx([(1 - share) ** 0.9 for share in shares])
     assert min(figures.momentum_curve()[1]) == pytest.approx(0.85, abs=1e-5)

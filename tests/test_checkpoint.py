@@ -15,7 +15,7 @@ from utils.run import checkpoint
 
 CONTENT = {
     "arch": "ENet",
-    "config": {"name": "x", "lr": 0.1},
+    "config": {"arch": {"type": "ENet"}, "train_loader": {"args": {}}, "trainer": {}, "lr": 0.1},
     "state_dict": {"weight": torch.arange(1000.0), "count": torch.tensor(3)},
     "classes": ["a", "b"],
     "palette": [[0, 0, 0], [255, 0, 0]],

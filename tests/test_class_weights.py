@@ -9,12 +9,12 @@ import torch
 from evaluation_cases import shapes_config
 from PIL import Image
 
-from dataloaders import label_counts
+from assembly import assemble
 from dataloaders.camvid import CamVid
 from dataloaders.label_counts import count_labels, loss_weights
 from dataloaders.shapes import Shapes
-from train import assemble
 from utils.config.config import parse_config
+from utils.data.labels import LabelTable
 from utils.errors import ConfigError, DataError
 from utils.losses.class_weights import class_weights
 
@@ -34,8 +34,9 @@ def test_formulas_on_a_known_histogram():
 
 
 @pytest.fixture
-def camvid(tmp_path):
+def camvid(tmp_path, monkeypatch):
     """Three images; class 4 in one of them alone; raw value 11 is void."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     random = np.random.default_rng(0)
     for split in ("train", "trainannot"):
         (tmp_path / "data" / split).mkdir(parents=True)
@@ -49,10 +50,10 @@ def camvid(tmp_path):
     return lambda: CamVid(data_dir=str(tmp_path / "data"), split="train")
 
 
-def test_counts_are_those_of_the_masks(camvid, tmp_path):
+def test_counts_are_those_of_the_masks(camvid):
     data = camvid()
     masks = [data.load(index)[1] for index in range(3)]
-    counts = count_labels(data, folder=tmp_path / "cache")
+    counts = count_labels(data)
     assert counts.pixels == [sum(int((mask == c).sum()) for mask in masks) for c in range(11)]
     assert counts.surroundings == [
         sum(int((mask != 255).sum()) for mask in masks if (mask == c).any()) for c in range(11)
@@ -62,23 +63,42 @@ def test_counts_are_those_of_the_masks(camvid, tmp_path):
 
 
 def test_counts_are_remembered_until_a_mask_changes(camvid, tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    first = count_labels(camvid(), folder=folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(label_counts, "_count", lambda *_: pytest.fail("counted again"))
-        assert count_labels(camvid(), folder=folder) == first
+    first = count_labels(camvid())
+    read, labels = [], CamVid.read_labels
+    monkeypatch.setattr(
+        CamVid, "read_labels", lambda data, path: read.append(path.name) or labels(data, path)
+    )
+    assert count_labels(camvid()) == first
+    assert read == []
     Image.fromarray(np.full((8, 9), 5, np.uint8)).save(tmp_path / "data" / "trainannot" / "2.png")
-    assert count_labels(camvid(), folder=folder).pixels[5] == 72
-    for file in folder.iterdir():
+    assert count_labels(camvid()).pixels[5] == 72
+    assert read == ["2.png"]
+    for file in (tmp_path / "cache").rglob("*.json"):
         file.write_text("damaged")
-    assert count_labels(camvid(), folder=folder).pixels[5] == 72
+    assert count_labels(camvid()).pixels[5] == 72
+    assert len(read) == 4
+
+
+def test_counts_are_those_of_what_values_mean_now(camvid):
+    """Another void value, or other classes, and the same masks."""
+    data = camvid()
+    assert count_labels(data).pixels[11:] == []
+    data.classes = (*data.classes, "void")
+    data.table = LabelTable.identity(12, ignore_index=255, void=255)
+    assert count_labels(data).pixels[11] == 54
+
+
+def test_a_mask_that_cannot_be_read_ends_the_counting(camvid, tmp_path):
+    (tmp_path / "data" / "trainannot" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"trainannot/1\.png: cannot be decoded"):
+        count_labels(camvid())
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(camvid, tmp_path, caplog):
-    (tmp_path / "file").touch()
+    (tmp_path / "cache").touch()
     with caplog.at_level("INFO", logger="segmentation"):
-        count_labels(camvid(), folder=tmp_path / "file")
-    assert "class_weights: counts are not remembered in" in caplog.text
+        assert sum(count_labels(camvid()).pixels) == 162
+    assert "what was read is not remembered in" in caplog.text
 
 
 def test_named_weights_are_logged_by_class_and_given_ones_are_taken(caplog, monkeypatch):

@@ -37,6 +37,11 @@ def test_a_bad_config_has_its_message(changes, message):
         parse_config(over_short(changes), source="c.json")
 
 
+@pytest.mark.parametrize("name", ["console", "com10", "a.con", "nullify", "Ω 1"])
+def test_a_name_that_only_looks_like_a_device_is_taken(name):
+    assert parse_config(over_short({"name": name}), source="c.json").name == name
+
+
 def test_all_faults_are_reported_at_once():
     config = {
         "nme": "x",

@@ -53,6 +53,17 @@ def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     assert np.allclose(found["std"], pixels.std(axis=(0, 1, 2)), atol=1e-4)
 
 
+def test_statistics_of_arrays_whose_channels_come_first(bands, capsys):
+    root, pixels = bands
+    for name in "abc":
+        path = root / "images" / f"{name}.npy"
+        np.save(path, np.load(path).transpose(2, 0, 1))
+    data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
+    assert statistics.main(["--config", config(root, data)]) == 0
+    found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
+    assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
+
+
 def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
     root, _ = bands
     faint = np.random.default_rng(1).integers(0, 5, (3, 10, 12, 5)).astype(np.uint16)
@@ -64,7 +75,7 @@ def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
     assert np.allclose(found["std"], faint.std(axis=(0, 1, 2)) / 65535, rtol=1e-3)
 
 
-def test_statistics_of_a_sample_and_of_generated_pictures(tmp_path, capsys):
+def test_statistics_of_a_sample_and_of_generated_images(tmp_path, capsys):
     path = config(tmp_path, {"type": "Shapes", "length": 20, "height": 32, "width": 32})
     assert statistics.main(["-c", path, "--images", "5", "--set", "seed=1"]) == 0
     assert "5 of 20 images, 3 channels of uint8" in capsys.readouterr().out
@@ -92,8 +103,8 @@ def test_a_contact_sheet_shows_samples_masks_and_classes(tmp_path, capsys):
     samples = [data[(0, index)] for index in range(20)]
     found = sum(any((tile == sample.image).all() for sample in samples) for tile in tiles(sheet))
     assert found == 6
-    for colour in Shapes.palette:  # bars of the histogram
-        assert (sheet == colour).all(axis=2).sum() >= 8
+    for color in Shapes.palette:  # bars of the histogram
+        assert (sheet == color).all(axis=2).sum() >= 8
 
 
 def tiles(sheet):
@@ -212,7 +223,7 @@ def test_sbd_makes_masks_and_lists_that_voc_reads(release, capsys):
     assert names == ["a.jpg", "c.jpg", "d.jpg"]  # nothing of val
     assert (data.load(0)[1] == 255).all()
     assert (data.load(1)[1] == np.arange(54).reshape(6, 9) % 21 // 2).all()
-    # VOC's own mask wins over SBD's, and the colours are VOC's.
+    # VOC's own mask wins over SBD's, and the colors are VOC's.
     mask = Image.open(release / "VOCdevkit/VOC2012/SegmentationClassAug/b.png")
     assert (np.asarray(mask) == 7).all()
     assert tuple(np.asarray(mask.convert("RGB"))[0, 0]) == voc_palette(8)[7]

@@ -56,7 +56,7 @@ def test_val_without_crop_size_is_the_whole_image(pair):
 
 
 @pytest.mark.parametrize("ignore_index", [255, -1])
-def test_padding_is_void_under_the_mean_colour(pair, ignore_index):
+def test_padding_is_void_under_the_mean_color(pair, ignore_index):
     data = Two(**pair, augment=True, crop_size=64, scale=False, ignore_index=ignore_index)
     sample = data[(0, 0)]
     outside = sample.mask == ignore_index

@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed_worker import STEPS, ten_steps
-from training import plain_config, relative_difference
+import torch.distributed as dist
+from distributed_worker import ten_steps
+from evaluation_cases import evaluated
+from parallel_cases import (
+    assert_equal_to_one,
+    assert_gradients_are_shared_and_statistics_are_not,
+    in_two_processes,
+    ten_step_config,
+)
+from processes import free_port
+from training import plain_config
 
 import train
 from utils.hardware import distributed
 from utils.run import checkpoint
 
 ROOT = Path(__file__).parents[1]
-WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
 @pytest.fixture(autouse=True)
@@ -27,34 +35,29 @@ def _one_thread_a_process(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def ten_step_config(folder):
-    config = plain_config(folder)
-    config["train_loader"]["args"]["length"] = 4 * STEPS
-    # Whole images of one size, three batches: two for the first process, one for the second.
-    config["val_loader"]["args"] |= {"length": 10}
-    config["optimizer"] = {"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}}
-    return config
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What ten steps give in each of two processes, and their config."""
+    folder = tmp_path_factory.mktemp("two")
+    config = ten_step_config(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.chdir(ROOT)
+        return in_two_processes(config, folder, "cpu"), config
 
 
-def test_two_processes_equal_one(tmp_path):
-    config = ten_step_config(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    arguments = [str(tmp_path / "config.json"), str(tmp_path / "found")]
-    assert distributed.launch(str(WORKER), arguments, processes=2) == 0
-    one = ten_steps(config)
-    found = [torch.load(tmp_path / f"found.{rank}", weights_only=True) for rank in range(2)]
-    for two in found:
-        assert two["processes"] == 2
-        assert two["indices"] == one["indices"]
-        assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
-        for ours, theirs in zip(two["gradients"], one["gradients"], strict=True):
-            assert relative_difference(ours, theirs) < 1e-5
-        assert torch.equal(two["first_counts"], one["first_counts"])
-        assert two["scores"].pop("val_loss") == pytest.approx(one["scores"]["val_loss"], rel=1e-6)
-        assert two["scores"].items() <= one["scores"].items()
-    for name, value in found[0]["weights"].items():
-        assert torch.equal(value, found[1]["weights"][name])
-    assert any(len(set(row)) == 4 for row in one["indices"])
+def test_two_processes_equal_one(two_processes):
+    found, config = two_processes
+    assert_equal_to_one(found, ten_steps(config), tolerance=1e-5)
+
+
+def test_two_processes_evaluate_as_one(two_processes):
+    for two in two_processes[0]:
+        assert two["evaluation"] == evaluated()
+
+
+def test_gradients_are_shared_and_statistics_are_not(two_processes):
+    assert_gradients_are_shared_and_statistics_are_not(two_processes[0])
 
 
 def three_epochs(folder):
@@ -128,14 +131,6 @@ def test_n_gpu_starts_a_process_a_gpu(tmp_path, monkeypatch, caplog):
     assert "n_gpu: 4 asked for, 2 there: using 2" in caplog.text
 
 
-def free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_two_nodes_train_an_epoch(tmp_path):
     config = plain_config(tmp_path, epochs=1)
@@ -195,3 +190,18 @@ def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path):
     assert first.returncode == 6
     assert "error: lost contact with the other processes" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("nccl", [True, False])
+def test_where_there_is_no_nccl_a_gpus_tensors_travel_over_gloo(monkeypatch, nccl):
+    """Windows has none; what was asked for is read by torch's own parser."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
+    asked = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    with distributed.process_group("cuda"):
+        pass
+    config = dist.distributed_c10d.BackendConfig(dist.Backend(asked[0]))
+    backends = config.get_device_backend_map()
+    assert backends["cpu"] == "gloo"
+    assert backends["cuda"] == ("nccl" if nccl else "gloo")

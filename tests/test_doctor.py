@@ -97,21 +97,21 @@ def test_binary_masks(tmp_path, ignore_index):
     assert (data.load(1)[1] == regions(1, 2)).all()
 
 
-COLOURS = np.array([(60, 16, 152), (132, 41, 246), (110, 193, 228)], np.uint8)
+COLORS = np.array([(60, 16, 152), (132, 41, 246), (110, 193, 228)], np.uint8)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_colour_masks(tmp_path, mode):
-    make(tmp_path, lambda labels: np.asarray(Image.fromarray(COLOURS[labels]).convert(mode)))
+def test_color_masks(tmp_path, mode):
+    make(tmp_path, lambda labels: np.asarray(Image.fromarray(COLORS[labels]).convert(mode)))
     text, usable = report(tmp_path)
     assert not usable
-    assert "cause: colour masks (colours are taken for the classes by area" in text
+    assert "cause: color masks (colors are taken for the classes by area" in text
     assert set(cure(text)["label_map"]) == {"#3C1098", "#8429F6", "#6EC1E4"}
     data = mended(tmp_path, {}, text)
     assert set(np.unique(data.load(0)[1])) == {0, 1, 2}
 
 
-def test_grey_masks_saved_as_rgb(tmp_path):
+def test_gray_masks_saved_as_rgb(tmp_path):
     make(tmp_path, lambda labels: np.repeat(np.where(labels == 2, 255, labels)[..., None]
                                             .astype(np.uint8), 3, axis=2))  # fmt: skip
     text, _ = report(tmp_path)
@@ -142,7 +142,7 @@ def test_jpeg_masks(tmp_path):
 
 
 @pytest.mark.parametrize("saved", [{"quality": 90, "subsampling": 0}, {"quality": 75}])
-def test_jpeg_colour_masks(tmp_path, saved):
+def test_jpeg_color_masks(tmp_path, saved):
     colours = np.array([(250, 10, 10), (10, 10, 250)], np.uint8)
     make(tmp_path, lambda labels: colours[labels], classes=2, suffix=".jpg", **saved)
     options = {"classes": ("ground", "house")}
@@ -162,7 +162,7 @@ def test_a_tolerance_holds_for_masks_that_were_not_looked_at(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_photograph_is_no_mask_of_colours(tmp_path, suffix):
+def test_a_photograph_is_no_mask_of_colors(tmp_path, suffix):
     def photograph(labels):
         noise = np.random.default_rng(0).integers(0, 256, (*labels.shape, 3))
         return noise.astype(np.uint8)
@@ -223,8 +223,8 @@ def test_other_values_beside_a_void_that_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("shift", [2, 120])
-def test_colours_that_label_map_lacks(tmp_path, shift):
-    make(tmp_path, lambda labels: COLOURS[labels])
+def test_colors_that_label_map_lacks(tmp_path, shift):
+    make(tmp_path, lambda labels: COLORS[labels])
     label_map = {"#000000": "void", "#3C1098": 0, "#8429F6": 1, f"#6EC1{0xE4 - shift:02X}": 2}
     text, usable = report(tmp_path, label_map=label_map)
     assert not usable
@@ -284,7 +284,7 @@ def test_another_value_beside_a_void_that_is_known(tmp_path, values, label_map):
     mended(tmp_path, options, text)
 
 
-def test_masks_that_are_pictures_are_said_to_be(tmp_path):
+def test_masks_that_are_images_are_said_to_be(tmp_path):
     make(tmp_path, lambda labels: np.random.default_rng(0).integers(0, 256, labels.shape)
          .astype(np.uint8))  # fmt: skip
     text, usable = report(tmp_path)
@@ -331,7 +331,7 @@ def test_before_a_training_all_headers_and_some_masks_are_looked_at(tmp_path):
     assert result.title == f"Folder, {SAMPLE + 6} images, {SAMPLE} masks looked at"
     assert result.problems == []
     for number in range(SAMPLE + 6):
-        (tmp_path / "images" / f"{number:04d}.png").write_bytes(b"no picture")
+        (tmp_path / "images" / f"{number:04d}.png").write_bytes(b"no image")
     broken = "\n".join(examine("train_loader", data, full=False).problems)
     assert f"and {SAMPLE + 5} more like it" in broken
 
@@ -352,6 +352,19 @@ def test_shared_images_are_found_by_content_and_by_name(tmp_path):
     assert "note: 6 of 6 validation images" in allowed
 
 
+def test_files_are_not_read_again_to_be_compared_again(tmp_path, monkeypatch):
+    make(tmp_path / "a", lambda labels: labels)
+    make(tmp_path / "b", lambda labels: labels, count=2)
+    sets = folder(tmp_path / "a"), folder(tmp_path / "b")
+    first = overlap(*sets)
+    with monkeypatch.context() as patch:
+        patch.setattr("dataloaders.overlap._digest", lambda path: pytest.fail(f"{path} was read"))
+        assert overlap(*sets) == first
+    other = (tmp_path / "b" / "images" / "0001.png").read_bytes()
+    (tmp_path / "b" / "images" / "0001.png").write_bytes(other[:-1] + b"x")
+    assert overlap(*sets).startswith("1 of 2 validation images")
+
+
 def test_files_of_one_size_are_not_taken_for_one_another(tmp_path):
     for name, value in (("a", 0), ("b", 255)):
         make(tmp_path / name, lambda labels: labels, count=1)
@@ -368,10 +381,10 @@ def test_classes_that_never_occur_are_noted(tmp_path):
     assert "note: classes that occur in no mask: boat" in text
 
 
-def test_generated_pictures_need_no_doctor():
+def test_generated_images_need_no_doctor():
     text, usable = check({"train_loader": Shapes(length=3)}, full=True)
     assert usable
-    assert "Shapes, 3 generated pictures" in text
+    assert "Shapes, 3 generated images" in text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from test_doctor import COLOURS, make
+from test_doctor import COLORS, make
 
 import train
 from utils.errors import DataError, guard
@@ -39,7 +39,7 @@ def as_settings(report):
 
 CAUSES = {
     "binary masks of 0 and 255": (2, lambda labels: labels * 255, {}),
-    "colour masks": (3, lambda labels: COLOURS[labels], {}),
+    "color masks": (3, lambda labels: COLORS[labels], {}),
     "labels start at 1": (3, lambda labels: labels + 1, {}),
     "JPEG-compressed masks": (2, lambda labels: labels * 255, {"suffix": ".jpg", "quality": 70}),
     "void is 254 in the masks": (4, lambda labels: labels + 251 * (labels == 3), {}),

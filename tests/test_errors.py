@@ -1,8 +1,14 @@
 """What a command says and returns for each kind of ending."""
 
+import io
+import sys
+from pathlib import Path
+
 import pytest
 
 from utils import errors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def ending(error):
@@ -51,3 +57,25 @@ def test_of_several_processes_each_says_who_it_is(capsys, monkeypatch):
 
 def test_the_command_line_reaches_the_command():
     assert errors.guard(len, ["a", "b"]) == 2
+
+
+def test_what_the_console_has_no_letters_for_is_escaped(monkeypatch):
+    """Cyrillic on a Western console, and bytes of a file name that are not UTF-8."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+
+    def main(arguments):
+        sys.stdout.write(" ".join(arguments) + "\n")
+        sys.stdout.flush()
+        return 0
+
+    assert errors.guard(main, ["é", "дом", "\udcff"]) == 0
+    assert written.getvalue() == b"\xe9 \\u0434\\u043e\\u043c \\udcff\n"
+
+
+def test_every_command_is_guarded():
+    scripts = [*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py")]
+    commands = {path.name: path.read_text(encoding="utf-8") for path in scripts}
+    run = {name: text for name, text in commands.items() if "__main__" in text}
+    assert len(run) > 12
+    assert [name for name, text in run.items() if "guard(main, sys.argv[1:])" not in text] == []

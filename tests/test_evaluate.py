@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def test_the_score_is_that_of_fp32_whatever_the_training_computed_in(
         found = run(tmp_path / "bf16.pth", tmp_path / "two")
     assert "Predicted in fp32 on cpu." in capsys.readouterr().out
     assert set(seen) == {"ieee"}  # no TF32
+    assert {kind.fp32_precision for kind in FLOAT32} == {"tf32"}  # as before
     assert found["about"] == reference["about"] | {"checkpoint": str(tmp_path / "bf16.pth")}
     assert "precision <b>fp32</b>" in (tmp_path / "two" / "report.html").read_text()
     assert found["Class_IoU"] == reference["Class_IoU"]
@@ -227,6 +229,12 @@ def test_a_missing_checkpoint_exits_4(tmp_path, capsys):
     missing = str(tmp_path / "none.pth")
     assert guard(evaluate.main, ["--model", missing]) == 4
     assert missing in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf_8_are_written_escaped(model, tmp_path):
+    other = shutil.copy(model, tmp_path / "caf\udce9.pth")
+    assert run(other, tmp_path)["about"]["checkpoint"] == str(other)
+    assert r"caf\udce9.pth" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_manual_lists_every_flag(capsys):

@@ -12,7 +12,7 @@ from utils.errors import CheckpointError, DataError
 from utils.evaluation.report import render
 from utils.evaluation.report_images import draw
 from utils.evaluation.scoring import SHOWN, Evaluator, confusion
-from utils.evaluation.summary import confusion_csv, summarise
+from utils.evaluation.summary import confusion_csv, summarize
 from utils.hardware import distributed
 from utils.metrics.boundary import RATIO, boundary_counts
 
@@ -96,7 +96,7 @@ def test_predicted_void_is_counted_as_a_miss_or_not_at_all(tmp_path):
     assert (evaluation.counts == np.column_stack([oracle(pairs, 4, 255), missed])).all()
     on_void = sum(((m == 255) & (p == 255)).sum() for p, m in pairs)
     assert min(on_void, *missed[:3]) > 0
-    summary = summarise(evaluation, classes=CLASSES, about={"arch": "UNet", "data": "x"})
+    summary = summarize(evaluation, classes=CLASSES, about={"arch": "UNet", "data": "x"})
     assert summary["predicted_void"] == {"not_counted": on_void, "missed": sum(missed)}
     assert summary["labelled_pixels"] == sum((m != 255).sum() for _, m in pairs)
     right = sum(((m != 255) & (p == m)).sum() for p, m in pairs)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from colour_model import CLASSES, ColourModel, picture_of, save_checkpoint
+from color_model import CLASSES, COLORS, ColorModel, picture_of, save_checkpoint
 from PIL import Image
 from torch import nn
 
@@ -33,15 +34,16 @@ def run(*arguments):
 def _exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
-        model = save_checkpoint(folder / "best_model.pth", ColourModel())
+        patch.setattr("models.model_from_checkpoint", lambda _content: ColorModel())
+        model = save_checkpoint(folder / "best_model.pth", ColorModel())
         Image.fromarray(picture_of(np.eye(50, 70))).save(folder / "a.jpg")
         assert run("-m", model, "-o", folder / "model.onnx", "-i", folder) == 0
     return folder
 
 
 def test_any_batch_and_size(exported):
-    session = onnx_runner(exported / "model.onnx")
+    file = shutil.copy(exported / "model.onnx", exported / "caf\udce9.onnx")
+    session = onnx_runner(file)
     mask = np.arange(4).repeat(600).reshape(40, 60)
     for shape in ((1, 33, 33), (3, 40, 60), (2, 200, 111)):
         number, height, width = shape
@@ -73,15 +75,15 @@ def test_the_ten_lines_of_the_manual(exported, tmp_path):
     (tmp_path / "photo.png").rename(tmp_path / "photo.jpg")
     (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    with Image.open(tmp_path / "mask.png") as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(np.asarray(picture), mask)
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.asarray(image), mask)
 
 
 @pytest.fixture(name="model_file")
 def _model_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
-    return save_checkpoint(tmp_path / "best_model.pth", ColourModel())
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColorModel())
+    return save_checkpoint(tmp_path / "best_model.pth", ColorModel())
 
 
 def test_argmax_and_one_size(model_file, tmp_path, capsys):
@@ -98,9 +100,10 @@ def test_argmax_and_one_size(model_file, tmp_path, capsys):
 
 
 def test_torch_export(model_file, tmp_path):
-    path = tmp_path / "model.pt2"
+    path = tmp_path / "caf\udce9.pt2"  # a name need not be UTF-8
     assert run("-m", model_file, "-o", path) == 0
     found = {"classes": ""}
+    path = path.rename(tmp_path / "model.pt2")
     model = torch.export.load(path, extra_files=found).module()
     assert json.loads(found["classes"]) == list(CLASSES)
     mask = np.arange(4).repeat(600).reshape(40, 60)
@@ -108,9 +111,21 @@ def test_torch_export(model_file, tmp_path):
     assert np.array_equal(model(images).argmax(1)[0].numpy(), mask)
 
 
+def test_a_network_of_16_bit_images(tmp_path, monkeypatch):
+    colours = [(*color, 9) for color in COLORS]
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColorModel(colours))
+    model = save_checkpoint(tmp_path / "m.pth", ColorModel(colours), input_dtype="uint16")
+    pixels = np.random.default_rng(0).integers(0, 2**16, (40, 50, 4), np.uint16)
+    np.save(tmp_path / "a.npy", pixels)
+    assert run("-m", model, "-o", tmp_path / "m.onnx", "-i", tmp_path, "-e", "npy") == 0
+    images = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    expected = ColorModel(colours)(torch.from_numpy(images / np.float32(65535))).argmax(1)
+    assert (onnx_runner(tmp_path / "m.onnx")(images).argmax(1) == expected.numpy()).mean() > 0.999
+
+
 def test_a_file_that_disagrees_is_not_written(model_file, tmp_path, monkeypatch, capsys):
     def wrong(_path):
-        other = ColourModel()
+        other = ColorModel()
         other.conv.bias.data = other.conv.bias.data.flip(0)
         return torch_runner(nn.Sequential(Scaled(), other))
 

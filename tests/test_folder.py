@@ -2,6 +2,7 @@ import json
 import os
 import re
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from dataloaders.folder import Folder
 from utils.errors import ConfigError, DataError
 
 CLASSES = ("field", "house", "water")
-COLOURS = {"#3C1098": 0, "#8429F6": 1, "#6EC1E4": 2, "#9B9B9B": "void"}
+COLORS = {"#3C1098": 0, "#8429F6": 1, "#6EC1E4": 2, "#9B9B9B": "void"}
 
 
 def write(path, pixels, **options):
@@ -37,6 +38,16 @@ def folder(root, **options):
 
 def values(data):
     return [int(data.load(index)[0][0, 0, 0]) for index in range(len(data))]
+
+
+def test_a_drive_that_is_not_there_is_explained(monkeypatch):
+    def missing(self):
+        raise FileNotFoundError(2, "cannot find the path specified")
+
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    monkeypatch.setattr(Path, "iterdir", missing)
+    with pytest.raises(DataError, match=r"no such folder(?s:.*)holds what cannot be listed"):
+        folder("Z:/data")
 
 
 # ---- which files belong together ------------------------------------------------------------
@@ -212,13 +223,17 @@ def test_missing_partners_and_double_names_are_refused(tmp_path):
         ({"images": "*/i/*.png"}, "two sub-folders, or two patterns with stars"),
         ({"split": ("a", "b")}, '"split" is a list, but "images" has no star'),
         ({"label_map": {"x": 0}}, 'found the key "x"'),
-        ({"label_map": {"#12345": 0}}, 'found "#12345", expected a colour as "#RRGGBB"'),
+        ({"label_map": {"#12345": 0}}, 'found "#12345", expected a color as "#RRGGBB"'),
         ({"label_map": {"0": 3}}, '"0" is mapped to 3, but there are 3 classes'),
-        ({"label_map": {"0": 0, "#000000": 1}}, "values and colours are mixed"),
+        ({"label_map": {"0": 0, "#000000": 1}}, "values and colors are mixed"),
         ({"mean": (0.5,)}, '"mean" and "std" belong together'),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, '"mean" and "std" belong together'),
-        ({"colours": ("#000000",)}, "1 colours for 3 classes"),
+        ({"colours": ("#000000",)}, "1 colors for 3 classes"),
         ({"classes": ("a", "b", "a")}, 'found "a" twice in "classes"'),
+        (
+            {"classes": ("road",), "label_map": {"0": "void", "255": 0}},
+            'fix: "classes": ["background", "road"], "label_map": {"0": 0, "255": 1}',
+        ),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, options, message):
@@ -269,35 +284,35 @@ def test_values_are_mapped(tmp_path):
         folder(tmp_path, label_map={"0": 0, "255": 1}).load(0)
 
 
-def colour_mask(mode="RGB"):
-    codes = [[int(key[i : i + 2], 16) for i in (1, 3, 5)] for key in COLOURS]
-    picture = Image.fromarray(np.resize(np.array(codes, np.uint8), (8, 12, 3)))
-    return picture.quantize(8) if mode == "P" else picture.convert(mode)
+def color_mask(mode="RGB"):
+    codes = [[int(key[i : i + 2], 16) for i in (1, 3, 5)] for key in COLORS]
+    image = Image.fromarray(np.resize(np.array(codes, np.uint8), (8, 12, 3)))
+    return image.quantize(8) if mode == "P" else image.convert(mode)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 @pytest.mark.parametrize("ignore_index", [255, -1])
-def test_colours_are_mapped_and_shown(tmp_path, mode, ignore_index):
+def test_colors_are_mapped_and_shown(tmp_path, mode, ignore_index):
     pair(tmp_path, "images/a.png", "masks/a.png")
-    colour_mask(mode).save(tmp_path / "masks" / "a.png")
-    data = folder(tmp_path, label_map=COLOURS, ignore_index=ignore_index)
-    for _ in range(2):  # colours that were met before take another path
+    color_mask(mode).save(tmp_path / "masks" / "a.png")
+    data = folder(tmp_path, label_map=COLORS, ignore_index=ignore_index)
+    for _ in range(2):  # colors that were met before take another path
         assert data.load(0)[1].ravel()[:5].tolist() == [0, 1, 2, ignore_index, 0]
     assert data.palette == ((0x3C, 0x10, 0x98), (0x84, 0x29, 0xF6), (0x6E, 0xC1, 0xE4))
-    shown = folder(tmp_path, label_map=COLOURS, colours=("#000001", "#000002", "#000003")).palette
+    shown = folder(tmp_path, label_map=COLORS, colours=("#000001", "#000002", "#000003")).palette
     assert shown == ((0, 0, 1), (0, 0, 2), (0, 0, 3))
 
 
-def test_an_unknown_colour_is_named_with_its_cure(tmp_path):
+def test_an_unknown_color_is_named_with_its_cure(tmp_path):
     pair(tmp_path, "images/a.png", "masks/a.png")
-    colour_mask().save(tmp_path / "masks" / "a.png")
-    less = {key: value for key, value in COLOURS.items() if key != "#9B9B9B"}
+    color_mask().save(tmp_path / "masks" / "a.png")
+    less = {key: value for key, value in COLORS.items() if key != "#9B9B9B"}
     with pytest.raises(DataError) as caught:
         folder(tmp_path, label_map=less).load(0)
-    assert "colours that label_map does not know: #9B9B9B (24 px)\n" in str(caught.value)
+    assert "colors that label_map does not know: #9B9B9B (24 px)\n" in str(caught.value)
     assert "known: #3C1098, #8429F6, #6EC1E4\n" in str(caught.value)
     near = less | {"#9B9B99": "void"}
-    with pytest.raises(DataError, match='within 2 of a known colour: "label_tolerance": 2'):
+    with pytest.raises(DataError, match='within 2 of a known color: "label_tolerance": 2'):
         folder(tmp_path, label_map=near).load(0)
     assert folder(tmp_path, label_map=near, label_tolerance=2).load(0)[1][0, 3] == 255
 
@@ -316,7 +331,7 @@ def test_jpeg_masks_need_a_tolerance(tmp_path):
     assert (data.load(0)[1] == blocks()).mean() > 0.99
 
 
-def test_jpeg_colour_masks_need_a_tolerance(tmp_path):
+def test_jpeg_color_masks_need_a_tolerance(tmp_path):
     write(tmp_path / "images" / "a.png", np.zeros((32, 32, 3), np.uint8))
     colours = np.array([[200, 30, 30], [20, 20, 220]], np.uint8)
     write(tmp_path / "masks" / "a.jpg", colours[blocks()], quality=80)
@@ -337,9 +352,17 @@ def test_masks_of_other_formats(tmp_path, suffix, dtype):
     assert data.load(0)[1].ravel()[:3].tolist() == [0, 2, 1]
 
 
-@pytest.mark.parametrize("array", [np.zeros((8, 12), np.float32), np.zeros((8, 12, 2), np.uint8)])
+@pytest.mark.parametrize("array", [np.zeros((8, 12), np.complex64), np.zeros((8, 12, 2), np.uint8)])
 def test_a_mask_array_must_hold_integers(tmp_path, array):
     write(tmp_path / "images" / "a.png", np.zeros((8, 12, 3), np.uint8))
     write(tmp_path / "masks" / "a.npy", array)
     with pytest.raises(DataError, match=r"a\.npy: found .*expected integers \(H, W\)"):
+        folder(tmp_path).load(0)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_mask_of_broken_numbers_is_refused(tmp_path, suffix):
+    write(tmp_path / "images" / "a.png", np.zeros((8, 12, 3), np.uint8))
+    write(tmp_path / "masks" / f"a{suffix}", np.full((8, 12), 0.25, np.float32))
+    with pytest.raises(DataError, match=rf"a\{suffix}: floating-point values, such as 0.25, exp"):
         folder(tmp_path).load(0)

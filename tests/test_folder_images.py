@@ -1,8 +1,12 @@
+import re
+
 import numpy as np
 import pytest
+import tifffile
 from test_folder import folder, write
 
 from base.base_data_loader import BaseDataLoader
+from dataloaders.statistics import channel_statistics
 from utils.config.config import load_config
 from utils.data.normalize import Normalize
 from utils.errors import ConfigError, DataError
@@ -28,7 +32,7 @@ def test_five_bands_keep_their_dtype_to_the_device(tmp_path, suffix, dtype):
     normal = Normalize(mean, std, input_dtype=data.input_dtype)(batch.images)
     void = batch.masks == 255
     assert void.any()
-    # Padding is the mean colour, so it is zero after normalisation.
+    # Padding is the mean color, so it is zero after normalization.
     far = (normal.abs().amax(dim=1) < 0.01) & void
     assert far.sum() > 0.5 * void.sum()
 
@@ -73,23 +77,170 @@ def test_an_image_of_another_kind_is_found_in_its_header(tmp_path, name, shape, 
             read(1)
 
 
-def test_grey_pictures_stay_grey_with_one_mean(tmp_path):
-    grey = np.arange(96, dtype=np.uint8).reshape(8, 12)
-    write(tmp_path / "images" / "a.png", grey)
+def test_gray_images_stay_gray_with_one_mean(tmp_path):
+    gray = np.arange(96, dtype=np.uint8).reshape(8, 12)
+    write(tmp_path / "images" / "a.png", gray)
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     assert folder(tmp_path).load(0)[0].shape == (8, 12, 3)
     image, _ = folder(tmp_path, mean=(0.5,), std=(0.2,)).load(0)
-    assert (image[..., 0] == grey).all()
+    assert (image[..., 0] == gray).all()
     assert image.shape == (8, 12, 1)
 
 
-def test_sixteen_bit_grey_pictures(tmp_path):
-    grey = np.arange(96, dtype=np.uint16).reshape(8, 12) * 600
-    write(tmp_path / "images" / "a.png", grey)
+def test_sixteen_bit_gray_images(tmp_path):
+    gray = np.arange(96, dtype=np.uint16).reshape(8, 12) * 600
+    write(tmp_path / "images" / "a.png", gray)
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
     data = folder(tmp_path, mean=(0.5,), std=(0.2,))
     assert data.input_dtype == "uint16"
-    assert (data.load(0)[0][..., 0] == grey).all()
+    assert (data.load(0)[0][..., 0] == gray).all()
+
+
+def one_image(root, pixels, suffix, mean=(0.5,)):
+    write(root / "images" / f"a{suffix}", pixels)
+    write(root / "masks" / "a.png", np.zeros(pixels.shape[:2], np.uint8))
+    return folder(root, mean=mean, std=mean)
+
+
+LIMITS = {
+    "bool": (0, 1), "int8": (-128, 127), "int16": (-32768, 32767), "int32": (-(2**24), 2**24),
+    "uint32": (0, 2**32 - 256), "float16": (-65504, 2.0**-24), "float64": (-1e30, 2.0**-149),
+    ">i2": (-32768, 32767), ">f4": (-3e38, 0.1), ">u2": (0, 65535),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_values_of_other_dtypes_are_read_exactly(tmp_path, dtype, suffix):
+    """Mean and deviation are in the unit of the file."""
+    values = np.resize(np.array([*LIMITS[dtype], 1], dtype), (8, 13))
+    data = one_image(tmp_path, values, suffix)
+    unsigned = np.dtype(dtype).name == "uint16"
+    assert data.input_dtype == ("uint16" if unsigned else "float32")
+    image = data.load(0)[0]
+    assert image.dtype == np.dtype(data.input_dtype)
+    exact = values.astype(np.float64)
+    assert np.array_equal(image[..., 0], exact.astype(np.float32) if dtype == "float64" else exact)
+    scale = 65535 if unsigned else 1
+    mean, std = channel_statistics(data, count=1)
+    np.testing.assert_allclose(
+        [mean[0], std[0]], [exact.mean() / scale, exact.std() / scale], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "complex64", "U3", "f8,i4", "datetime64[s]"])
+def test_other_dtypes_are_named_with_those_that_are_read(tmp_path, dtype):
+    known = "uint8, uint16, float32, bool, int8, int16, int32, uint32, float16, float64"
+    with pytest.raises(DataError, match=rf"a\.npy: found values of \S+, expected {known}\n  fix: "):
+        one_image(tmp_path, np.zeros((8, 12), dtype), ".npy")
+    if dtype in ("int64", "uint64", "complex64"):
+        (tmp_path / "images/a.npy").unlink()
+        with pytest.raises(DataError, match=rf"a\.tif: found values of {dtype}, expected {known}"):
+            one_image(tmp_path, np.zeros((8, 12), dtype), ".tif")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("int32", 2**24 + 1), ("uint32", 2**32 - 1), ("float64", -1e39)]
+)
+def test_values_that_float32_does_not_hold_are_named(tmp_path, dtype, value, suffix):
+    values = np.zeros((8, 12), dtype)
+    values[3, 4] = value
+    data = one_image(tmp_path, values, suffix)
+    shown = re.escape(str(np.array(value, dtype)))
+    with pytest.raises(DataError, match=rf"a\{suffix}: found {dtype} values .* as {shown}\n  fix"):
+        data.load(0)
+
+
+def test_a_signed_tiff_is_no_8_bit_image(tmp_path):
+    """Pillow would give the upper byte of numbers that have a sign."""
+    for name, dtype in (("a", np.uint8), ("b", np.int16)):
+        write(tmp_path / "images" / f"{name}.tif", np.full((8, 12), 99, dtype))
+        write(tmp_path / "masks" / f"{name}.png", np.zeros((8, 12), np.uint8))
+    with pytest.raises(DataError, match=r"b\.tif: found 1 channels of float32, expected 3"):
+        folder(tmp_path).load(1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    "options",
+    [{"imagej": True}, {"ome": True}, {"ome": True, "tile": (16, 16)},
+     {"ome": True, "compression": "zlib", "rowsperstrip": 5}],
+)  # fmt: skip
+def test_pages_of_a_tiff_may_be_channels(tmp_path, dtype, options):
+    planes = (np.random.default_rng(0).random((3, 21, 12)) * 200).astype(dtype)
+    write(tmp_path / "masks" / "a.png", np.zeros((21, 12), np.uint8))
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images/a.tif", planes, metadata={"axes": "CYX"},
+                     photometric="minisblack", **options)  # fmt: skip
+    data = folder(tmp_path, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert data.size(0) == (21, 12)
+    assert np.array_equal(data.load(0)[0], np.moveaxis(planes, 0, 2))
+
+
+@pytest.mark.parametrize("target", ["images", "masks"])
+@pytest.mark.parametrize("axes", ["ZYX", "TYX"])
+def test_a_stack_of_images_is_refused(tmp_path, axes, target):
+    stack = np.zeros((5, 8, 12), np.uint8)
+    for kind in ("images", "masks"):
+        write(tmp_path / kind / "a.tif", stack[0])
+    tifffile.imwrite(tmp_path / target / "a.tif", stack, imagej=True, metadata={"axes": axes})
+    with pytest.raises(
+        DataError, match=rf"{target}/a\.tif: found a stack of 5 images \(axes {axes}\)"
+    ):
+        folder(tmp_path).load(0)
+
+
+def test_overviews_and_thumbnails_make_no_stack(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    (tmp_path / "images").mkdir()
+    with tifffile.TiffWriter(tmp_path / "images/a.tif") as file:
+        file.write(pixels, photometric="rgb", subifds=0)
+        file.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(pixels[::4, ::4], photometric="rgb")
+    write(tmp_path / "masks" / "a.png", np.zeros((64, 64), np.uint8))
+    assert np.array_equal(folder(tmp_path).load(0)[0], pixels)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_a_mask_of_another_size_than_its_array(tmp_path, suffix, dtype):
+    """Of an array and of a raster that Pillow cannot open: the sizes are the message."""
+    write(tmp_path / "images" / f"a{suffix}", np.zeros((8, 12, 3), dtype))
+    write(tmp_path / "masks" / "a.png", np.zeros((9, 12), np.uint8))
+    data = folder(tmp_path, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(
+        DataError, match=r"masks/a\.png: found a mask of 12x9 pixels, expected 12x8"
+    ):
+        data.load(0)
+
+
+# ---- mean and std ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mean", "std", "fix"),
+    [
+        (np.uint8, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375),
+         '"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]'),
+        (np.uint8, (0.5, 0.25, 1.5), (0.1,) * 3, '"mean": [0.001961, 0.0009804, 0.005882]'),
+        (np.uint8, (0.5,) * 3, (51.0,) * 3, '"std": [0.2, 0.2, 0.2]'),
+        (np.uint16, (6553.5,) * 3, (655.35,) * 3,
+         '"mean": [0.1, 0.1, 0.1], "std": [0.01, 0.01, 0.01]'),
+    ],
+)  # fmt: skip
+def test_mean_and_std_of_0_to_255_are_refused_with_the_fractions(tmp_path, dtype, mean, std, fix):
+    write(tmp_path / "images" / "a.npy", np.zeros((8, 12, 3), dtype))
+    write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
+    with pytest.raises(ConfigError) as caught:
+        folder(tmp_path, mean=mean, std=std)
+    assert str(caught.value).endswith(f"\n  fix: {fix}")
+    assert f"full scale of {np.dtype(dtype).name}" in str(caught.value)
+
+
+def test_mean_and_std_of_floats_are_in_their_unit(tmp_path):
+    data = one_image(tmp_path, np.zeros((8, 12), np.int16), ".npy", mean=(300.0,))
+    assert data.border == (300.0,)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Parameter groups, freezing, synchronised normalisation, and what a config may say."""
+"""Parameter groups, freezing, synchronized normalization, and what a config may say."""
 
 import inspect
 
@@ -53,7 +53,7 @@ def test_frozen_batchnorm_keeps_statistics_and_learns_weights(backbone, sync):
     assert model.classifier.training
 
 
-def test_synchronised_batchnorm_keeps_the_activations_of_the_encoder():
+def test_synchronized_batchnorm_keeps_the_activations_of_the_encoder():
     model = build_small("UNetResnet", backbone="test_efficientnet").eval()
     batch = images(64, 64)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_synchronised_batchnorm_keeps_the_activations_of_the_encoder():
         assert torch.allclose(convert_sync_batchnorm(model)(batch), expected, atol=1e-6)
 
 
-def test_synchronised_batchnorm_without_an_encoder():
+def test_synchronized_batchnorm_without_an_encoder():
     model = convert_sync_batchnorm(build_small("ENet"))
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
@@ -81,13 +81,13 @@ def test_an_argument_without_effect_is_answered(name, arguments, note):
 def test_an_argument_with_an_effect_is_not_answered():
     with torch.device("meta"):
         model = build_small("SegNet", backbone="vgg16", freeze_bn=True, freeze_backbone=True)
-    assert model.notes == ()  # its decoder has batch normalisation
+    assert model.notes == ()  # its decoder has batch normalization
 
 
 def test_freezing_batchnorm_where_there_is_none_is_answered():
     with torch.device("meta"):
         (note,) = build_small("FCN8", freeze_bn=True).notes
-    assert note == "freeze_bn has no effect: this FCN8 has no batch normalisation"
+    assert note == "freeze_bn has no effect: this FCN8 has no batch normalization"
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -1,4 +1,4 @@
-"""The comparison picture: order, colours, void, and shrinking that mixes no labels."""
+"""The comparison image: order, colors, void, and shrinking that mixes no labels."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.drawing.grid import comparison_grid, shrink_mask, shrunk_size
-from utils.drawing.palette import VOID_COLOUR
+from utils.drawing.palette import VOID_COLOR
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
@@ -24,13 +24,13 @@ def sample(height, width, ignore_index=255):
 
 
 @pytest.mark.parametrize("ignore_index", [-1, 0, 255])
-def test_a_row_is_input_target_prediction_with_void_in_its_colour(ignore_index):
+def test_a_row_is_input_target_prediction_with_void_in_its_color(ignore_index):
     grid = comparison_grid([sample(10, 20, ignore_index)], dataset(ignore_index))
     assert grid.dtype == np.uint8
     assert grid.shape == (5 + 10 + 5, 5 + 3 * (20 + 5), 3)
     assert tuple(grid[6, 10]) == (77, 77, 77)
-    assert tuple(grid[6, 35]) == VOID_COLOUR
-    assert tuple(grid[13, 35]) == (VOID_COLOUR if ignore_index == 0 else RED)
+    assert tuple(grid[6, 35]) == VOID_COLOR
+    assert tuple(grid[13, 35]) == (VOID_COLOR if ignore_index == 0 else RED)
     assert tuple(grid[6, 60]) == GREEN
 
 
@@ -41,13 +41,13 @@ def test_samples_of_different_sizes_stand_in_rows_on_white():
     assert comparison_grid([], dataset()).shape[2] == 3
 
 
-def test_large_samples_shrink_without_new_colours():
+def test_large_samples_shrink_without_new_colors():
     image, mask, prediction = sample(900, 600)
     mask[:, ::2] = 1
     grid = comparison_grid([(image, mask, prediction)], dataset())
     assert grid.shape == (410, 5 + 3 * (267 + 5), 3)
     target = grid[5:405, 5 + 272 : 5 + 272 + 267].reshape(-1, 3)
-    assert {tuple(colour) for colour in np.unique(target, axis=0)} <= {RED, GREEN, VOID_COLOUR}
+    assert {tuple(color) for color in np.unique(target, axis=0)} <= {RED, GREEN, VOID_COLOR}
 
 
 def test_other_dtypes_and_channel_counts_are_shown():

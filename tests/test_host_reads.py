@@ -1,17 +1,21 @@
-"""Between two log lines nothing is read back from the device, whatever the loss.
+"""Between two log lines nothing is read back from the device, and nothing on it is float64.
 
-On a CPU a read costs nothing and is not forbidden, so it is looked for: at the level of operators
-(what waits for the device inside torch) and at the level of calls (what a program says).
+On a CPU a read costs nothing and float64 exists (MPS has none), so both are looked for: at the
+level of operators (what torch does) and at the level of calls (what a program says). All that an
+iteration computes on the host is Python numbers: every tensor in it is one of the device.
 """
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 from training import batches_of, plain_config, trainer_of
 
 from utils.losses.table import LOSSES
 from utils.metrics.confusion import ConfusionMatrix
+from utils.optim.lr_scheduler import SCHEDULERS
+from utils.optim.optimizers import OPTIMIZERS
 
 # Operators whose CUDA kernels copy a value to the host, to return it or to size their result.
 READING_OPERATORS = {
@@ -46,12 +50,11 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 HOST = torch.device("cpu", 0)  # in these tests "the device" is torch.device("cpu")
 
 
-class OnHost(torch.Tensor):
-    """What the loader counted, and what is computed from it before it goes to the device."""
+FUSED = {"SGD", "Adam", "AdamW"}
 
 
 class Operators(TorchDispatchMode):
-    """Collects operators that read back."""
+    """Collects operators that read back, and those that give float64."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +68,11 @@ class Operators(TorchDispatchMode):
         sized = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
         if name in READING_OPERATORS or masks or sized:
             self.found.append(f"operator {name}")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        values = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        if any(value.dtype == torch.float64 for value in values):
+            self.found.append(f"float64 from {name}")
+        return result
 
 
 class Calls(TorchFunctionMode):
@@ -79,12 +86,7 @@ class Calls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         kwargs = kwargs or {}
         target = [*args[1:], kwargs.get("device")] if name == "to" else []
-        if args and isinstance(args[0], OnHost):
-            value = func(*args, **kwargs)
-            if func == torch.Tensor.device.__get__:
-                return HOST
-            return value.as_subclass(torch.Tensor) if target else value
-        to_host = any(isinstance(value, OnHost) or value in ("cpu", HOST) for value in target)
+        to_host = any(value in ("cpu", HOST) for value in target)
         if name in READING_CALLS or to_host:
             self.found.append(f"call {name}")
         return func(*args, **kwargs)
@@ -97,12 +99,20 @@ def reads(run):
     return operators.found + calls.found
 
 
+@pytest.fixture(autouse=True)
+def _unscaling_is_torchs_own(monkeypatch):
+    """It inverts its scale in float64, and only where that exists: not on MPS."""
+    real = torch.amp.GradScaler.unscale_
+
+    def unseen(self, optimizer):
+        with _disable_current_modes():
+            real(self, optimizer)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "unscale_", unseen)
+
+
 def iterations(trainer, count=10):
-    size = trainer.step.accumulate
-    batches = [
-        batch._replace(label_counts=batch.label_counts.as_subclass(OnHost))
-        for batch in batches_of(trainer)[:size]
-    ]
+    batches = batches_of(trainer)[: trainer.options.accumulate]
     return lambda: [trainer.train_iteration(batches) for _ in range(count)]
 
 
@@ -134,28 +144,50 @@ def test_no_option_reads_back(tmp_path, trainer):
     assert reads(iterations(tiny(tmp_path, **trainer))) == []
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
-def test_no_fused_optimiser_reads_back(tmp_path, name):
-    config = plain_config(tmp_path)
+def optimized_by(folder, name):
+    config = plain_config(folder)
     config["optimizer"] = {"type": name, "args": {"lr": 0.01}}
-    assert reads(iterations(trainer_of(config))) == []
+    return trainer_of(config)
 
 
-def test_an_optimiser_without_a_fused_form_reads_one_flag_an_update(tmp_path):
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_no_fused_optimizer_reads_back(tmp_path, name):
+    assert reads(iterations(optimized_by(tmp_path, name))) == []
+
+
+def test_an_optimizer_without_a_fused_form_reads_one_flag_an_update(tmp_path):
+    found = reads(iterations(optimized_by(tmp_path, "RMSprop")))
+    assert found == ["operator _local_scalar_dense"] * 10 + ["call item"] * 10
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - FUSED))
+def test_no_other_optimizer_computes_in_float64(tmp_path, name):
+    """What else they read is their own counters, which are on the host."""
+    found = reads(iterations(optimized_by(tmp_path, name), 2))
+    assert set(found) == {"call item", "operator _local_scalar_dense"}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_no_schedule_reads_back(tmp_path, name):
     config = plain_config(tmp_path)
-    config["optimizer"] = {"type": "RMSprop", "args": {"lr": 0.01}}
-    found = reads(iterations(trainer_of(config)))
-    assert found == ["operator _local_scalar_dense"] * 10 + ["call __bool__"] * 10
+    config["lr_scheduler"] = {"type": name}
+    assert reads(iterations(trainer_of(config), 2)) == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_batch_of_a_validation_reads_back(tmp_path, monkeypatch, loss):
+    trainer = tiny(tmp_path, loss)
+    batches = list(trainer.parts.val_loader)
+    monkeypatch.setattr("validation.on_device", lambda *_: batches)
+    network = trainer.model.eval()
+    found = reads(lambda: trainer.validator.run(network, trainer.signals, title="", shown=False))
+    assert found == []
 
 
 def test_counting_class_numbers_reads_nothing():
     matrix = ConfusionMatrix(3, 255)
     numbers = torch.tensor([[[0, 2, 255, 7]]])
     assert reads(lambda: matrix.update(numbers, numbers)) == []
-
-
-def counts():
-    return torch.zeros(3).as_subclass(OnHost)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +198,7 @@ def counts():
         lambda loss: bool(loss > 0),
         lambda loss: loss.detach().cpu(),
         lambda loss: loss.to("cpu"),
-        lambda loss: loss.detach().to(device=counts().device),
-        lambda loss: loss.detach().to(counts()),
+        lambda loss: loss.detach().to(device=HOST),
         lambda loss: loss.detach().numpy(),
         lambda loss: loss.tolist(),
         lambda loss: torch.zeros(3)[torch.zeros(3) < loss.detach()],
@@ -176,6 +207,8 @@ def counts():
         lambda loss: torch.unique(loss.detach()[None]),
         lambda loss: torch.bincount(loss.detach().long()[None]),
         lambda loss: torch.equal(loss, loss),
+        lambda loss: loss.detach().double(),
+        lambda loss: torch.zeros_like(loss, dtype=torch.float64),
     ],
 )
 def test_a_planted_read_is_found(tmp_path, read):

@@ -1,4 +1,4 @@
-"""inference.py as a user meets it: pictures in, masks out, one clear message for each mistake."""
+"""inference.py as a user meets it: images in, masks out, one clear message for each mistake."""
 
 import errno
 import json
@@ -6,16 +6,17 @@ import pickle
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from colour_model import (
+from color_model import (
     CLASSES,
-    COLOURS,
+    COLORS,
     PALETTE,
-    ColourModel,
+    ColorModel,
     checkpoint_of,
     picture_of,
     save_checkpoint,
@@ -44,8 +45,8 @@ def quarters(height, width):
 
 @pytest.fixture(name="model_file")
 def _model_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColourModel())
-    return save_checkpoint(tmp_path / "best_model.pth", ColourModel())
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColorModel())
+    return save_checkpoint(tmp_path / "best_model.pth", ColorModel())
 
 
 @pytest.fixture(name="folder")
@@ -60,8 +61,8 @@ def save(path, mask, **options):
 
 
 def pixels(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def run(*arguments):
@@ -69,9 +70,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("mode", ["whole", "multiscale", "sliding"])
-def test_masks_are_palette_pictures_of_the_pictures_size(
-    model_file, folder, tmp_path, mode, capsys
-):
+def test_masks_are_palette_images_of_the_images_size(model_file, folder, tmp_path, mode, capsys):
     mask = quarters(90, 70)
     save(folder / "a.jpg", mask, quality=100, subsampling=0)
     assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", mode) == 0
@@ -79,8 +78,8 @@ def test_masks_are_palette_pictures_of_the_pictures_size(
         assert found.mode == "P"
         assert found.size == (70, 90)
         assert (np.asarray(found) == mask).mean() > 0.97
-        assert found.getpalette()[:12] == [value for colour in PALETTE for value in colour]
-    assert "1 of 1 pictures segmented, masks in" in capsys.readouterr().out
+        assert found.getpalette()[:12] == [value for color in PALETTE for value in color]
+    assert "1 of 1 images segmented, masks in" in capsys.readouterr().out
 
 
 def test_default_mode_and_output(model_file, folder, tmp_path, monkeypatch):
@@ -91,7 +90,7 @@ def test_default_mode_and_output(model_file, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_masks_stand_as_the_picture_is_displayed(model_file, folder, tmp_path, orientation):
+def test_masks_stand_as_the_image_is_displayed(model_file, folder, tmp_path, orientation):
     mask = quarters(60, 100)
     turn = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]  # stored this many quarter turns off
     exif = Image.Exif()
@@ -104,24 +103,24 @@ def test_masks_stand_as_the_picture_is_displayed(model_file, folder, tmp_path, o
     assert np.array_equal(pixels(tmp_path / "out/a.png"), mask)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_any_kind_of_picture(model_file, folder, tmp_path, mode):
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+def test_any_kind_of_image(model_file, folder, tmp_path, mode):
     Image.fromarray(picture_of(quarters(50, 60))).convert(mode).save(folder / "a.tif")
     assert run("-m", model_file, "-i", folder / "a.tif", "-o", tmp_path / "out") == 0
     assert pixels(tmp_path / "out/a.png").shape == (50, 60)
 
 
-def test_bad_pictures_are_listed_and_the_rest_go_on(model_file, folder, tmp_path, capsys):
+def test_bad_images_are_listed_and_the_rest_go_on(model_file, folder, tmp_path, capsys):
     save(folder / "a.jpg", quarters(40, 40))
-    (folder / "b.jpg").write_bytes(b"not a picture")
+    (folder / "b.jpg").write_bytes(b"not an image")
     save(folder / "c.jpg", quarters(40, 40))
     (folder / "d.jpg").write_bytes((folder / "c.jpg").read_bytes()[:300])
     (folder / "e.jpg").symlink_to(tmp_path / "nowhere")
     assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole") == 3
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
     shown = capsys.readouterr()
-    assert "2 of 5 pictures segmented" in shown.out
-    end = shown.err[shown.err.index("error: 3 of 5 pictures failed:") :]
+    assert "2 of 5 images segmented" in shown.out
+    end = shown.err[shown.err.index("error: 3 of 5 images failed:") :]
     assert all(f"{name}.jpg" in end for name in "bde")
     assert "a.jpg" not in end
     assert "Traceback" not in shown.err
@@ -142,7 +141,7 @@ def test_tree_is_kept(model_file, folder, tmp_path):
 
 
 def test_awkward_names_and_output_inside_input(model_file, folder, tmp_path):
-    """Twice: what the first run wrote among the pictures is none of the second's."""
+    """Twice: what the first run wrote among the images is none of the second's."""
     save(tmp_path / "elsewhere/real.jpg", quarters(40, 40))
     for name in ("two words", "a.1", "a.2", "Straße 東京", ".hidden"):
         save(folder / f"{name}.jpg", quarters(40, 40))
@@ -164,34 +163,34 @@ def test_awkward_names_and_output_inside_input(model_file, folder, tmp_path):
     assert (folder / "link.jpg").is_symlink()
 
 
-@pytest.mark.parametrize("stage", ["touch", "replace"], ids=["at once", "later"])
+@pytest.mark.parametrize("stage", ["TemporaryFile", "replace"], ids=["at once", "later"])
 def test_a_folder_that_takes_no_files(model_file, folder, tmp_path, monkeypatch, capsys, stage):
     """Permissions would not do: they do not hold for root, as which containers run."""
     save(folder / "a.jpg", quarters(40, 40))
-    real = getattr(Path, stage)
+    real = Path.replace
 
-    def refused(self, *arguments):
-        if stage == "touch" or self.name.startswith(".a.png"):
+    def refused(self=None, *arguments, **_):
+        if stage == "TemporaryFile" or self.name.startswith(".a.png"):
             raise OSError(errno.EROFS, "Read-only file system")
         return real(self, *arguments)
 
-    monkeypatch.setattr(Path, stage, refused)
+    monkeypatch.setattr(tempfile if stage == "TemporaryFile" else Path, stage, refused)
     assert run("-m", model_file, "-i", folder, "-o", tmp_path / "out", "-mo", "whole") == 6
     assert "out" in (shown := capsys.readouterr().err)
     assert "cannot be written (Read-only file system)" in shown
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_result_that_would_replace_its_picture(model_file, folder, capsys):
+def test_a_result_that_would_replace_its_image(model_file, folder, capsys):
     save(folder / "a.png", quarters(40, 40))
     before = (folder / "a.png").read_bytes()
     assert run("-m", model_file, "-i", folder, "-e", "png", "-o", folder) == 2
-    assert "a.png would replace the picture" in capsys.readouterr().err
+    assert "a.png would replace the image" in capsys.readouterr().err
     assert (folder / "a.png").read_bytes() == before
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_picture_of_too_many_pixels_is_sent_to_tiff(
+def test_an_image_of_too_many_pixels_is_sent_to_tiff(
     model_file, folder, tmp_path, monkeypatch, capsys
 ):
     save(folder / "a.jpg", quarters(40, 40))
@@ -247,7 +246,7 @@ def test_rounding_to_half_never_changes_the_winner():
     assert np.abs(half.astype(np.float64) - probabilities).max() < 1e-3
 
 
-def test_overlay_shows_picture_and_legend(model_file, folder, tmp_path):
+def test_overlay_shows_image_and_legend(model_file, folder, tmp_path):
     save(folder / "a.png", quarters(300, 400))
     options = ("-m", model_file, "-i", folder / "a.png", "-o", tmp_path / "out", "-mo", "whole")
     assert run(*options, "--overlay") == 0
@@ -255,11 +254,11 @@ def test_overlay_shows_picture_and_legend(model_file, folder, tmp_path):
     assert drawn.shape[1] == 400
     assert drawn.shape[0] > 320, "no legend"
     for row, column, one in ((75, 100, 0), (75, 300, 1), (225, 100, 2), (225, 300, 3)):
-        expected = (np.array(COLOURS[one]) + np.array(PALETTE[one])) / 2
+        expected = (np.array(COLORS[one]) + np.array(PALETTE[one])) / 2
         assert np.abs(drawn[row, column] - expected).max() < 6
     legend = drawn[300:].reshape(-1, 3)
-    for colour in PALETTE:
-        assert (np.abs(legend - np.array(colour)).max(axis=1) < 12).sum() > 20
+    for color in PALETTE:
+        assert (np.abs(legend - np.array(color)).max(axis=1) < 12).sum() > 20
 
 
 def test_the_legend_names_the_classes_that_occur():
@@ -275,7 +274,7 @@ def test_the_legend_names_the_classes_that_occur():
 
 def test_over_255_classes_are_16_bit(folder, tmp_path):
     colours = [(index % 256, index // 256 * 100, 0) for index in range(400)]
-    model = ColourModel(colours)
+    model = ColorModel(colours)
     names = [f"class {index}" for index in range(400)]
     palette = [(index % 256,) * 3 for index in range(400)]
     segmenter = Segmenter(
@@ -289,9 +288,9 @@ def test_over_255_classes_are_16_bit(folder, tmp_path):
     )
     mask = np.arange(400).repeat(4).reshape(40, 40)
     Image.fromarray(picture_of(mask, colours)).save(folder / "a.png")
-    from utils.files.outputs import find_pictures
+    from utils.files.outputs import find_images
 
-    jobs = find_pictures(folder, extension="png", recursive=False, output=tmp_path)
+    jobs = find_images(folder, extension="png", recursive=False, output=tmp_path)
     assert [error for _, error in segmenter.run(jobs)] == [None]
     with Image.open(tmp_path / "a.png") as found:
         assert found.mode.startswith("I;16")
@@ -406,7 +405,7 @@ def test_config_sets_the_window(model_file, folder, tmp_path, monkeypatch):
     """A config in place of the checkpoint's own: here its crop size is the window."""
     seen = []
 
-    class Seen(ColourModel):
+    class Seen(ColorModel):
         def forward(self, images):
             seen.append(tuple(images.shape[2:]))
             return super().forward(images)

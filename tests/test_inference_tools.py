@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from colour_model import save_checkpoint
+from color_model import save_checkpoint
 from PIL import Image
 
 from models import MODELS, model_from_checkpoint
@@ -22,9 +22,9 @@ def save_mask(path, mask):
 
 
 def read(path):
-    with Image.open(path) as picture:
-        assert picture.mode == "L"
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
 
 
 def submit(*arguments):
@@ -64,7 +64,7 @@ def test_submission_mistakes(tmp_path, capsys):
     assert "found mode RGB, expected a palette PNG of inference.py" in capsys.readouterr().err
     (masks / "a.png").write_bytes(b"nothing")
     assert submit(*options, "-o", tmp_path / "out") == 3
-    assert "a.png: cannot be read" in capsys.readouterr().err
+    assert "a.png: cannot be decoded" in capsys.readouterr().err
     save_mask(masks / "deeper/a.png", np.zeros((4, 4), np.uint8))
     assert submit(*options, "-o", tmp_path / "out") == 3
     assert "two masks of one name" in capsys.readouterr().err

@@ -20,9 +20,9 @@ def photo(height, width, seed=0):
     return Image.fromarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def encoded(picture, **options):
+def encoded(image, **options):
     data = io.BytesIO()
-    picture.save(data, "JPEG", **options)
+    image.save(data, "JPEG", **options)
     return data.getvalue()
 
 

@@ -31,6 +31,14 @@ FAULTS = {
         'c.json:3:3: unexpected "; is a comma missing before it?\n      "b": 2\n      ^',
     ),
     "bare word": ('{"a": PSPNet}', 'c.json:1:7: unexpected P\n    {"a": PSPNet}\n          ^'),
+    "Python": (
+        '{"a": [1, False]}',
+        'c.json:1:11: False is Python; write false\n    {"a": [1, False]}\n              ^',
+    ),
+    "YAML": (
+        "# mine\nname: x\narch:\n  type: UNet\n",
+        "c.json:1:1: this is YAML; a config is JSON: { ... }, keys and text in quotes",
+    ),
     "line break in a string": (
         '{"a": "x\n"}',
         (
@@ -121,7 +129,7 @@ def test_a_file_that_is_no_config(content, message, tmp_path):
         read_json5(path)
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path):
+def test_a_missing_file_names_its_neighbors(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
         ConfigError, match=r"confg.json: no such file; did you mean 'config.json'\?"

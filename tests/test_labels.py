@@ -83,3 +83,12 @@ def test_counting_is_exact_on_a_large_mask():
     large = np.zeros((4097, 4097), np.uint8)  # more pixels than a float32 counts exactly
     large[0, 0] = 1
     assert count_values(large, 3).tolist() == [4097**2 - 1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_everything_else_has_a_train_id(dtype):
+    rest = LabelTable({0: 0, 9: 255}, num_classes=2, ignore_index=255, tolerance=1, rest=1)
+    high = 300 if dtype is np.int32 else 200
+    assert rest.apply(array([0, 1, 2, 8, 9, high], dtype), "m").tolist() == [[0, 0, 1, 255, 255, 1]]
+    only = LabelTable({}, num_classes=2, ignore_index=255, tolerance=5, rest=255)
+    assert only.apply(array([0, high], dtype), "m").tolist() == [[255, 255]]

@@ -56,7 +56,7 @@ def test_no_loss_reads_from_the_device_forward_or_backward(variant):
     target = torch.randint(0, 3, (2, 8, 8))
     target[0, :4] = 255
     with HostReads() as reads:
-        loss(logits, target, total=torch.tensor(200.0)).backward()
+        loss(logits, target, denominator=200.0).backward()
     assert reads.found == []
 
 
@@ -82,9 +82,9 @@ def test_an_all_void_batch_costs_nothing_and_has_a_graph(variant):
     for ignore_index in (-1, 0, 255):
         loss = make(variant, ignore_index=ignore_index)
         target = torch.full((2, 5, 4), ignore_index)
-        for total in (None, torch.tensor(0.0), torch.tensor(12.0)):
+        for total in (None, 0.0, 12.0):
             logits = torch.randn(2, 3, 5, 4, requires_grad=True)
-            value = loss(logits, target, total=total)
+            value = loss(logits, target, denominator=total)
             value.backward()
             assert value.shape == ()
             assert float(value.detach()) == 0
@@ -159,10 +159,12 @@ def test_the_parts_of_a_mixture_average_over_micro_batches_by_their_valid_pixels
     weights = [0.5, 1.0, 2.0]
     loss = CE_DiceLoss(class_weights=weights)
     dice = DiceLoss(class_weights=weights)
-    counts = [torch.bincount(y[y < 3], minlength=3) for y in target]
-    totals = [loss.total(count) for count in counts]
+    counts = [torch.bincount(y[y < 3], minlength=3).tolist() for y in target]
+    totals = [loss.denominator(count) for count in counts]
     total = sum(totals)
-    split = sum(loss(x[None], y[None], total=total) for x, y in zip(logits, target, strict=True))
+    split = sum(
+        loss(x[None], y[None], denominator=total) for x, y in zip(logits, target, strict=True)
+    )
     expected = CrossEntropyLoss2d(class_weights=weights)(logits, target)
     for n in range(2):
         expected += totals[n] / total * dice(logits[n : n + 1], target[n : n + 1])
@@ -170,13 +172,13 @@ def test_the_parts_of_a_mixture_average_over_micro_batches_by_their_valid_pixels
 
 
 def test_which_losses_divide_by_the_effective_batch():
-    counts = torch.tensor([10, 0, 4])
-    totals = {variant: make(variant, ignore_index=255).total(counts) for variant in VARIANTS}
+    counts = [10, 0, 4]
+    totals = {variant: make(variant, ignore_index=255).denominator(counts) for variant in VARIANTS}
     dividing = {variant for variant, total in totals.items() if total is not None}
     assert dividing == {"CrossEntropyLoss2d", "FocalLoss", "CE_DiceLoss", "Sum", "smoothed"}
-    assert {float(totals[variant]) for variant in dividing} == {14.0}
+    assert {totals[variant] for variant in dividing} == {14.0}
     weighted = CrossEntropyLoss2d(ignore_index=0, class_weights=[3.0, 1.0, 0.5])
-    assert float(weighted.total(counts)) == 2.0
+    assert weighted.denominator(counts) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_sum_comes_from_plain_json():
     assert float(loss(logits, target)) == pytest.approx(expected)
     assert float(loss((logits, logits), target)) == pytest.approx(1.5 * expected)
     # Auxiliary outputs too are divided by the effective batch's total, here twice this one's.
-    found = float(loss((logits, logits), target, total=torch.tensor(32.0)))
+    found = float(loss((logits, logits), target, denominator=32.0))
     assert found == pytest.approx(0.75 * expected)
 
 

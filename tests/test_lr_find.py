@@ -63,7 +63,7 @@ def test_rates_grow_by_equal_factors_and_groups_keep_their_proportion():
     assert rates == [pytest.approx(row) for row in expected]
 
 
-def test_a_real_network_gets_a_picture_and_a_suggestion(tmp_path, capsys):
+def test_a_real_network_gets_an_image_and_a_suggestion(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(shapes_config(8)))
     picture = tmp_path / "range.png"

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from training import batches_of, plain_config, trainer_of
 
 import train
+from measuring import MeasuredTrainer
 from utils.errors import ResourceError, guard
 from utils.hardware.memory import memory_advice, peak_memory, ran_out, validation_memory_advice
 from utils.run.stopwatch import PHASES, LoaderWarning, Phases, report
@@ -48,23 +50,26 @@ def test_a_benchmark_that_makes_no_sense_is_refused(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_time_goes_to_the_phase_that_a_mark_ends(monkeypatch):
-    clock = iter([0.0, 1.0, 3.0, 3.5, 10.0])
+def test_time_goes_to_the_phase_in_which_it_passed(monkeypatch):
+    clock = iter([0.0, 0.0, 1.0, 1.0, 3.0, 10.0])
     phases = Phases(torch.device("cpu"))
-    phases.mark("data")
     monkeypatch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
-    phases.start()
-    for name in ("data", "forward", "data", "rest"):
-        phases.mark(name)
+    with phases.timed("iteration"):
+        with phases.timed("data"):
+            pass
+        with phases.timed("forward"):
+            pass
     seconds = phases.seconds()
-    assert seconds == {"data": 1.5, "forward": 2, "backward": 0, "optimiser": 0, "rest": 6.5}
+    assert seconds == {"data": 1, "forward": 2, "backward": 0, "optimizer": 0, "rest": 7}
+    phases.reset()
+    assert set(phases.seconds().values()) == {0}
     lines = report(seconds, iterations=2, images=20, peak=2**30)
     assert [line.split()[:3] for line in lines[:3]] == [
         ["images/s", "2.0"],
         ["ms", "5000.0", "an"],
-        ["data", "750.0", "15%"],
+        ["data", "500.0", "10%"],
     ]
-    assert lines[-2].split()[:2] == ["waiting", "15%"]
+    assert lines[-2].split()[:2] == ["waiting", "10%"]
     assert lines[-1].split() == ["peak", "memory", "1024", "MiB"]
 
 
@@ -101,7 +106,6 @@ def test_other_processes_say_nothing_of_the_loader(caplog):
 def test_a_run_that_waits_for_its_data_says_so(tmp_path, caplog):
     trainer = trainer_of(plain_config(tmp_path, log_per_iter=1))
     clock = iter(range(10**6))
-    trainer.stopwatch._started = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
         with caplog.at_level(logging.WARNING, "segmentation"):
@@ -122,7 +126,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize("error", MESSAGES, ids=lambda error: type(error).__name__)
-def test_memory_that_ran_out_is_recognised_on_any_device(error):
+def test_memory_that_ran_out_is_recognized_on_any_device(error):
     assert ran_out(error)
     assert not ran_out(RuntimeError("size mismatch"))
     assert not ran_out(ValueError("out of memory"))
@@ -196,7 +200,7 @@ def test_running_out_of_memory_in_validation_exits_6(tmp_path, config_path, monk
     def starved(*_):
         raise MESSAGES[0]
 
-    monkeypatch.setattr("trainer.whole", starved)
+    monkeypatch.setattr("validation.whole", starved)
     assert guard(train.main, ["--config", str(config_path)]) == 6
     message = capsys.readouterr().err
     assert "error: out of memory in validation with batch_size 4 of whole images: " in message
@@ -220,8 +224,16 @@ def test_peak_memory_is_that_of_the_process():
     assert peak_memory(torch.device("cpu")) == pytest.approx(highest, rel=0.05)
 
 
+def test_where_the_system_does_not_tell_there_is_no_peak(config_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert train.main(["--config", str(config_path), "--benchmark", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "waiting" in shown
+    assert "peak" not in shown
+
+
 def test_measuring_leaves_out_the_first_iterations(tmp_path):
-    trainer = trainer_of(plain_config(tmp_path))
+    trainer = trainer_of(plain_config(tmp_path), kind=MeasuredTrainer)
     sizes = []
     iteration = trainer.train_iteration
     trainer.train_iteration = lambda group: (sizes.append(len(group)), iteration(group))

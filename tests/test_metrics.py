@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.totals import ValidationTotals
 
 
 def oracle(predictions, labels, num_classes, ignore_index):
@@ -139,3 +140,22 @@ def test_reset_forgets():
     matrix.update(torch.zeros(1, 1, 1, dtype=torch.long), torch.zeros(1, 1, 1, dtype=torch.long))
     matrix.reset()
     assert int(matrix.counts.sum()) == 0
+
+
+def validation_loss(losses, totals):
+    sums = ValidationTotals(3, 255, ("a", "b", "c"), torch.device("cpu"))
+    empty = torch.zeros(1, 2, 2, dtype=torch.int64)
+    for loss, total in zip(losses, totals, strict=True):
+        sums.add(torch.tensor(loss), total, empty, empty)
+    return sums.compute()["val_loss"]
+
+
+def test_a_validation_loss_is_the_mean_over_pixels_however_many_there_are():
+    """Adding 3 to 2^30 in float32, the most that MPS has, changes nothing."""
+    losses = [1.0] + [0.25] * 3000
+    totals = [2**30, *[3.0] * 3000]
+    exact = (2**30 + 0.25 * 9000) / (2**30 + 9000)
+    assert validation_loss(losses, totals) == pytest.approx(exact, rel=1e-12)
+    assert validation_loss([1.0, 4.0], [None, None]) == 2.5  # regions: a batch is a batch
+    assert validation_loss([0.0], [0.0]) is None
+    assert validation_loss([], []) is None

@@ -31,7 +31,7 @@ def shared(name):
     """One instance for the tests that leave its weights alone."""
     model = build_small(name)
     for module in model.modules():
-        # timm starts the last normalisation of a residual branch at 0, which hides the branch.
+        # timm starts the last normalization of a residual branch at 0, which hides the branch.
         if isinstance(module, _BatchNorm):
             nn.init.ones_(module.weight)
     return model
@@ -131,7 +131,7 @@ def test_bfloat16_autocast_stays_near_float32(name):
 )
 def test_exports_in_one_graph_for_any_size(name):
     model = shared(name).eval()
-    # From 33: at 32 pixels a map of stride 32 is a single pixel, which torch.export specialises.
+    # From 33: at 32 pixels a map of stride 32 is a single pixel, which torch.export specializes.
     height, width = (torch.export.Dim(side, min=33, max=4096) for side in ("height", "width"))
     batch = torch.export.Dim("batch", min=1, max=64)
     shapes = ({0: batch, 2: height, 3: width},)

@@ -1,4 +1,4 @@
-"""Normalisation equals its formula, for every dtype and layout, and leaves its input alone."""
+"""Normalization equals its formula, for every dtype and layout, and leaves its input alone."""
 
 import numpy as np
 import pytest

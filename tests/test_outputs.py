@@ -1,26 +1,27 @@
-"""Which files are pictures, and what their results are called."""
+"""Which files are images, and what their results are called."""
 
 import errno
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.files.outputs import find_pictures, prepare_folder, refuse_overwriting, write_whole
+from utils.files.outputs import find_images, prepare_folder, refuse_overwriting, write_whole
 
 
 def make(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"picture")
+        path.write_bytes(b"image")
 
 
 def results(folder, *, output=None, recursive=False):
     output = output or folder.parent / "out"
-    jobs = find_pictures(folder, extension="jpg", recursive=recursive, output=output)
+    jobs = find_images(folder, extension="jpg", recursive=recursive, output=output)
     return {
-        str(job.picture.relative_to(folder)): str(job.result(".png").relative_to(output))
+        str(job.image.relative_to(folder)): str(job.result(".png").relative_to(output))
         for job in jobs
     }
 
@@ -57,6 +58,48 @@ def test_names_never_collide(tmp_path):
     assert len({name.casefold() for name in names}) == 6
 
 
+def reader_of(monkeypatch, winerror, *, times):
+    """Refuse so many renames, as Windows does while somebody reads the file; lists the refusals."""
+    refusals, replace = [], Path.replace
+
+    def refusing(self, target):
+        if len(refusals) == times:
+            return replace(self, target)
+        refusals.append(self)
+        error = PermissionError(13, "in use")
+        error.winerror = winerror
+        raise error
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return refusals
+
+
+@pytest.mark.parametrize("winerror", [5, 32])  # access denied, sharing violation
+def test_a_result_that_is_being_read_is_replaced_a_little_later(tmp_path, monkeypatch, winerror):
+    refusals = reader_of(monkeypatch, winerror, times=3)
+    (tmp_path / "a.png").write_text("old")
+    write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert (tmp_path / "a.png").read_text() == "new"
+    assert len(refusals) == 3
+
+
+def test_a_result_that_stays_open_is_named_and_kept(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, 32, times=10**9)
+    (tmp_path / "a.png").write_text("old")
+    with pytest.raises(ResourceError, match=r"a\.png: it is open in another program\n  fix: close"):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    assert 3 <= 0.1 * len(refusals) <= 10  # seconds
+
+
+def test_a_folder_that_may_not_be_written_is_told_at_once(tmp_path, monkeypatch):
+    refusals = reader_of(monkeypatch, None, times=10**9)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "a.png", lambda path: path.write_text("new"))
+    assert len(refusals) == 1
+
+
 def test_the_tree_is_kept_when_asked_for(tmp_path):
     make(tmp_path / "in", "a.jpg", "deep/er/a.jpg", "deep/b.jpg")
     assert results(tmp_path / "in") == {"a.jpg": "a.png"}
@@ -69,7 +112,7 @@ def test_the_tree_is_kept_when_asked_for(tmp_path):
 
 def test_a_file_needs_no_extension(tmp_path):
     make(tmp_path / "in", "scan.webp")
-    (job,) = find_pictures(
+    (job,) = find_images(
         tmp_path / "in/scan.webp", extension="jpg", recursive=False, output=tmp_path
     )
     assert job.result(".png") == tmp_path / "scan.png"
@@ -116,10 +159,10 @@ def test_empty_folder_mentions_recursive(tmp_path):
         results(tmp_path / "in")
 
 
-def test_a_picture_is_never_replaced(tmp_path):
+def test_an_image_is_never_replaced(tmp_path):
     make(tmp_path / "in", "a.png")
-    jobs = find_pictures(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
-    with pytest.raises(ConfigError, match=r"a\.png would replace the picture"):
+    jobs = find_images(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
+    with pytest.raises(ConfigError, match=r"a\.png would replace the image"):
         refuse_overwriting(jobs)
     refuse_overwriting([jobs[0]._replace(target=tmp_path / "out/a")])
 
@@ -128,7 +171,7 @@ def test_read_only_output(tmp_path, monkeypatch):
     def refused(*_arguments, **_options):
         raise PermissionError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     with pytest.raises(ResourceError, match=r"masks: cannot be written \(Read-only file system\)"):
         prepare_folder(tmp_path / "masks")
 
@@ -156,9 +199,46 @@ def test_nothing_is_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Two containers with equal process ids, here within one process."""
+    target = tmp_path / "mask.png"
+
+    def slow(path):
+        path.write_bytes(b"half")
+        write_whole(target, lambda other: other.write_bytes(b"other"))
+        assert path.read_bytes() == b"half"
+        path.write_bytes(b"whole")
+
+    write_whole(target, slow)
+    assert target.read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_two_commands_may_try_one_folder_at_a_time(tmp_path, monkeypatch):
+    """Trying a folder leaves no name in it that another command could take or miss."""
+    (tmp_path / "writable").write_text("the user's own")
+    names = []
+    trial = tempfile.TemporaryFile
+
+    def watched(**options):
+        file = trial(**options)
+        names.extend(path.name for path in tmp_path.iterdir())
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    prepare_folder(tmp_path)
+    assert names == ["writable"]
+    assert (tmp_path / "writable").read_text() == "the user's own"
+
+
 def test_a_result_that_is_a_link_is_replaced(tmp_path):
     (tmp_path / "precious").write_bytes(b"keep")
     (tmp_path / "mask.png").symlink_to(tmp_path / "precious")
     write_whole(tmp_path / "mask.png", lambda path: path.write_bytes(b"new"))
     assert (tmp_path / "precious").read_bytes() == b"keep"
     assert not (tmp_path / "mask.png").is_symlink()
+
+
+def test_what_a_mac_writes_beside_an_image_is_no_image(tmp_path):
+    make(tmp_path / "in", "a.jpg", "._a.jpg", "sub/b.jpg", ".thumbnails/a.jpg", "sub/._b.jpg")
+    assert results(tmp_path / "in", recursive=True) == {"a.jpg": "a.png", "sub/b.jpg": "sub/b.png"}

@@ -23,6 +23,7 @@ SET = {
     "list": ("a.b=[1, 'x', {c: 2}]", {"a": {"b": [1, "x", {"c": 2}]}}),
     "section": ("loss={type: 'DiceLoss'}", {"loss": {"type": "DiceLoss"}}),
     "word that is no number": ("name=NaNny", {"name": "NaNny"}),
+    "word that is not Python": ("name=Nonesuch", {"name": "Nonesuch"}),
 }
 
 REFUSED = {
@@ -39,6 +40,11 @@ REFUSED = {
     "long value": (
         "seed=[" + "x" * 60,
         "--set: seed:1:2: unexpected x\n    [" + "x" * 60 + "\n     ^",
+    ),
+    "Python": ("a=None", "--set: a=None:1:1: None is Python; write null\n    None\n    ^"),
+    "Python in a list": (
+        "a=[True]",
+        "--set: a=[True]:1:2: True is Python; write true\n    [True]\n     ^",
     ),
     "NaN": ("seed=NaN", "--set: seed=NaN:1:1: the value: expected a finite number, got NaN"),
     "open bracket": (
@@ -103,3 +109,11 @@ def test_overrides_are_checked_like_the_file(tmp_path):
     config = load_config(path, ["trainer.val=false", loader, "arch.args.base_channels=8"])
     assert config.train_loader.args == {"batch_size": 4}
     assert config.arch.args == {"base_channels": 8}
+
+
+def test_text_that_begins_at_home_is_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = {"a": {"data_dir": "~/x", "b": ["~/y", "~you", 1]}, "name": "a~/b"}
+    expected = {"a": {"data_dir": "/home/me/x", "b": ["/home/me/y", "~you", 1]}, "name": "a~/b"}
+    assert apply_overrides(given, ["c=~/z"]) == expected | {"c": "/home/me/z"}
+    assert given["a"]["data_dir"] == "~/x"

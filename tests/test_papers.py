@@ -32,7 +32,7 @@ class Weights:
         return F.batch_norm(x, *(self.state[f"{name}.{key}"] for key in keys))
 
     def cbr(self, x, name, *, padding=0, **options):
-        """Convolution, batch normalisation, ReLU."""
+        """Convolution, batch normalization, ReLU."""
         return self.norm(self.conv(x, f"{name}.0", padding=padding, **options), f"{name}.1").relu()
 
     def prelu(self, x, name):

@@ -1,15 +1,19 @@
 """Who starts how many processes, and what wraps the network on several devices."""
 
-import contextlib
 import logging
 import os
 
 import pytest
 import torch
+from parallel_cases import (
+    assert_collectives_work,
+    assert_gradients_of_micro_batches_travel_once,
+    assert_replicas_give_the_step_of_one,
+    one_process,
+)
 from small_models import build_small
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from training import batches_of, plain_config, record_gradients, trainer_of
+from training import plain_config
 
 from base.base_model import convert_sync_batchnorm
 from models.building import check_batch
@@ -135,72 +139,46 @@ def test_each_process_takes_its_own_gpu(monkeypatch, visible, index):
 # What wraps the network.
 
 
-class Wrapped(nn.Module):
-    """Stands for DataParallel, which needs GPUs to be built on them."""
-
-    def __init__(self, module, device_ids):
-        super().__init__()
-        self.module, self.device_ids = module, device_ids
-
-
-def test_data_parallel_takes_the_gpus_that_are_there(monkeypatch):
-    monkeypatch.setattr(parallel, "DataParallel", Wrapped)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+def test_a_single_process_on_a_cpu_needs_no_wrapping():
     model = nn.Conv2d(1, 1, 1)
-    network = parallel.spread(model, CUDA, parallel="DataParallel", n_gpu=8)
-    assert isinstance(network, Wrapped)
-    assert network.device_ids == [0, 1, 2]
-    assert parallel.shares(network) == 3
-    assert parallel.spread(model, CUDA, parallel="auto", n_gpu=8) is model
-    assert parallel.spread(model, CPU, parallel="DataParallel", n_gpu=8) is model
+    for mode in ("auto", "DDP", "DataParallel"):
+        assert parallel.spread(model, CPU, parallel=mode, n_gpu=8) is model
+    assert parallel.shares(model) == 1
 
 
 def test_a_step_through_data_parallel_is_the_step(tmp_path):
-    config = plain_config(tmp_path)
-    config["parallel"] = "DataParallel"
-    plain, wrapped = trainer_of(config), trainer_of(config)
-    object.__setattr__(wrapped.parts, "network", DataParallel(wrapped.model).train())
-    ours, theirs = record_gradients(plain), record_gradients(wrapped)
-    for trainer in (plain, wrapped):
-        trainer.train_iteration(batches_of(trainer)[:1])
-    assert torch.equal(ours[0], theirs[0])
-    assert list(wrapped.state()["state_dict"]) == list(plain.state()["state_dict"])
+    """On a CPU torch has one replica; tests/test_gpu_parallel.py has two."""
+    assert_replicas_give_the_step_of_one(tmp_path, "cpu", device_ids=None)
 
 
-def test_data_parallel_refuses_synchronised_batch_norm(tmp_path):
+def test_data_parallel_refuses_synchronized_batch_norm(tmp_path):
     config = plain_config(tmp_path) | {"parallel": "DataParallel", "use_synch_bn": True}
     with pytest.raises(ConfigError, match=r"use_synch_bn: .*set parallel to \"DDP\""):
         parse_config(config)
 
 
-def test_several_processes_are_wrapped_for_their_device(monkeypatch):
-    built = []
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(
-        parallel, "DistributedDataParallel", lambda _, **options: built.append(options)
-    )
-    model = nn.Conv2d(1, 1, 1)
-    for device in (CPU, CUDA):
-        parallel.spread(model, device, parallel="DataParallel", n_gpu=1)
-    assert [options["device_ids"] for options in built] == [None, [CUDA]]
-    assert parallel.shares(model) == 2
+def test_data_parallel_refuses_to_compile(tmp_path):
+    config = plain_config(tmp_path, compile=True) | {"parallel": "DataParallel"}
+    with pytest.raises(ConfigError, match=r"trainer\.compile: .*\"DDP\" or trainer\.compile to f"):
+        parse_config(config)
+    assert parse_config(config | {"parallel": "DDP"}).trainer.compile
 
 
-def test_batch_norm_is_synchronised_where_it_can_be(monkeypatch, caplog):
-    def synchronised(device, processes):
+def test_batch_norm_is_synchronized_where_it_can_be(monkeypatch, caplog):
+    def synchronized(device, processes):
         monkeypatch.setattr(distributed, "world_size", lambda: processes)
-        return parallel.synchronises_batch_norm(device, use_synch_bn=True)
+        return parallel.synchronizes_batch_norm(device, use_synch_bn=True)
 
     with caplog.at_level(logging.INFO, "segmentation"):
-        assert synchronised(CUDA, 2)
+        assert synchronized(CUDA, 2)
         assert caplog.messages == []
-        assert not synchronised(CUDA, 1)
-        assert not synchronised(CPU, 2)
+        assert not synchronized(CUDA, 1)
+        assert not synchronized(CPU, 2)
         assert caplog.messages == ["use_synch_bn has no effect on a CPU or in a single process"] * 2
-        assert not parallel.synchronises_batch_norm(CUDA, use_synch_bn=False)
+        assert not parallel.synchronizes_batch_norm(CUDA, use_synch_bn=False)
 
 
-def test_synchronised_batch_norm_keeps_names_and_what_is_frozen():
+def test_synchronized_batch_norm_keeps_names_and_what_is_frozen():
     model = build_small("PSPNet", freeze_bn=True)
     names = list(model.state_dict())
     converted = convert_sync_batchnorm(model)
@@ -251,24 +229,11 @@ def test_a_device_without_an_image_is_refused(monkeypatch):
         check_batch(model, model, batch_size=3, smallest=3, crop_size=None)
 
 
-class Counting(DistributedDataParallel):
-    """Stands for DDP, which needs other processes; counts who keeps its gradients back."""
-
-    def __init__(self, module):
-        nn.Module.__init__(self)
-        self.module, self.kept_back = module, 0
-
-    def forward(self, images):
-        return self.module(images)
-
-    def no_sync(self):
-        self.kept_back += 1
-        return contextlib.nullcontext()
+def test_collectives_work(monkeypatch):
+    with one_process("gloo"):
+        assert_collectives_work("cpu", monkeypatch)
 
 
 def test_gradients_of_micro_batches_travel_once(tmp_path):
-    trainer = trainer_of(plain_config(tmp_path))
-    network = Counting(trainer.model)
-    object.__setattr__(trainer.parts, "network", network)
-    trainer.train_iteration(batches_of(trainer)[:3])
-    assert network.kept_back == 2
+    with one_process("gloo"):
+        assert_gradients_of_micro_batches_travel_once(tmp_path, "cpu")

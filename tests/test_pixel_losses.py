@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from loss_cases import CASES, agree, case, softmax, valid_pixels
+from loss_cases import CASES, agree, case, softmax, valid_pixels, value_and_gradient
 from torch.nn import functional
 
 from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
@@ -91,7 +91,7 @@ def test_ohem_equals_its_rule_in_value_and_gradient(threshold, share):
             share=share,
         )
         agree(loss, reference, case(seed))
-        assert loss.total(torch.tensor([4, 5])) is None
+        assert loss.denominator([4, 5]) is None
 
 
 def focal(logits, target, ignore_index, weights, gamma, alpha):
@@ -147,13 +147,39 @@ def test_focal_has_a_finite_gradient_where_the_answer_is_certain():
             assert bool(gradient.any()) == (label == 1)
 
 
+@pytest.mark.parametrize("classes", [3, 15, 16, 40])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropyLoss2d,
+        partial(CrossEntropyLoss2d, label_smoothing=0.2),
+        partial(CrossEntropyLoss2d, ohem_threshold=0.05),
+        FocalLoss,
+    ],
+    ids=["cross-entropy", "smoothed", "hard", "focal"],
+)
+def test_the_layout_of_logits_in_memory_has_no_influence(classes, loss):
+    torch.manual_seed(classes)
+    target = torch.randint(0, classes, (2, 9, 7))
+    target[0, :3] = 255
+    criterion = loss(class_weights=torch.rand(classes).tolist())
+    plain = torch.randn(2, classes, 9, 7, dtype=torch.float64)
+    found = [
+        value_and_gradient(partial(criterion, target=target), logits)
+        for logits in (plain, plain.contiguous(memory_format=torch.channels_last))
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
 def test_the_divisor_of_the_whole_batch_makes_its_parts_add_up():
     for seed in range(0, CASES, 7):
         logits, target, ignore_index, weights = case(seed)
         loss = CrossEntropyLoss2d(ignore_index=ignore_index, class_weights=weights)
-        counts = torch.stack([(target == c).sum() for c in range(logits.shape[1])])
-        total = loss.total(counts)
-        parts = [loss(x[None], y[None], total=total) for x, y in zip(logits, target, strict=True)]
+        total = loss.denominator([int((target == c).sum()) for c in range(logits.shape[1])])
+        parts = [
+            loss(x[None], y[None], denominator=total) for x, y in zip(logits, target, strict=True)
+        ]
         assert float(sum(parts)) == pytest.approx(float(loss(logits, target)), abs=1e-12)
 
 
@@ -164,9 +190,9 @@ def test_auxiliary_outputs_are_weighed_and_share_the_divisor():
         torch.ones(2, 4, 4).long(),
     )
     loss = WithAuxiliary(CrossEntropyLoss2d(ignore_index=255), 0.25)
-    total = torch.tensor(100.0)
+    total = 100
     expected = functional.cross_entropy(main, target, reduction="sum") / 100
-    assert float(loss(main, target, total=total)) == pytest.approx(float(expected))
+    assert float(loss(main, target, denominator=total)) == pytest.approx(float(expected))
     expected += 0.25 * functional.cross_entropy(side, target, reduction="sum") / 100
-    assert float(loss((main, side), target, total=total)) == pytest.approx(float(expected))
-    assert float(loss.total(torch.tensor([0, 32, 0]))) == 32
+    assert float(loss((main, side), target, denominator=total)) == pytest.approx(float(expected))
+    assert loss.denominator([0, 32, 0]) == 32

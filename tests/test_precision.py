@@ -8,6 +8,7 @@ from small_models import build_small, images, outputs_of
 from torch import nn
 from training import plain_config, trainer_of
 
+from measuring import MeasuredTrainer
 from models import MODELS
 from models.enet import PReLU
 from utils.hardware.devices import set_determinism
@@ -73,24 +74,65 @@ def test_weights_loss_and_updates_stay_float32(tmp_path, precision):
     assert trainer.validate(1)["val_loss"] > 0
 
 
-def test_enets_activation_is_torchs_own():
+def test_a_run_may_go_on_with_another_precision(tmp_path):
+    trainers = {one: trainer_of(plain_config(tmp_path, precision=one)) for one in ("fp32", "fp16")}
+    trainers["fp16"].restore(trainers["fp32"].state())
+    assert trainers["fp16"].scaler.get_scale() == 2.0**16
+    trainers["fp32"].restore(trainers["fp16"].state())
+    assert not trainers["fp32"].scaler.is_enabled()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("shape", [(2, 4, 5, 7), (3, 16, 6, 4), (1, 5, 1, 1)], ids=str)
+def test_enets_activation_is_torchs_own(shape, layout):
     torch.manual_seed(0)
-    ours, theirs = PReLU(4).double(), nn.PReLU(4).double()
+    ours, theirs = (kind(shape[1]).double() for kind in (PReLU, nn.PReLU))
     with torch.no_grad():
         theirs.weight.copy_(ours.weight.uniform_(-1, 1))
-    inputs = [torch.randn(2, 4, 5, 5, dtype=torch.float64).requires_grad_()]
-    with torch.no_grad():
-        inputs[0][0, 0, 0] = 0  # the corner
-    inputs.append(inputs[0].detach().clone().requires_grad_())
+    values = torch.randn(shape, dtype=torch.float64)
+    values[0, :2] = 0  # the corner: a channel that dropout2d cleared
+    values = values.contiguous(memory_format=layout)
+    inputs = [values.clone().requires_grad_() for _ in range(2)]
     outputs = [act(x) for act, x in zip((ours, theirs), inputs, strict=True)]
+    above = torch.randn_like(values)
     for output in outputs:
-        (output * output.detach().cos()).sum().backward()
+        output.backward(above)
     assert torch.equal(*outputs)
+    assert outputs[0].is_contiguous(memory_format=layout)
     assert torch.allclose(inputs[0].grad, inputs[1].grad, rtol=1e-12)
     assert torch.allclose(ours.weight.grad, theirs.weight.grad, rtol=1e-12)
     assert torch.equal(ours.eval()(inputs[0]), outputs[1])
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_enets_activation_is_as_exact_as_its_format(dtype, bound):
+    """Against float64; 2^-8 is what rounding to bfloat16 once may change."""
+    torch.manual_seed(0)
+    found = []
+    values, above = torch.randn(2, 2, 16, 40, 30).bfloat16()
+    for kind, form in ((PReLU, dtype), (nn.PReLU, torch.float64)):
+        x = values.contiguous(memory_format=torch.channels_last).to(form).requires_grad_()
+        activation = kind(16, init=0.3, dtype=torch.promote_types(form, torch.float32))
+        activation(x).backward(above.to(form))
+        assert x.grad.dtype == form
+        found.append((x.grad.double(), activation.weight.grad.double()))
+    for ours, exact in zip(*found, strict=True):
+        assert float((ours - exact).norm() / exact.norm()) < bound
+
+
+def test_an_exported_activation_is_torchs_operator():
+    program = torch.export.export(PReLU(4).eval(), (torch.randn(2, 4, 5, 6),))
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert calls == ["aten.prelu.default"]
+
+
+def test_all_features_of_enet_are_in_autocasts_format():
+    model, formats = build_small("ENet").train(), set()
+    for module in model.modules():
+        module.register_forward_hook(lambda _module, _inputs, output: formats.add(output[0].dtype))
     with autocast(CPU, "bf16"):
-        assert ours.float().train()(inputs[0].bfloat16()).dtype == torch.bfloat16
+        model(images(64, 64))
+    assert formats == {torch.bfloat16}
 
 
 def test_channels_last_is_the_layout_of_weights_and_can_be_refused(tmp_path):
@@ -105,13 +147,38 @@ def test_deterministic_forbids_what_is_not(monkeypatch):
     chosen = []
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *, mode: chosen.append(mode))
     set_determinism(deterministic=False)
-    assert (torch.backends.cudnn.benchmark, chosen) == (True, [])
+    assert chosen == []
     set_determinism(deterministic=True)
-    assert (torch.backends.cudnn.benchmark, chosen) == (False, [True])
+    assert chosen == [True]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(
+    ("crop_size", "deterministic", "searching"),
+    [(32, False, True), (32, True, False), (None, False, False)],
+)
+def test_cudnn_searches_in_training_steps_of_one_size_only(
+    tmp_path, monkeypatch, crop_size, deterministic, searching
+):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    config = plain_config(tmp_path)
+    config["train_loader"]["args"] |= {"crop_size": crop_size, "base_size": None, "batch_size": 1}
+    trainer, measured = trainer_of(config), trainer_of(config, kind=MeasuredTrainer)
+    seen = set()
+    for one in (trainer, measured):
+        one.model.register_forward_hook(
+            lambda model, *_: seen.add((model.training, torch.backends.cudnn.benchmark))
+        )
+    trainer.train_epoch(1)
+    assert seen == {(True, searching)}
+    trainer.validate(1)
+    assert seen == {(True, searching), (False, False)}
+    seen.clear()
+    measured.measure(1)
+    assert seen == {(True, searching)}
+    assert not torch.backends.cudnn.benchmark
 
 
 # Compilation.
@@ -264,7 +331,7 @@ def test_ten_steps_in_bf16_are_those_in_fp32(tmp_path, name, args):
     """Each loss within 2 %, where fp32 itself is that stable.
 
     Two images are too few for PSPNet: of the two values that its coarsest pooling gives a channel,
-    normalisation leaves the signs. From random weights at a rate of 0.01 its losses then halve in
+    normalization leaves the signs. From random weights at a rate of 0.01 its losses then halve in
     four steps and magnify whatever they start from: with weights rounded to bf16 once, or changed
     by a factor of 1 + 1e-5, ten losses in fp32 move by up to 13 % and 5 %. What magnifies is no
     operator: errors grow evenly over the layers, to 2 % of the last features, and turn the sign of

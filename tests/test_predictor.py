@@ -69,7 +69,7 @@ def test_the_order_is_batch_then_windows_then_host():
     ]
 
 
-def test_whole_pictures_fall_back_to_windows():
+def test_whole_images_fall_back_to_windows():
     said = []
     model = Limited(2 * 256 * 256)
     predictor = Predictor(model, Settings(mode="whole"), say=said.append)

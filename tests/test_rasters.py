@@ -13,14 +13,16 @@ import pytest
 import rasterio
 import tifffile
 import torch
-from colour_model import CLASSES, ColourModel, checkpoint_of
+from color_model import CLASSES, ColorModel, checkpoint_of
 from PIL import Image
 from rasterio.transform import from_origin
 from torch import nn
 
 from utils.errors import DataError, ResourceError
+from utils.files.images import read_image
 from utils.files.outputs import Job
 from utils.files.rasters import Raster, write_mask_tiff
+from utils.files.raw_pixels import Decoded
 from utils.inference.predictor import Settings
 from utils.inference.results import Extras
 from utils.inference.segmenter import Segmenter
@@ -84,7 +86,7 @@ def test_one_huge_compressed_strip_goes_through_rasterio(tmp_path, monkeypatch):
 
 def test_bad_files(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*\0nothing more")
-    with pytest.raises(DataError, match=r"a\.tif: cannot be opened as TIFF"):
+    with pytest.raises(DataError, match=r"a\.tif: cannot be decoded: .+\n  fix: fetch the file"):
         Raster(tmp_path / "a.tif")
     Image.fromarray(np.zeros((9, 9), np.uint8)).convert("P").save(tmp_path / "b.tif")
     with pytest.raises(DataError, match=r"without plain pixels \(palette\)\n  fix: convert"):
@@ -101,8 +103,8 @@ def test_bad_files(tmp_path):
 
 @pytest.mark.parametrize("side", ["ImageWidth", "ImageLength"])
 def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
-    """A few bytes that ask for terabytes cost neither memory nor the pictures after them."""
-    path, model = tmp_path / "a.tif", ColourModel()
+    """A few bytes that ask for terabytes cost neither memory nor the images after them."""
+    path, model = tmp_path / "a.tif", ColorModel()
     tifffile.imwrite(path, np.zeros((40, 40, 3), np.uint8), photometric="rgb")
     with tifffile.TiffFile(path, mode="r+b") as file:
         for name in ("RowsPerStrip", side) if side == "ImageLength" else (side,):
@@ -111,6 +113,86 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path, side):
     (_, bad), (_, good) = segmenter(model, tile=64).run(jobs)
     assert "a.tif: cut short" in str(bad)
     assert good is None
+
+
+def overwritten(path, tag, value):
+    """A compressed TIFF with one tag changed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[tag].overwrite(value)
+
+
+def npy(path, shape):
+    """An array whose header promises a shape that its 100 bytes do not hold."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + bytes(100))
+
+
+DAMAGED = {
+    "no bytes.tif": lambda path: overwritten(path, "StripByteCounts", 0),
+    "no samples.tif": lambda path: overwritten(path, "SamplesPerPixel", 0),
+    "no bits.tif": lambda path: overwritten(path, "BitsPerSample", [0, 0, 0]),
+    "elsewhere.tif": lambda path: overwritten(path, "StripOffsets", 2**31),
+    "a huge image.tif": lambda path: overwritten(path, "ImageLength", 60000),
+    "huge.npy": lambda path: npy(path, (10**9, 10**5)),
+    "negative.npy": lambda path: npy(path, (-5, 20)),
+    "twice negative.npy": lambda path: npy(path, (4, -5, -5)),
+    "flat.npy": lambda path: npy(path, (100,)),
+    "none.npy": lambda path: npy(path, (0, 100)),
+    "a zip.npy": lambda path: path.write_bytes(b"PK\3\4" + bytes(100)),
+    "cut.npy": lambda path: npy(path, (10, 11)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path, name):
+    DAMAGED[name](tmp_path / name)
+    jobs = [Job(tmp_path / name, tmp_path / "out/bad"), noise(tmp_path / "good.tif", 40, 40)]
+    (_, bad), (_, good) = segmenter(ColorModel(), tile=64).run(jobs)
+    assert isinstance(bad, DataError)
+    assert str(bad).startswith(f"{tmp_path / name}: ")
+    assert good is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+
+
+def test_a_compressed_file_that_was_cut_is_not_black(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 40, 3), np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="rgb", compression="zlib", rowsperstrip=30)
+    with tifffile.TiffFile(path) as file:
+        end = file.pages.first.dataoffsets[2]
+    whole = path.read_bytes()
+    for length in (end, end + 100):
+        path.write_bytes(whole[:length])
+        with (
+            pytest.raises(DataError, match=r"a\.tif: (.*\n)*  fix: fetch the file"),
+            Raster(path) as raster,
+        ):
+            raster.rows(0, 90)
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by zero"), AttributeError("x"), StopIteration]
+)
+def test_whatever_a_decoder_raises_the_file_is_named(tmp_path, monkeypatch, error):
+    def broken(*_arguments, **_options):
+        raise error
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("utils.files.images.Image.open", broken)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded: .+\n  fix: fetch the file"):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_image_that_memory_does_not_hold_is_no_damage(tmp_path, monkeypatch):
+    def scarce(*_arguments, **_options):
+        raise MemoryError
+
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("utils.files.images.Image.open", scarce)
+    with pytest.raises(ResourceError, match=r"a\.png: too little memory to read it"):
+        read_image(tmp_path / "a.png")
 
 
 def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
@@ -125,15 +207,15 @@ def test_strips_that_a_sparse_file_leaves_out_are_zero(tmp_path):
     assert found[:, 0, 0].tolist() == [9] * 10 + [0] * 20 + [9] * 20
 
 
-def test_too_little_memory_to_read_a_picture_costs_that_picture_alone(tmp_path, monkeypatch):
+def test_too_little_memory_to_read_an_image_costs_that_image_alone(tmp_path, monkeypatch):
     def scarce(path, _expected):
         if path.name == "a.tif":
             raise MemoryError
-        return np.zeros((40, 40, 3), np.uint8)
+        return Decoded(np.zeros((40, 40, 3), np.uint8), None)
 
-    monkeypatch.setattr("utils.inference.segmenter.read_picture", scarce)
+    monkeypatch.setattr("utils.inference.segmenter.read_input", scarce)
     jobs = [noise(tmp_path / "a.tif", 40, 40), noise(tmp_path / "b.tif", 40, 40)]
-    (_, bad), (_, good) = segmenter(ColourModel(), tile=64).run(jobs)
+    (_, bad), (_, good) = segmenter(ColorModel(), tile=64).run(jobs)
     assert isinstance(bad, ResourceError)
     assert "a.tif: too little memory" in str(bad)
     assert good is None
@@ -152,8 +234,8 @@ def test_masks_are_tiled_tiffs_with_a_palette(tmp_path, dtype, classes):
     )
     assert np.array_equal(tifffile.imread(tmp_path / "a.tif"), mask)
     if dtype == np.uint8:
-        with Image.open(tmp_path / "a.tif") as picture:
-            colours = np.asarray(picture.convert("RGB"))
+        with Image.open(tmp_path / "a.tif") as image:
+            colours = np.asarray(image.convert("RGB"))
         assert np.array_equal(colours, np.array(palette, np.uint8)[mask])
 
 
@@ -205,8 +287,8 @@ def test_streamed_or_not_the_mask_is_the_same(tmp_path):
     job, model = noise(tmp_path / "a.tif", 1500, 1500), Blur()
     assert only(segmenter(model, flip=True, tile=512).run([job])) is None
     assert only(segmenter(model, flip=True, tile=512, streamed_pixels=1).run([job])) is None
-    with Image.open(job.result(".png")) as picture:
-        assert np.array_equal(tifffile.imread(job.result(".tif")), np.asarray(picture))
+    with Image.open(job.result(".png")) as image:
+        assert np.array_equal(tifffile.imread(job.result(".tif")), np.asarray(image))
     assert sorted(path.name for path in job.target.parent.iterdir()) == ["a.png", "a.tif"]
 
 
@@ -219,7 +301,7 @@ def test_georeference_is_kept(tmp_path, streamed_pixels):
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **size, **place) as file:
         file.write(pixels)
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
-    model = ColourModel()
+    model = ColorModel()
     assert only(segmenter(model, streamed_pixels=streamed_pixels, tile=64).run([job])) is None
     with rasterio.open(job.result(".tif")) as mask:
         assert mask.crs == place["crs"]
@@ -329,10 +411,10 @@ def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
     assert any("taken up again at row" in line for line in said)
 
 
-def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):
+def test_what_is_left_out_of_streamed_images_is_said(tmp_path):
     job, said = noise(tmp_path / "a.tif", 100, 100), []
     extras = Extras(overlay=True, probabilities=True)
-    made = segmenter(ColourModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
+    made = segmenter(ColorModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
     assert only(made.run([job])) is None
     assert said == [
         "a.tif: 100 x 100 pixels do not fit whole, 4 windows",
@@ -342,7 +424,7 @@ def test_what_is_left_out_of_streamed_pictures_is_said(tmp_path):
     assert [path.name for path in job.target.parent.iterdir()] == ["a.tif"]
 
 
-def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch):
+def test_images_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     model, said = Blur(), []
     plenty = segmenter(model, tile=96, say=said.append).segment(pixels)
@@ -353,11 +435,35 @@ def test_pictures_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatc
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("whole", (1, 140_000, 3)), ("multiscale", (140_000, 1, 3))]
+)
+def test_a_strip_of_one_row_is_not_padded_whole(tmp_path, mode, shape):
+    """It would become 32 rows; a file of a few bytes would take gigabytes."""
+    largest = []
+
+    class Counts(ColorModel):
+        def forward(self, images):
+            largest.append(images[:, 0].numel())
+            return super().forward(images[..., :1, :1]).expand(-1, -1, *images.shape[2:])
+
+    Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "a.png")
+    settings = Settings(mode=mode, tile=2048, scales=(1.0,))
+    made = Segmenter(
+        Counts(), checkpoint_of(ColorModel()), settings=settings, device=torch.device("cpu"),
+        precision="fp32", say=str,
+    )  # fmt: skip
+    assert only(made.run([Job(tmp_path / "a.png", tmp_path / "out")])) is None
+    assert max(largest) <= settings.batch_size * 2048 * 32
+    with Image.open(tmp_path / "out.png") as mask:
+        assert mask.size == shape[1::-1]
+
+
 def test_other_channels_are_refused(tmp_path):
     pixels = np.zeros((80, 80, 5), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
-    error = only(segmenter(ColourModel(), streamed_pixels=1, tile=64).run([job]))
+    error = only(segmenter(ColorModel(), streamed_pixels=1, tile=64).run([job]))
     assert "found 5 channels of uint16; the model was trained on 3 channels of uint8" in str(error)
     assert not job.target.parent.exists()
 
@@ -369,7 +475,7 @@ def test_many_channels_of_16_bit(tmp_path, streamed_pixels):
     mask = generator.integers(0, 4, (70, 90))
     pixels = (np.array(colours)[mask] * 257).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
-    model = ColourModel(colours)
+    model = ColorModel(colours)
     made = Segmenter(
         model,
         checkpoint_of(model, input_dtype="uint16"),
@@ -382,8 +488,8 @@ def test_many_channels_of_16_bit(tmp_path, streamed_pixels):
     job = Job(tmp_path / "a.tif", tmp_path / "out/a")
     assert only(made.run([job])) is None
     result = job.result(".tif" if streamed_pixels == 1 else ".png")
-    with Image.open(result) as picture:
-        assert np.array_equal(np.asarray(picture), mask)
+    with Image.open(result) as image:
+        assert np.array_equal(np.asarray(image), mask)
 
 
 @pytest.mark.slow
@@ -392,12 +498,12 @@ def test_memory_is_bounded_by_the_band(tmp_path):
     script = """
 import sys, torch
 from pathlib import Path
-from colour_model import ColourModel
+from color_model import ColorModel
 from test_rasters import only, segmenter
 from utils.files.outputs import Job
 torch.set_num_threads(1)
 job = Job(Path(sys.argv[1]), Path(sys.argv[1] + ".out"))
-assert only(segmenter(ColourModel(), streamed_pixels=1, tile=128).run([job])) is None
+assert only(segmenter(ColorModel(), streamed_pixels=1, tile=128).run([job])) is None
 print(*(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")))
 """
     peaks = []

@@ -15,20 +15,20 @@ import pytest
 from evaluation_cases import CLASSES, PALETTE, Pictures, answer
 from PIL import Image
 
-from utils.drawing.palette import VOID_COLOUR
+from utils.drawing.palette import VOID_COLOR
 from utils.evaluation.report import render
-from utils.evaluation.report_images import WRONG, draw, heat_colours
+from utils.evaluation.report_images import WRONG, draw, heat_colors
 from utils.evaluation.scoring import Evaluator
-from utils.evaluation.summary import confusion_csv, percent, short_names, summarise, table
+from utils.evaluation.summary import confusion_csv, percent, short_names, summarize, table
 
-ABOUT = {"arch": "UNet", "data": "<Pictures>", "split": "val", "mode": "whole", "scales": [0.5, 1]}
+ABOUT = {"arch": "UNet", "data": "<Images>", "split": "val", "mode": "whole", "scales": [0.5, 1]}
 
 
 def evaluated(length=30, *, boundary_ratio=0.02):
     draws = partial(draw, palette=PALETTE, ignore_index=255)
     data = Pictures(length)
     evaluation = Evaluator(data, answer, draw=draws, boundary_ratio=boundary_ratio).run()
-    return evaluation, summarise(evaluation, classes=CLASSES, about=ABOUT)
+    return evaluation, summarize(evaluation, classes=CLASSES, about=ABOUT)
 
 
 class Tags(HTMLParser):
@@ -66,8 +66,8 @@ def test_the_page_is_self_contained_and_well_formed():
     assert tags.open == []
     assert "url(" not in page
     assert "@import" not in page
-    assert "<Pictures>" not in page
-    assert "&lt;Pictures&gt; val" in page
+    assert "<Images>" not in page
+    assert "&lt;Images&gt; val" in page
 
 
 def test_rows_and_galleries_stand_in_exact_ascending_order():
@@ -114,20 +114,20 @@ def test_names_lose_the_folder_that_all_share():
     assert short_names(["/a/x.png", "b/y.png"]) == ["/a/x.png", "b/y.png"]
 
 
-def test_many_classes_are_a_picture_and_nothing_labelled_is_said():
+def test_many_classes_are_an_image_and_nothing_labelled_is_said():
     class Many(Pictures):
         num_classes = 40
 
     names, colours = [f"class {n}" for n in range(40)], [(n, n, n) for n in range(40)]
     draws = partial(draw, palette=colours, ignore_index=255)
     evaluation = Evaluator(Many(3), answer, draw=draws).run()
-    page = render(evaluation, summarise(evaluation, classes=names, about=ABOUT), palette=colours)
+    page = render(evaluation, summarize(evaluation, classes=names, about=ABOUT), palette=colours)
     assert 'class="pixels"' in page
     assert 'class="heat"' not in page
 
 
 def test_right_cells_are_blue_wrong_ones_red_and_empty_ones_white():
-    colours = heat_colours(np.array([[1.0, 0.0], [0.4, 0.6]])).astype(int)
+    colours = heat_colors(np.array([[1.0, 0.0], [0.4, 0.6]])).astype(int)
     assert colours[0, 1].tolist() == [255, 255, 255]
     assert colours[0, 0, 2] > colours[0, 0, 0]
     assert colours[1, 0, 0] > colours[1, 0, 2]
@@ -152,7 +152,7 @@ def test_the_dashed_line_is_the_mean_of_the_bars():
     assert 212 - height == pytest.approx(np.mean(bars), abs=0.06)
 
 
-def test_the_last_picture_shows_what_is_wrong_and_what_is_void():
+def test_the_last_image_shows_what_is_wrong_and_what_is_void():
     mask = np.repeat(np.array([[0, 1, 255]], np.uint8), 32, axis=0).repeat(32, axis=1)
     image = np.full((*mask.shape, 3), 100, np.uint8)
     prediction = np.zeros_like(mask)
@@ -161,7 +161,7 @@ def test_the_last_picture_shows_what_is_wrong_and_what_is_void():
     right, wrong, void = pixels[16, 16], pixels[16, 48], pixels[16, 80]
     assert np.ptp(right) <= 2
     assert abs(wrong - WRONG).max() <= 4
-    assert abs(void - VOID_COLOUR).max() <= 4
+    assert abs(void - VOID_COLOR).max() <= 4
 
 
 def browse(page, tmp_path):
@@ -211,7 +211,7 @@ def test_the_report_opens_in_a_browser_without_a_request_or_an_error(tmp_path):
 @pytest.mark.browser
 def test_a_page_that_asks_or_fails_is_noticed(tmp_path):
     page = tmp_path / "bad.html"
-    page.write_text('<img src="http://pictures.test/a.png"><script>nothing()</script>')
+    page.write_text('<img src="http://images.test/a.png"><script>nothing()</script>')
     console, requests, _ = browse(page, tmp_path)
     assert any("nothing is not defined" in line for line in console)
-    assert any("pictures.test" in line for line in requests)
+    assert any("images.test" in line for line in requests)

@@ -13,32 +13,47 @@ import torch
 from conftest import tiny_config
 
 import train
-from trainer import Trainer, whole
+import validation
+from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
 
 
-def weights(folder, name="last.pth"):
-    content = checkpoint.load(folder / name)
-    return {**content["state_dict"], **_flat(content.get("optimizer", {}))}
+def contents(folder):
+    """All that a run has written but for the names of its folders, by path."""
+    found = {"metrics.jsonl": (folder / "metrics.jsonl").read_text()}
+    for file in folder.glob("*.pth"):
+        content = checkpoint.load(file)
+        del content["config"]["trainer"]["save_dir"], content["config"]["trainer"]["log_dir"]
+        found |= _flat(content, file.name)
+    return found
 
 
-def _flat(optimizer):
-    slots = optimizer.get("state", {})
-    return {
-        f"{index}.{name}": value
-        for index, slot in slots.items()
-        for name, value in slot.items()
-        if isinstance(value, torch.Tensor)
-    }
+def _flat(value, path):
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {
+            key: one for name, item in items for key, one in _flat(item, f"{path}/{name}").items()
+        }
+    return {path: value}
+
+
+def differing(mine, theirs):
+    """The paths under which two runs have written other things."""
+    return [
+        path
+        for path in sorted(mine.keys() | theirs.keys())
+        if path not in mine or path not in theirs or not _same(mine[path], theirs[path])
+    ]
+
+
+def _same(one, other):
+    tensors = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return torch.equal(one, other) if tensors else type(one) is type(other) and one == other
 
 
 def assert_same_run(folder, other):
-    mine, theirs = weights(folder), weights(other)
-    assert mine.keys() == theirs.keys()
-    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
-    assert different == []
-    assert (folder / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert differing(contents(folder), contents(other)) == []
 
 
 def start(config_path, *extra):
@@ -55,9 +70,9 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-def write(folder, **trainer):
+def write(folder, change=None, **trainer):
     folder.mkdir()
-    config = tiny_config(folder, **trainer)
+    config = tiny_config(folder, **trainer) | (change or {})
     config["train_loader"]["args"] |= {"length": 48, "num_workers": 1}
     path = folder / "config.json"
     path.write_text(json.dumps(config))
@@ -69,10 +84,11 @@ def only_run(folder):
     return runs[0] if runs else None
 
 
-def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, change=None):
+    """Two runs on one device, one of them killed and resumed; `change` is of both configs."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    uninterrupted = start(write(whole, epochs=4))
-    process = start(write(stopped, epochs=4))
+    uninterrupted = start(write(whole, change, epochs=4), "--device", device)
+    process = start(write(stopped, change, epochs=4), "--device", device)
 
     def second_checkpoint():
         folder = only_run(stopped)
@@ -83,13 +99,17 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (only_run(stopped) / "checkpoint-epoch4.pth").exists()
-    resumed = start(None, "--resume", str(only_run(stopped)))
+    resumed = start(None, "--resume", str(only_run(stopped)), "--device", device)
     words = resumed.communicate(timeout=120)[1]
     assert resumed.returncode == 0, words
     assert "going on from" in words
     assert uninterrupted.wait(120) == 0, uninterrupted.stderr.read()
     uninterrupted.stderr.close()
     assert_same_run(only_run(whole), only_run(stopped))
+
+
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
+    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -107,12 +127,14 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
     real = Trainer.train_iteration
 
     def interrupted(self, batches):
-        if self.progress.step == 3:
+        if self.position.step == 3:
             signal.raise_signal(number)
         real(self, batches)
 
     monkeypatch.setattr(Trainer, "train_iteration", interrupted)
-    with pytest.raises(RunInterruptedError, match="at iteration 4: saved; go on with:") as caught:
+    with pytest.raises(
+        RunInterruptedError, match=r"at iteration 4: saved\n  go on with:"
+    ) as caught:
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     assert caught.value.exit_code == code
     monkeypatch.undo()
@@ -124,7 +146,7 @@ def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypat
 
 def fail_in_second_validation(patch, error):
     """Let the validation of the second epoch raise."""
-    epochs = []
+    epochs, real = [], validation.whole
     validate = Trainer.validate
 
     def noted(self, epoch):
@@ -134,10 +156,10 @@ def fail_in_second_validation(patch, error):
     def failing(network, images):
         if epochs[-1] == 2:
             raise error
-        return whole(network, images)
+        return real(network, images)
 
     patch.setattr(Trainer, "validate", noted)
-    patch.setattr("trainer.whole", failing)
+    patch.setattr("validation.whole", failing)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +194,7 @@ def test_an_error_in_validation_does_not_cost_the_training_before_it(
     monkeypatch.setattr(
         Trainer,
         "train_iteration",
-        lambda self, batches: (trained.append(self.progress.step), iteration(self, batches)),
+        lambda self, batches: (trained.append(self.position.step), iteration(self, batches)),
     )
     assert train.main(["--resume", str(folder)]) == 0
     assert trained == [6, 7, 8]  # nothing twice
@@ -188,16 +210,14 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(tmp_path, monkeypatc
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     assert train.main(["--config", str(tmp_path / "a" / "config.json")]) == 0
 
-    import trainer
-
-    real, batches = trainer.whole, []
+    real, batches = validation.whole, []
 
     def interrupted(network, images):
         batches.append(images)
         signal.raise_signal(signal.SIGTERM)
         return real(network, images)
 
-    monkeypatch.setattr(trainer, "whole", interrupted)
+    monkeypatch.setattr(validation, "whole", interrupted)
     with pytest.raises(RunInterruptedError, match="at iteration 3: saved"):
         train.main(["--config", str(tmp_path / "b" / "config.json")])
     monkeypatch.undo()
@@ -214,15 +234,26 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
     path = write_config(save_per_iters=1, epochs=2, ema=0.9, accumulate=2, clip_grad_norm=0.5)
     assert train.main(["--config", str(path)]) == 0
     folder = run_folder()
-    expected = weights(folder)
-    rows = (folder / "metrics.jsonl").read_text()
+    expected = contents(folder)
     steps = [checkpoint.load(file)["step"] for file in folder.glob("checkpoint-iter*.pth")]
     assert sorted(steps) == [1, 2, 3, 4]
     for step in steps:
         assert train.main(["--resume", str(folder / f"checkpoint-iter{step}.pth")]) == 0
-        after = weights(folder)
-        assert all(torch.equal(expected[name], after[name]) for name in expected), step
-        assert (folder / "metrics.jsonl").read_text() == rows
+        assert differing(expected, contents(folder)) == [], step
+
+
+def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
+    """Its convolutions and its dropout have paths of their own on a CPU."""
+
+    def change(config):
+        args = {"backbone": "test_efficientnet", "pretrained": False, "separable": True}
+        config["arch"] = {"type": "DeepLab", "args": args}
+
+    options = {"precision": "bf16", "ema": 0.9, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter2.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
 
 
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
@@ -251,10 +282,10 @@ def test_another_network_or_other_classes_are_refused(tmp_path, write_config, ru
         train.main(["--resume", str(folder), "--set", "arch.type=UNet"])
     content = checkpoint.load(folder / "last.pth")
     del content["format_version"]
-    checkpoint.save([folder / "last.pth"], {**content, "classes": ["one", "two"]})
+    checkpoint.save([folder / "last.pth"], {**content, "classes": list("abcdefg")})
     (folder / "checkpoint-epoch1.pth").unlink()
     with pytest.raises(
-        CheckpointError, match=r"the checkpoint's classes are not the data set's: 2 \(one"
+        CheckpointError, match=r"the checkpoint's classes are not the data set's: 7 \(a, b, "
     ):
         train.main(["--resume", str(folder)])
 
@@ -267,20 +298,22 @@ def test_weights_that_do_not_fit_are_refused(write_config, run_folder):
     content["state_dict"][name] = torch.zeros(1, 2, 3)
     del content["format_version"]
     checkpoint.save([path], content)
-    with pytest.raises(CheckpointError, match=rf"do not fit the network.*\n.*{re.escape(name)}"):
+    with pytest.raises(
+        CheckpointError, match=rf"weights are not those of its ENet:\n.*{re.escape(name)}"
+    ):
         train.main(["--resume", str(path)])
 
 
 def test_the_best_model_is_no_state_to_resume_from(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
-    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimiser state"):
+    with pytest.raises(CheckpointError, match=r"best_model\.pth: holds no optimizer state"):
         train.main(["--resume", str(run_folder() / "best_model.pth")])
 
 
-def test_another_optimiser_is_refused(write_config, run_folder):
+def test_another_optimizer_is_refused(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     change = ["optimizer.type=SGD", "optimizer.no_decay_norm_bias=true", "trainer.epochs=2"]
-    with pytest.raises(ConfigError, match="optimiser does not fit this config's"):
+    with pytest.raises(ConfigError, match="optimizer does not fit this config's"):
         train.main(["--resume", str(run_folder()), "--set", *change])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -89,13 +90,24 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next(finished):
     assert printed[0].startswith(f"best Mean_IoU {best:.4f} (epoch ")
     assert printed[1] == f"run folder: {run}"
     assert printed[2] == f"next: tensorboard --logdir {folder / 'saved' / 'runs'}"
-    assert printed[3] == (
-        f"next: python inference.py --model {run / 'best_model.pth'} "
-        f"--images {run / 'samples'} --mode whole"
+    assert printed[3].startswith("next: ")
+    assert printed[3].endswith(
+        f"inference.py --model {run / 'best_model.pth'} --images {run / 'samples'} --mode whole"
     )
 
 
-def test_the_best_model_has_all_that_inference_needs_and_no_optimiser(finished):
+def test_the_log_has_all_that_was_said_from_the_first_line_on(finished):
+    _, run, printed = finished
+    lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
+    said = [re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", line) for line in lines]
+    assert "train_loader: Shapes, 12 generated images" in said
+    assert "arch: ENet, 0.36 M trainable parameters" in said
+    epoch = [line for line in said if line.startswith("TRAIN 3/3  loss")]
+    assert re.search(r"  waiting \d+%  ", *epoch)
+    assert said[-len(printed) :] == printed
+
+
+def test_the_best_model_has_all_that_inference_needs_and_no_optimizer(finished):
     _, run, _ = finished
     best, last = checkpoint.load(run / "best_model.pth"), checkpoint.load(run / "last.pth")
     needed = {"arch", "config", "classes", "palette", "mean", "std", "ignore_index", "input_dtype"}
@@ -141,7 +153,7 @@ def test_a_score_on_crops_is_labelled_as_one(write_config, run_folder, capsys):
         config["val_loader"]["args"]["crop_size"] = 48
 
     assert train.main(["--config", str(write_config(crop, epochs=1))]) == 0
-    assert "scored on centre crops of 48 px, not whole images" in capsys.readouterr().out
+    assert "scored on center crops of 48 px, not whole images" in capsys.readouterr().out
     assert [row["crop"] for row in rows(run_folder()) if row["event"] == "val"] == [48]
 
 
@@ -163,8 +175,8 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     real = CrossEntropyLoss2d.forward
     calls = []
 
-    def broken(self, logits, target, *, total=None):
-        value = real(self, logits, target, total=total)
+    def broken(self, logits, target, *, denominator=None):
+        value = real(self, logits, target, denominator=denominator)
         calls.append(1)
         if len(calls) == 5 and planted == "loss":
             return value + float("nan")  # its derivative is still finite
@@ -178,6 +190,7 @@ def test_what_is_not_finite_stops_the_run_and_is_never_saved(
     assert e.value.exit_code == 5
     last = checkpoint.load(run_folder() / "last.pth")
     assert last["epoch"] == 1
+    assert str(e.value) in (run_folder() / "train.log").read_text(encoding="utf-8")
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
 
 

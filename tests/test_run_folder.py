@@ -1,11 +1,14 @@
 """Run folders belong to one run; the furthest sound checkpoint is found; old ones go."""
 
+import os
 import re
+from pathlib import Path
 
 import pytest
 from test_checkpoint import CONTENT
 
-from utils.errors import CheckpointError, ResourceError
+from utils.errors import CheckpointError, ConfigError, ResourceError
+from utils.files.outputs import write_whole
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 
@@ -77,8 +80,38 @@ def test_trimming_goes_by_number_not_by_name_or_time(tmp_path):
     ]
 
 
+def test_a_checkpoint_that_somebody_reads_goes_the_next_time(tmp_path, monkeypatch):
+    """Windows does not delete a file that is open."""
+    for epoch in (1, 2, 3):
+        (tmp_path / f"checkpoint-epoch{epoch}.pth").touch()
+    unlink = Path.unlink
+
+    def refused(self):
+        if self.name == "checkpoint-epoch2.pth":
+            raise PermissionError(13, "in use")
+        unlink(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        run_folder.trim(tmp_path, keep=1)
+    assert sorted(path.name[16] for path in tmp_path.iterdir()) == ["2", "3"]
+    run_folder.trim(tmp_path, keep=1)
+    assert [path.name[16] for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_a_drive_that_is_not_there_is_explained(monkeypatch):
+    """On Windows no part of such a path exists, not even the first."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"^trainer\.save_dir: cannot make Z:.*\n  set trainer"):
+        run_folder.check_folders(save_dir=Path("Z:/runs"), log_dir=None)
+
+
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
-    (tmp_path / "last.pth.tmp.123").touch()
     (tmp_path / "last.pth").touch()
+    child = os.fork()
+    if child == 0:
+        write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
     run_folder.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]

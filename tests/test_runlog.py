@@ -14,7 +14,7 @@ from utils.run.log import RunLog, log_to_console, open_run
 
 def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
     """A first that has a worker which outlives it, as a data loader's does for some seconds."""
-    leftover = tmp_path / "last.pth.tmp.1"
+    leftover = tmp_path / ".last.pth.1234.partial"
     leftover.touch()
     reading, writing = os.pipe()
     first = os.fork()
@@ -34,6 +34,14 @@ def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
         assert not leftover.exists()
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def test_names_that_are_not_utf_8_are_written_escaped(tmp_path):
+    log_to_console()
+    with RunLog(tmp_path, tensorboard=tmp_path / "run \udcff"):
+        logging.getLogger("segmentation").info("caf\udce9.jpg")
+    assert "INFO caf\\udce9.jpg\n" in (tmp_path / "train.log").read_text(encoding="utf-8")
+    assert list((tmp_path / "run \\udcff").iterdir())
 
 
 # TensorBoard writes in a thread of its own, which ends with the fault.

@@ -33,6 +33,8 @@ BEYOND_AN_EDITOR = {
     "SyncBN without processes": True,
     "name ending in a space": True,
     "long name": True,  # counted in bytes
+    "device of Windows": True,
+    "port of Windows": True,
     "argument of a part": True,
     "value in a part of a part": True,
 }

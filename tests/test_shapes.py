@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from dataloaders.shapes import Shapes, draw
-from utils.seeding import picture_generator
+from utils.seeding import image_generator
 
 
 @functools.cache
-def pictures(split, length=80):
+def drawn(split, length=80):
     data = Shapes(split=split, length=length)
     images, masks = zip(*(data.load(index) for index in range(length)), strict=True)
     return np.stack(images), np.stack(masks)
@@ -23,20 +23,20 @@ def mean_iou(labels, predictions, classes=7):
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_colour_alone_does_not_tell_the_class(balanced):
-    """The best guess from one pixel's colour: a table of votes over 16 levels a channel."""
-    images, masks = pictures("train")
+def test_color_alone_does_not_tell_the_class(balanced):
+    """The best guess from one pixel's color: a table of votes over 16 levels a channel."""
+    images, masks = drawn("train")
     votes = np.zeros((4096, 7))
-    cells = colour_cells(images)
+    cells = color_cells(images)
     valid = masks != 255
     np.add.at(votes, (cells[valid], masks[valid]), 1)
     if balanced:
         votes /= votes.sum(axis=0)
-    unseen, labels = pictures("val", 40)
-    assert mean_iou(labels, votes.argmax(axis=1)[colour_cells(unseen)]) < 0.4
+    unseen, labels = drawn("val", 40)
+    assert mean_iou(labels, votes.argmax(axis=1)[color_cells(unseen)]) < 0.4
 
 
-def colour_cells(images):
+def color_cells(images):
     levels = images.astype(np.int64) >> 4
     return levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
 
@@ -50,21 +50,21 @@ def test_masks_shifted_by_two_pixels_cost_five_points(shift):
 
 @functools.cache
 def outlines():
-    """Labels of 80 pictures without and with their void borders."""
-    drawn = [draw(128, 128, picture_generator(0, 0, index, 128, 128)) for index in range(80)]
+    """Labels of 80 images without and with their void borders."""
+    drawn = [draw(128, 128, image_generator(0, 0, index, 128, 128)) for index in range(80)]
     solid = np.stack([labels for _, labels, _ in drawn])
     return solid, np.where(np.stack([border for _, _, border in drawn]) > 0, 255, solid)
 
 
 def test_every_class_and_void_occur():
-    _, masks = pictures("val", 40)
+    _, masks = drawn("val", 40)
     assert set(np.unique(masks)) == {*range(7), 255}
     assert len(Shapes.classes) == len(Shapes.palette) == len(set(Shapes.palette)) == 7
 
 
-def test_splits_share_no_picture_and_a_picture_repeats():
-    train, masks = pictures("train", 60)
-    val, _ = pictures("val", 60)
+def test_splits_share_no_image_and_an_image_repeats():
+    train, masks = drawn("train", 60)
+    val, _ = drawn("val", 60)
     prints = {image.tobytes() for image in train}
     assert len(prints) == 60
     assert prints.isdisjoint(image.tobytes() for image in val)
@@ -73,7 +73,7 @@ def test_splits_share_no_picture_and_a_picture_repeats():
     assert (again_masks == masks[7]).all()
 
 
-def test_content_seed_gives_other_pictures():
+def test_content_seed_gives_other_images():
     one, _ = Shapes(content_seed=0).load(0)
     other, _ = Shapes(content_seed=1).load(0)
     assert (one != other).any()

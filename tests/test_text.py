@@ -3,7 +3,7 @@ from training import plain_config, trainer_of
 
 from utils.drawing.text import in_percent
 from utils.evaluation.summary import percent
-from utils.run.progress import describe
+from utils.run.progress import one_line
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_the_scores_of_many_classes_fit_a_screen(tmp_path, caplog):
     scores = trainer_of(plain_config(tmp_path)).validate(1)["Class_IoU"]
     (said,) = [text for text in caplog.messages if text.startswith("IoU")]
     assert max(map(len, said.splitlines())) <= 100
-    assert said.split() == f"IoU {describe(scores)}".split()
+    assert said.split() == f"IoU {one_line(scores)}".split()

@@ -38,7 +38,7 @@ def no_text(rng: random.Random) -> Iterator[Mutant]:
     yield Mutant("comment", b"// nothing", ":1:", "the text ends here")
     noise = bytes(rng.choices(range(1, 10), k=2000))
     yield Mutant("binary", noise + b"\0", f":{noise.count(10) + 1}:", "a binary file")
-    yield Mutant("picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ":3:1: ", "a binary file")
+    yield Mutant("image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ":3:1: ", "a binary file")
     yield Mutant("zip", b"PK\x03\x04\0\0", ":1:", "a binary file")
     yield Mutant("byte order mark", b"\xef\xbb\xbf" + text.encode(), ":1:1: ", "byte order mark")
     yield Mutant("UTF-16", text.encode("utf-16"), ":1:1: ", "byte order mark")

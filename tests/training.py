@@ -6,7 +6,8 @@ import torch
 from conftest import tiny_config
 from torch import nn
 
-from train import assemble
+from assembly import assemble
+from trainer import Trainer
 from utils.config.config import parse_config
 
 
@@ -23,9 +24,9 @@ def plain_config(folder, **trainer):
     return config
 
 
-def trainer_of(config, device="cpu"):
+def trainer_of(config, device="cpu", *, kind=Trainer):
     """The trainer that train.py would run, with dropout off where batch norm is frozen."""
-    trainer = assemble(parse_config(config), None, device=torch.device(device))
+    trainer = assemble(parse_config(config), None, device=torch.device(device), kind=kind)
     if config["arch"].get("args", {}).get("freeze_bn"):
         for module in trainer.model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -43,19 +44,19 @@ def batches_of(trainer, epoch=1):
 def record_gradients(trainer):
     """A list to which every update will add its gradient, flat, before clipping."""
     gradients = []
-    apply = trainer.update.apply
+    unscale = trainer.update.unscale
 
     def recording():
         parameters = trainer.model.parameters()
         gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
-        apply()
+        unscale()
 
-    trainer.update.apply = recording
+    trainer.update.unscale = recording
     return gradients
 
 
 def weights_of(trainer):
-    """A copy of the model's tensors and of the optimiser's."""
+    """A copy of the model's tensors and of the optimizer's."""
     slots = trainer.optimizer.state_dict()["state"]
     moments = {f"{i}.{name}": value for i, slot in slots.items() for name, value in slot.items()}
     return copy.deepcopy({**trainer.model.state_dict(), **moments})

@@ -21,7 +21,7 @@ from utils.errors import CheckpointError, guard  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a run needs to go on; an average has no optimiser that it could go on with.
+# What a run needs to go on; an average has no optimizer that it could go on with.
 _KEPT = (
     *("arch", "epoch", "step", "config", "classes", "palette", "mean", "std", "ignore_index"),
     *("input_dtype", "monitor_best"),

@@ -1,8 +1,21 @@
-"""The tables of docs/config.md, made from config.schema.json."""
+"""Print the tables of docs/config.md, made from config.schema.json.
 
+    python tools/config_reference.py
+
+`python tools/schema.py` writes both files anew.
+"""
+
+import argparse
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
+
+from utils.errors import guard  # noqa: E402
 
 MARK = "<!-- Below this line: written by tools/schema.py from the code. -->"
 
@@ -13,6 +26,15 @@ _TITLES = {
     "loss": "Losses: `loss`",
     "lr_scheduler": "Schedules: `lr_scheduler`",
 }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
+    print(reference(json.loads((ROOT / "config.schema.json").read_text(encoding="utf-8"))))
+    return 0
 
 
 def reference(schema: Mapping[str, Any]) -> str:
@@ -87,3 +109,7 @@ def _default(name: str, node: Mapping[str, Any], needed: Any) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main, sys.argv[1:]))

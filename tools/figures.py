@@ -1,6 +1,6 @@
-"""Draw the README's pictures: the schedules, and the colours of the data sets.
+"""Draw the README's images: the schedules, and the colors of the data sets.
 
-python tools/figures.py                 writes docs/pictures/schedules.png and palettes.png
+python tools/figures.py                 writes docs/images/schedules.png and palettes.png
 python tools/figures.py --output DIR
 python tools/figures.py --model best_model.pth   shapes.png too: what a default run has learned
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _STEPS = 1000
 _PAPER, _INK, _EDGE = (255, 255, 255), (27, 36, 48), (150, 150, 150)
-_SHOWN = 7  # pictures in a row
+_SHOWN = 7  # images in a row
 _ROW, _COLUMN, _COLUMNS, _NAMED = 24, 170, 5, 40  # pixels, columns, classes that get a name
 
 
@@ -35,18 +35,18 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    folder = ROOT / "docs" / "pictures"
+    folder = ROOT / "docs" / "images"
     parser.add_argument("-o", "--output", type=Path, default=folder, help=f"(default: {folder})")
     parser.add_argument("-m", "--model", type=Path, help="a checkpoint of the default run")
     options = parser.parse_args(arguments)
     output = options.output
     prepare_folder(output)
-    pictures = {"schedules": schedules(), "palettes": palettes()}
+    images = {"schedules": schedules(), "palettes": palettes()}
     if options.model is not None:
-        pictures["shapes"] = shapes(options.model)
-    for name, picture in pictures.items():
+        images["shapes"] = shapes(options.model)
+    for name, image in images.items():
         path = output / f"{name}.png"
-        picture.save(path, optimize=True)
+        image.save(path, optimize=True)
         print(path)
     return 0
 
@@ -75,7 +75,7 @@ def schedules() -> Image.Image:
 
 
 def rate_curve(name: str) -> tuple[list[float], list[float]]:
-    """(shares of the run, rates) of a schedule of the table, by applying it to an optimiser."""
+    """(shares of the run, rates) of a schedule of the table, by applying it to an optimizer."""
     schedule = _schedule(name)
     rates = []
     for step in range(_STEPS):
@@ -112,7 +112,7 @@ def _shares() -> list[float]:
 
 
 def palettes() -> Image.Image:
-    """The colours of every data set that has its own, with the names of its classes."""
+    """The colors of every data set that has its own, with the names of its classes."""
     from dataloaders import DATASETS
 
     blocks = []
@@ -130,14 +130,14 @@ def palettes() -> Image.Image:
 
 
 def shapes(model: Path) -> Image.Image:
-    """Held-out pictures of the embedded data set, their labels, and a model's predictions."""
+    """Held-out images of the embedded data set, their labels, and a model's predictions."""
     import numpy as np
     import torch
 
     from dataloaders.shapes import Shapes
     from models import model_from_checkpoint
     from utils.data.normalize import Normalize
-    from utils.drawing.palette import to_colours
+    from utils.drawing.palette import to_colors
     from utils.run.checkpoint import load
 
     network = model_from_checkpoint(load(model))
@@ -149,7 +149,7 @@ def shapes(model: Path) -> Image.Image:
         with torch.inference_mode():
             logits = network(normalize(torch.from_numpy(image).permute(2, 0, 1)[None]))
         masks = (mask, logits.argmax(1)[0].numpy())
-        colours = [to_colours(m, data.palette, ignore_index=data.ignore_index) for m in masks]
+        colours = [to_colors(m, data.palette, ignore_index=data.ignore_index) for m in masks]
         framed = [
             np.pad(part, ((3, 3), (3, 3), (0, 0)), constant_values=255)
             for part in (image, *colours)
@@ -171,13 +171,13 @@ def _palette(
     draw.text((12, 12), text, fill=_INK, font=ImageFont.load_default(17))
     if not named:
         step = (width - 24) / len(classes)
-        for place, colour in enumerate(palette):
+        for place, color in enumerate(palette):
             left = 12 + place * step
-            draw.rectangle((left, 44, left + step, 40 + 2 * _ROW - 6), fill=colour)
+            draw.rectangle((left, 44, left + step, 40 + 2 * _ROW - 6), fill=color)
         return block
-    for place, (label, colour) in enumerate(zip(classes, palette, strict=True)):
+    for place, (label, color) in enumerate(zip(classes, palette, strict=True)):
         left, top = 12 + place % _COLUMNS * _COLUMN, 40 + place // _COLUMNS * _ROW
-        draw.rectangle((left, top, left + 16, top + 16), fill=colour, outline=_EDGE)
+        draw.rectangle((left, top, left + 16, top + 16), fill=color, outline=_EDGE)
         draw.text((left + 23, top + 1), label, fill=_INK, font=ImageFont.load_default(13))
     return block
 

@@ -9,7 +9,6 @@ what stands in the way.
 
 import argparse
 import copy
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from utils.errors import CheckpointError, guard  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
-NORMALISATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+NORMALIZATION: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "VOC": ((0.45734706, 0.43338275, 0.40058118), (0.23965294, 0.23532275, 0.2398498)),
     "CityScapes": ((0.28689529, 0.32513294, 0.28389176), (0.17613647, 0.18099176, 0.17772235)),
     "ADE20K": ((0.48897059, 0.46548275, 0.4294), (0.22861765, 0.22948039, 0.24054667)),
@@ -69,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from models import model_from_checkpoint
     from utils.run import checkpoint
+    from utils.run.next_steps import command_line
 
     content = convert(read_foreign(options.old), source=str(options.old))
     model = model_from_checkpoint(content)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.new}: {content['arch']}, {len(content['classes'])} classes, "
         f"{parameters / 1e6:.2f} M parameters"
     )
-    print(f"next: python inference.py --model {options.new} --images DIR")
+    print(f"next: {command_line('inference.py', '--model', str(options.new), '--images', 'DIR')}")
     return 0
 
 
@@ -94,6 +94,8 @@ def read_foreign(path: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from utils.files.tensor_files import read
+
     # Its `monitor_best` is a NumPy number once a score improved: these few names rebuild one.
     scalar = np.float64(0).__reduce__()[0]
     allowed: list[Any] = [
@@ -103,19 +105,8 @@ def read_foreign(path: Path) -> dict[str, Any]:
         np.dtypes.Float64DType,
         np.dtypes.Float32DType,
     ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to load the file unsafely; only its reason is of use.
-        reason = str(error).rsplit("WeightsUnpickler error: ", 1)[-1].splitlines()[0]
-        raise CheckpointError(
-            f"{path}: refused: no checkpoint, or one that holds more than tensors and plain values "
-            f"and could run code when it is loaded ({reason[:200]})"
-        ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason})") from error
+    with torch.serialization.safe_globals(allowed):
+        content = read(path)
     if not isinstance(content, dict) or not {"state_dict", "config"} <= content.keys():
         found = (
             ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -135,24 +126,17 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         source: The file's name, for messages.
 
     Returns:
-        The content of a checkpoint of ours: model and data, no optimiser.
+        The content of a checkpoint of ours: model and data, no optimizer.
 
     Raises:
         CheckpointError: Another network, an unknown data set, or a config that says nothing.
     """
+    from utils.files.tensor_files import weights_in
+
     arch = _section(old["config"], "arch", source)
     data = _section(old["config"], "train_loader", source)
-    if arch["type"] != "PSPNet":
-        raise CheckpointError(
-            f"{source}: holds a {arch['type']}; only PSPNet can be imported\n"
-            f"  in the way: {OBSTACLES.get(arch['type'], 'it is unknown here')}"
-        )
-    if data["type"] not in NORMALISATION:
-        raise CheckpointError(
-            f"{source}: trained on {data['type']}, whose mean and deviation are not known here\n"
-            f"  known: {', '.join(NORMALISATION)}"
-        )
-    state = rename(old["state_dict"])
+    _require_known(arch["type"], data["type"], source)
+    state = rename(weights_in(old["state_dict"], Path(source)))
     if "head.2.weight" not in state:
         raise CheckpointError(
             f"{source}: its tensors are not those of a PSPNet: master_branch.1.weight is missing\n"
@@ -165,20 +149,33 @@ def convert(old: Mapping[str, Any], *, source: str) -> dict[str, Any]:
         "use_aux": "aux.classifier.weight" in state,
     }
     config = _config(old["config"], arguments, source)
-    mean, std = NORMALISATION[data["type"]]
+    mean, std = NORMALIZATION[data["type"]]
     return {
         "format_version": _format_version(),
         "arch": "PSPNet",
-        "epoch": int(old.get("epoch", 0)),
+        "epoch": epoch if isinstance(epoch := old.get("epoch"), int) else 0,
         "state_dict": state,
         "config": config,
         **_classes(data["type"], state["head.2.weight"].shape[0]),
         "mean": mean,
         "std": std,
-        "ignore_index": config["ignore_index"],
+        "ignore_index": config.get("ignore_index", 255),
         "input_dtype": "uint8",
-        "crop_size": data["args"].get("crop_size"),
+        "crop_size": data.get("args", {}).get("crop_size"),
     }
+
+
+def _require_known(arch: str, data: str, source: str) -> None:
+    if arch != "PSPNet":
+        raise CheckpointError(
+            f"{source}: holds a {arch}; only PSPNet can be imported\n"
+            f"  in the way: {OBSTACLES.get(arch, 'it is unknown here')}"
+        )
+    if data not in NORMALIZATION:
+        raise CheckpointError(
+            f"{source}: trained on {data}, whose mean and deviation are not known here\n"
+            f"  known: {', '.join(NORMALIZATION)}"
+        )
 
 
 def rename(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
@@ -188,7 +185,7 @@ def rename(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 def _rename(name: str) -> str:
     stage = name.removeprefix("master_branch.0.stages.")
-    if stage != name:  # N.1 is the convolution, N.2 its normalisation; N.0 pooled
+    if stage != name:  # N.1 is the convolution, N.2 its normalization; N.0 pooled
         level, layer, rest = stage.split(".", 2)
         return f"head.0.levels.{level}.{int(layer) - 1}.{rest}"
     for old, new in _RENAMED:
@@ -210,15 +207,20 @@ def _section(config: Mapping[str, Any], key: str, source: str) -> Mapping[str, A
 
 
 def _config(old: Mapping[str, Any], arguments: Mapping[str, object], source: str) -> dict[str, Any]:
+    """The old config with our network; as it is where the program does not take it."""
     from utils.config.config import parse_config
     from utils.errors import ConfigError
 
     config = copy.deepcopy(dict(old))
     config["arch"] = {"type": "PSPNet", "args": dict(arguments)}
+    config.setdefault("trainer", {})
+    config["train_loader"].setdefault("args", {})
     try:
-        return parse_config(config, source=source).resolved()
+        return parse_config(config, source=f"note: the config in {source}").resolved()
     except ConfigError as error:
-        raise CheckpointError(f"{source}: its config is not one of the program: {error}") from error
+        advice = "the weights need none of it; mend it for evaluate.py with --set or --config"
+        print(f"{error}\n  {advice}", file=sys.stderr)
+        return config
 
 
 def _classes(data: str, count: int) -> dict[str, object]:

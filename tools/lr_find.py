@@ -3,7 +3,7 @@
     python tools/lr_find.py --config config.json
     python tools/lr_find.py --config config.json --steps 200 --set n_gpu=0
 
-Writes a picture and prints a suggestion; the network that it trained is thrown away. The test is
+Writes an image and prints a suggestion; the network that it trained is thrown away. The test is
 that of Smith 2017 (arXiv:1506.01186), section 3.3, with the rate on a logarithmic scale. The rate
 of a backbone keeps its proportion to that of the decoder.
 """
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = _parse(arguments)
     restrict_gpus(options.device)
-    from train import assemble
+    from assembly import assemble
     from utils.config.config import load_config
 
     config = load_config(options.config, options.set)
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         x_label="learning rate",
         y_label="loss",
     )
-    axes.axvline(best, color="grey", linestyle="--")
+    axes.axvline(best, color="gray", linestyle="--")
     axes.annotate(f" suggested {best:.1e}", (best, 1), xycoords=("data", "axes fraction"), va="top")
     write_whole(options.output, lambda path: figure.savefig(path, format="png"))
     print(f"{len(sweep.rates)} updates, rates {sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}")
-    print(f"picture: {options.output}")
+    print(f"image: {options.output}")
     print(f"suggestion: --set optimizer.args.lr={best:.2g}")
     return 0
 
@@ -115,7 +115,7 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
     batches = _endless(trainer)
     rates, losses = [], []
     for _ in range(steps):
-        trainer.train_iteration([next(batches) for _ in range(trainer.step.accumulate)])
+        trainer.train_iteration([next(batches) for _ in range(trainer.options.accumulate)])
         rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
         losses.append(trainer.totals.recent_loss())
         if diverged(losses):

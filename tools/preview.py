@@ -3,7 +3,7 @@
     python tools/preview.py --config config.json                    # writes preview.png
     python tools/preview.py --config config.json -n 24 -o sheet.png --epoch 3
 
-Each sample stands twice, alone and under its mask; void has its own colour. Below: how much of the
+Each sample stands twice, alone and under its mask; void has its own color. Below: how much of the
 labelled area of these samples each class takes.
 """
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         help="change keys of the config",
     )  # fmt: skip
     parser.add_argument("-n", "--number", type=int, default=12, help="samples shown")
-    parser.add_argument("-o", "--output", default="preview.png", help="the picture to write")
+    parser.add_argument("-o", "--output", default="preview.png", help="the image to write")
     parser.add_argument("--epoch", type=int, default=0, help="whose augmentation is shown")
     args = parser.parse_args(arguments)
     if args.number < 1:
@@ -105,10 +105,10 @@ def _lines(name: str, width: int) -> list[str]:
 def _tile(sample: "Sample", dataset: "BaseDataset") -> Image.Image:
     """Return a sample beside the same under its mask."""
     from utils.drawing.overlay import shown
-    from utils.drawing.palette import to_colours
+    from utils.drawing.palette import to_colors
 
     pixels = shown(sample.image).astype(np.uint8)
-    colours = to_colours(sample.mask, dataset.palette, ignore_index=dataset.ignore_index)
+    colours = to_colors(sample.mask, dataset.palette, ignore_index=dataset.ignore_index)
     covered = (1 - _OPACITY) * pixels + _OPACITY * colours
     both = Image.fromarray(np.concatenate([pixels, covered.astype(np.uint8)], axis=1))
     both.thumbnail((2 * _LARGEST, _LARGEST))
@@ -124,14 +124,14 @@ def _histogram(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Ima
     texts = [f"{dataset.classes[label]} {in_percent(shares[label], 1)}%" for label in shown]
     longest = max(ImageFont.load_default().getlength(text) for text in texts)
     size = (_BAR + round(longest) + 6 * _GAP, len(shown) * _LINE + 2 * _GAP)
-    picture = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, PAPER)
+    pen = ImageDraw.Draw(image)
     for row, (label, text) in enumerate(zip(shown, texts, strict=True)):
         top = _GAP + row * _LINE
         length = max(2, round(_BAR * shares[label] / max(shares.max(), 1e-9)))
         pen.rectangle((_GAP, top, _GAP + length, top + _LINE - 4), fill=dataset.palette[label])
         pen.text((_GAP + length + 6, top - 1), text, fill=_INK)
-    return picture
+    return image
 
 
 if __name__ == "__main__":

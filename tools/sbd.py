@@ -10,20 +10,20 @@ Needs `pip install -r requirements-matlab.txt`.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.layout import first_folder, read_lines, require_folder
 from utils.drawing.palette import to_palette_image, voc_palette
 from utils.errors import DataError, guard
 from utils.files.images import opened
 from utils.files.matlab import read_matrix
+from utils.files.outputs import write_whole
 
 _LISTS = "data_dir/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt of VOC 2012"
 
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sbd", required=True, help="the extracted SBD release")
     parser.add_argument("--data-dir", required=True, help="the folder of VOCdevkit")
     args = parser.parse_args(arguments)
+    from dataloaders.layout import first_folder, read_lines
+
     sbd = Path(args.sbd)
     places = [sbd / "dataset" / "cls", sbd / "benchmark_RELEASE" / "dataset" / "cls", sbd / "cls"]
     masks = first_folder(places, layout="benchmark_RELEASE/dataset/cls/*.mat of the SBD release")
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         for split in ("train", "val")
     )
     written = _write_masks(voc, masks, own={*train, *val})
-    extra = sorted(path.stem for path in masks.glob("*.mat"))
+    extra = sorted(path.stem for path in masks.glob("[!.]*.mat"))
     if not extra:
         raise DataError(f"{masks}: no *.mat file, expected the class masks of SBD")
     lists = {
@@ -55,10 +57,11 @@ def main(arguments: Sequence[str]) -> int:
         "trainval_aug": sorted({*extra, *train, *val}),
     }
     for split, names in lists.items():
-        _write(
-            voc / "ImageSets" / "Segmentation" / f"{split}.txt",
-            "".join(f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png\n" for name in names),
+        text = "".join(
+            f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png\n" for name in names
         )
+        path = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
+        write_whole(path, lambda place, text=text: place.write_text(text, encoding="utf-8"))
     print(
         f"{written} masks in {voc / 'SegmentationClassAug'}; lists: "
         + ", ".join(f"{split} {len(names)}" for split, names in lists.items())
@@ -67,28 +70,23 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
+    from dataloaders.layout import require_folder
+
     target = voc / "SegmentationClassAug"
     target.mkdir(exist_ok=True)
     source = require_folder(voc / "SegmentationClass", layout="VOC2012/SegmentationClass/*.png")
     palette = voc_palette(256)
-    names = sorted({path.stem for path in masks.glob("*.mat")} | own)
+    names = sorted({path.stem for path in masks.glob("[!.]*.mat")} | own)
     for name in names:
         path = target / f"{name}.png"
         if name in own:
-            with opened(source / f"{name}.png") as picture:
-                ids = np.array(picture)
+            with opened(source / f"{name}.png") as opened_image:
+                ids = np.array(opened_image)
         else:
             ids = read_matrix(masks / f"{name}.mat", "GTcls", "Segmentation")
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        to_palette_image(ids, palette[:21]).save(unfinished, format="PNG")
-        unfinished.replace(path)
+        image = to_palette_image(ids, palette[:21])
+        write_whole(path, partial(image.save, format="PNG"))
     return len(names)
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":

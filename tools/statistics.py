@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     from utils.config.config import load_config
 
     config = load_config(args.config, args.set)
-    from dataloaders.statistics import channel_statistics, unnormalised
+    from dataloaders.statistics import channel_statistics, unnormalized
 
-    dataset = unnormalised(
+    dataset = unnormalized(
         config.train_loader.type,
         config.train_loader.args,
         ignore_index=config.ignore_index,

@@ -4,7 +4,7 @@
     python tools/submission.py --dataset ADE20K --masks outputs --output results
 
 CityScapes: label ids of the official table instead of the 19 training ids, all in one folder.
-ADE20K: 1..150 instead of 0..149; 0 is "other" there. Both are grey PNG under the masks' names.
+ADE20K: 1..150 instead of 0..149; 0 is "other" there. Both are gray PNG under the masks' names.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from utils.errors import ConfigError, DataError, guard  # noqa: E402
+from utils.files.images import opened  # noqa: E402
 from utils.files.outputs import prepare_folder, write_whole  # noqa: E402
 
 _UNKNOWN = 255
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--masks", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    masks = sorted(options.masks.rglob("*.png"))
+    masks = sorted(options.masks.rglob("[!.]*.png"))
     if not masks:
         raise DataError(
             f"--masks {options.masks}: no PNG files there\n  fix: run inference.py first"
@@ -78,16 +79,13 @@ def encoding(label_ids: Mapping[int, int]) -> np.ndarray:
 
 
 def encode(path: Path, table: np.ndarray) -> Image.Image:
-    """A mask's picture in the server's values, mode L.
+    """A mask's image in the server's values, mode L.
 
     Raises:
         DataError: Not a mask of class ids, or a class that the data set does not have.
     """
-    try:
-        with Image.open(path) as picture:
-            mode, mask = picture.mode, np.asarray(picture)
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+    with opened(path) as image:
+        mode, mask = image.mode, np.asarray(image)
     if mode not in ("P", "L"):
         raise DataError(f"{path}: found mode {mode}, expected a palette PNG of inference.py")
     encoded = table[mask]

@@ -4,6 +4,7 @@ Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 numeric 
 disagreement, 6 resource, 130 Ctrl-C, 143 SIGTERM.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -63,6 +64,8 @@ def guard(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int
     Returns:
         The exit code. Errors of our own keep their traceback and end with exit code 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # escape what its encoding lacks, as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main(arguments)
     except UserError as error:

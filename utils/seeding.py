@@ -38,8 +38,8 @@ def check_order(length: int, *, seed: int) -> np.ndarray:
     return _generator(_CHECK, seed).permutation(length)
 
 
-def picture_generator(*key: int) -> np.random.Generator:
-    """Return the generator that draws a picture of the embedded data set."""
+def image_generator(*key: int) -> np.random.Generator:
+    """Return the generator that draws an image of the embedded data set."""
     return _generator(_SHAPES, *key)
 
 

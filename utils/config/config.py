@@ -36,7 +36,8 @@ from utils.errors import ConfigError
 
 __all__ = ["Component", "Config", "load_config", "parse_config"]
 
-_NAME = re.compile(r"\w[\w .,+=@()-]*")
+# No device of Windows, whatever follows the dot: a run's folder must be usable everywhere.
+_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|(com|lpt)[0-9¹²³]) *(\.|$))\w[\w .,+=@()-]*")
 _MAX_NAME_BYTES = 100  # the run folder and TensorBoard add to it; file systems stop at 255
 
 
@@ -48,7 +49,7 @@ def _file_name(name: str) -> str:
     ):
         raise ValueError(
             f"expected a name for a folder: letters, digits and _ - + = . , @ ( ) or space inside, "
-            f"at most {_MAX_NAME_BYTES} bytes"
+            f"at most {_MAX_NAME_BYTES} bytes, and no device of Windows such as CON or COM1"
         )
     return name
 
@@ -92,13 +93,14 @@ class Config(Section):
     process for all of them."""
 
     init_from: Annotated[str, MinLen(1)] | None = None
-    """A checkpoint to take the initial weights from; what does not fit is reported."""
+    """A file to take the initial weights from: a checkpoint of this program, or .pth, .ckpt or
+    .safetensors of another; what fits by name and shape is taken, the rest is reported."""
 
     arch: Component
     """The model."""
 
     normalize: Literal["weights"] | None = None
-    """Mean and deviation that images are normalised by. null: the data set's. "weights": those of
+    """Mean and deviation that images are normalized by. null: the data set's. "weights": those of
     the images that the encoder's weights were trained with."""
 
     train_loader: Component
@@ -144,7 +146,13 @@ class Config(Section):
 
     @field_validator("trainer", mode="after")
     @classmethod
-    def _validation_data(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
+    def _trainer_agrees(cls, trainer: TrainerSection, info: ValidationInfo) -> TrainerSection:
+        if trainer.compile and info.data.get("parallel") == "DataParallel":
+            raise contradiction(
+                "trainer.compile",
+                'a compiled model cannot be copied to other GPUs, and parallel is "DataParallel"; '
+                'set parallel to "DDP" or trainer.compile to false',
+            )
         held_out = "train_loader" in info.data and info.data["train_loader"].args.get("val_split")
         if held_out and (info.data.get("val_loader") is not None or not trainer.val):
             other = "val_loader" if trainer.val else "trainer.val"

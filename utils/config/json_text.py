@@ -23,6 +23,9 @@ MAX_DEPTH = 50
 # json5 takes about 15 Python frames a level; this leaves room for MAX_DEPTH wherever we are called.
 _RECURSION_LIMIT = 10_000
 
+PYTHON = {"None": "null", "True": "true", "False": "false"}
+_YAML = re.compile(r"(?:\s|#.*\n|---)*[A-Za-z_]\w*:(?:\s|$)")  # a key before any bracket
+
 _MAX_NUMBER = 100  # characters; Python itself refuses integers of more than 4300 digits
 
 _TOKEN = re.compile(
@@ -96,9 +99,9 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_neighbours(path)}") from None
+        raise ConfigError(f"{path}: no such file{_neighbors(path)}") from None
     except IsADirectoryError:
-        message = f"{path}: is a folder; expected a config file{_neighbours(path / 'config.json')}"
+        message = f"{path}: is a folder; expected a config file{_neighbors(path / 'config.json')}"
         raise ConfigError(message) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
@@ -124,7 +127,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _neighbours(path: Path) -> str:
+def _neighbors(path: Path) -> str:
     """The JSON files beside a path that does not exist, nearest name first."""
     found = itertools.islice(path.parent.glob("*.json"), 20)
     names = [name.name for name in found if name.name != "config.schema.json"]
@@ -140,6 +143,8 @@ def _syntax_fault(text: str, source: str, message: str) -> str:
     """json5's sentence with our position, the line itself and a mark under the column."""
     if not text.strip():
         return f"{source}:1:1: the file is empty; expected an object in {{ }}"
+    if _YAML.match(text):
+        return f"{source}:1:1: this is YAML; a config is JSON: {{ ... }}, keys and text in quotes"
     match = re.fullmatch(r"<string>:(\d+) (.*) at column (\d+)", message, re.DOTALL)
     if match is None:
         return f"{source}: {message}"
@@ -182,9 +187,12 @@ def _check_tokens(text: str, source: str) -> None:
         if kind == "mark":
             depth += (lexeme in "[{") - (lexeme in "]}")
         long = kind == "word" and len(lexeme) > _MAX_NUMBER and lexeme.lstrip("+-.")[:1].isdigit()
-        if depth > MAX_DEPTH or long:
+        python = kind == "word" and lexeme in PYTHON and not _is_key(text, offset + len(lexeme))
+        if depth > MAX_DEPTH or long or python:
             line, column = _place(text, offset)
             what = "a number of absurd length" if long else f"nested deeper than {MAX_DEPTH} levels"
+            if python:
+                what = f"{lexeme} is Python; write {PYTHON[lexeme]}{_excerpt(text, line, column)}"
             raise ConfigError(f"{source}:{line}:{column}: {what}")
 
 

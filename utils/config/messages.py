@@ -20,6 +20,7 @@ _EXPECTED: Mapping[str, str] = {
     "greater_than_equal": "a number >= {ge}",
     "int_from_float": "an integer",
     "int_type": "an integer",
+    "is_instance_of": "a {class}",
     "less_than": "a number < {lt}",
     "less_than_equal": "a number <= {le}",
     "list_type": "a list in [ ]",

@@ -1,10 +1,11 @@
 """What `--set key=value` does to a config."""
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.config.json_text import parse_json5
+from utils.config.json_text import PYTHON, parse_json5
 from utils.config.messages import numbered
 from utils.errors import ConfigError
 
@@ -39,7 +40,18 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             faults.append(str(error))
     if faults:
         raise ConfigError(numbered(faults, "--set"))
-    return result
+    return _at_home(result)
+
+
+def _at_home(value: Any) -> Any:
+    """Write the home folder out where text begins with ~/, as a shell does: such text is a path."""
+    if isinstance(value, dict):
+        return {key: _at_home(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_at_home(entry) for entry in value]
+    if isinstance(value, str) and value.startswith("~/"):
+        return os.path.expanduser(value)  # noqa: PTH111 - Path's raises where there is no home
+    return value
 
 
 def _value(key: str, text: str) -> Any:
@@ -48,7 +60,8 @@ def _value(key: str, text: str) -> Any:
         return parse_json5(text, source=source)
     except ConfigError:
         # Whoever types a bracket or a quote means JSON. NaN is JSON5, but no value for a config.
-        if text[:1] in ("{", "[", '"', "'") or text.lstrip("+-") in ("NaN", "Infinity"):
+        refused = ("NaN", "Infinity", *PYTHON)
+        if text[:1] in ("{", "[", '"', "'") or text.lstrip("+-") in refused:
             raise
         return text
 

@@ -59,7 +59,7 @@ class OptimizerSection(Component):
     `no_decay_norm_bias`. For vision transformers, 0.65 to 0.9. null: one rate for all layers."""
 
     no_decay_norm_bias: bool = False
-    """No weight decay on biases, the parameters of normalisation layers, position tables and
+    """No weight decay on biases, the parameters of normalization layers, position tables and
     tokens."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from utils.errors import ConfigError, DataError
 
 _BYTE = 256
-_UNKNOWN = -(2**31)
+UNKNOWN = -(2**31)  # in place of a train id: the value is an error
 _STAYS, _CHANGES, _NO_LABEL = range(3)  # what becomes of a raw value, the worst one highest
 
 
@@ -49,6 +49,8 @@ class LabelTable:
         ignore_index: What void becomes.
         dtype: dtype of the masks that come out.
         tolerance: How far a raw value may lie from a known one and still count as it.
+        rest: The train id of every other value, or UNKNOWN.
+        stated: Whether a user said what values mean; else they are taken for train ids.
     """
 
     def __init__(
@@ -58,16 +60,18 @@ class LabelTable:
         num_classes: int,
         ignore_index: int,
         tolerance: int = 0,
+        rest: int = UNKNOWN,
+        stated: bool = True,
     ) -> None:
         self.mapping = dict(mapping)
-        self.tolerance = tolerance
+        self.tolerance, self.rest, self.stated = tolerance, rest, stated
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.dtype = mask_dtype(num_classes, ignore_index)
-        self._wide = np.full(_BYTE, _UNKNOWN, np.int64)
+        self._wide = np.full(_BYTE, UNKNOWN, np.int64)
         for raw in range(_BYTE):
             self._wide[raw] = self._train_id(raw)
-        known = self._wide != _UNKNOWN
+        known = self._wide != UNKNOWN
         self._table = np.where(known, self._wide, 0).astype(self.dtype)
         same = (self._wide == np.arange(_BYTE)) & (self.dtype is np.uint8)
         self._kind = np.select([~known, ~same], [_NO_LABEL, _CHANGES], _STAYS).astype(np.uint8)
@@ -80,6 +84,7 @@ class LabelTable:
             mapping | {value: value for value in range(num_classes)},
             num_classes=num_classes,
             ignore_index=ignore_index,
+            stated=False,
         )
 
     def apply(self, raw: np.ndarray, name: str) -> np.ndarray:
@@ -102,18 +107,18 @@ class LabelTable:
     def _train_id(self, raw: int) -> int:
         """Return the train id of the nearest known value within the tolerance."""
         if raw in self.mapping or not self.tolerance:
-            return self.mapping.get(raw, _UNKNOWN)
-        nearest = min(self.mapping, key=lambda known: abs(known - raw))
-        return self.mapping[nearest] if abs(nearest - raw) <= self.tolerance else _UNKNOWN
+            return self.mapping.get(raw, self.rest)
+        nearest = min(self.mapping, key=lambda known: abs(known - raw), default=UNKNOWN)
+        return self.mapping[nearest] if abs(nearest - raw) <= self.tolerance else self.rest
 
     def knows(self, raw: int) -> bool:
         """Whether a raw value has a train id or is void."""
-        return self._train_id(raw) != _UNKNOWN
+        return self._train_id(raw) != UNKNOWN
 
     def _apply_wide(self, raw: np.ndarray, name: str) -> np.ndarray:
         values, inverse, counts = np.unique(raw, return_inverse=True, return_counts=True)
         mapped = [self._train_id(int(value)) for value in values]
-        if _UNKNOWN in mapped:
+        if UNKNOWN in mapped:
             raise self.unknown(dict(zip(values.tolist(), counts.tolist(), strict=True)), name)
         return np.array(mapped, self.dtype)[inverse].reshape(raw.shape)
 

@@ -1,21 +1,31 @@
 """Why masks do not fit their classes, and the config line that mends it.
 
-The usual causes: a 0/255 mask, a colour mask, labels off by one, a JPEG-compressed mask, a void
-value that is not the config's ignore_index. Everything here works on counts of values alone.
+The usual causes: a 0/255 mask, a color mask, labels off by one, a JPEG-compressed or smoothed
+mask, palettes that differ, ids of objects, a void value that is not the config's ignore_index.
+Everything here works on counts of values and of color codes alone.
 """
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from utils.data.mask_facts import MaskFacts
+from utils.data.color_labels import SHIFT, TRANSPARENT, ColorTable, color_name
+from utils.data.labels import LabelTable
+from utils.data.mask_facts import MaskFacts, Seen, look_at_mask
 
 _USUAL_VOID = (255, 254, -1, 65535)
 _IGNORE_INDEX = range(-(2**15), 2**15)  # what the config's may be
-_NAMED = 16  # values or colours that are added to a label_map
+_READ = 64  # masks that are read again by their colors
+_NAMED = 16  # values or colors that are added to a label_map; more are ids of objects
 _CLOSE = 48  # values and channels no further apart belong to one class
-_FLAT = 0.6  # the least share of a mask's pixels that lie close to a class, in a mask of flat areas
+_COMPRESSED = 16  # compression moves pixels further than labels nearer than this lie apart
+_NEAR = 0.6  # the least share of a compressed mask's pixels that lie close to a class
+_FLAT = 0.5  # the least share of a mask's pixels whose value fills areas
+
+_ARGS = 'the args of each loader ("type": "Folder")'
+
+Table = LabelTable | ColorTable
 
 
 class Cause(NamedTuple):
@@ -23,13 +33,15 @@ class Cause(NamedTuple):
 
     Attributes:
         what: The cause in one sentence.
-        where: The part of the config that the lines belong to.
         lines: The keys to add; empty when no config can mend it.
+        where: The part of the config that the lines belong to.
+        problem: What is wrong, where masks can be read but mean something else; or "".
     """
 
     what: str
-    where: str
     lines: Mapping[str, object]
+    where: str = _ARGS
+    problem: str = ""
 
     def cure(self) -> str:
         """Return the lines as they are written in a config."""
@@ -37,231 +49,210 @@ class Cause(NamedTuple):
                          self.lines.items())  # fmt: skip
 
 
-_ARGS = 'the args of each loader ("type": "Folder")'
-
-
-def find_cause(
-    facts: Sequence[MaskFacts],
-    *,
-    num_classes: int,
-    ignore_index: int,
-    known: Mapping[int, int],
-    by_colour: bool,
-) -> Cause | None:
+def find_cause(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int]) -> Cause | None:
     """Say why masks do not fit.
 
     Args:
         facts: What was found in the masks that were looked at.
-        num_classes: Classes of the data set.
-        ignore_index: The config's.
-        known: Raw value or colour code -> train id, as the config has it.
-        by_colour: Whether `known` has colours.
+        table: How the config has them read.
+        named: Train ids of color codes, where a file beside the masks has them.
 
     Returns:
         The likeliest cause, or None when all values are known and none of the causes fits.
     """
-    coloured = [one for one in facts if one.coloured]
-    lossy = [one for one in facts if one.jpeg]
-    counts: Counter[int] = Counter()
-    for one in coloured if by_colour else facts:
-        counts.update(one.values)
-    if lossy:
-        return _compressed(counts, num_classes, known, by_colour=bool(coloured))
-    if coloured and not by_colour:
-        return _colours(coloured, num_classes)
-    values = sorted(counts)
-    unknown = [value for value in values if value not in known]
-    if not by_colour and _is_binary(values, known, num_classes, ignore_index):
-        return Cause("binary masks of 0 and 255", _ARGS, {"label_map": {"0": 0, "255": 1}})
-    if not unknown:
-        return None
-    if by_colour:
-        return _near_colours(counts, known, ignore_index)
-    mapped = ignore_index not in known.values() or any(
-        value != train_id for value, train_id in known.items() if train_id != ignore_index
+    by_color = isinstance(table, ColorTable)
+    colored = [one for one in facts if one.colored]
+    seen = Seen.of(colored or facts, table.num_classes)
+    other_kind = seen.colours != by_color
+    unknown = [value for value in seen.counts if other_kind or not table.knows(value)]
+    if any(one.jpeg for one in facts) and (unknown or not table.tolerance):
+        return _compressed(seen, table)
+    if other_kind:
+        return None if by_color else _colors(seen, table, named)
+    cause = (
+        _binary(facts, seen, table)
+        or _palettes(facts, table, named)
+        or _off_by_one(seen, unknown, table)
     )
-    return _values(values, unknown, num_classes, ignore_index, known if mapped else None)
+    return cause or (_unknown(seen, facts, unknown, table) if unknown else None)
 
 
-def _is_binary(
-    values: Sequence[int], known: Mapping[int, int], num_classes: int, ignore_index: int
-) -> bool:
+def _unknown(seen: Seen, facts: Sequence[MaskFacts], unknown: Sequence[int], table: Table) -> Cause:
+    """Say why a mask of the right kind has values or colors that nothing knows."""
+    if seen.flat < _FLAT:
+        return _photograph(seen, table)
+    if table.num_classes == 2 and len(seen.firm) > _NAMED:
+        return _objects(seen)
+    if table.stated:
+        return _lacking(seen, facts, unknown, table)
+    return _values(seen, sorted(unknown), table)
+
+
+def _binary(facts: Sequence[MaskFacts], seen: Seen, table: Table) -> Cause | None:
     """Whether 255 stands for the second of two classes and is not read so."""
-    if not values or not set(values) <= {0, 255} or 255 not in values or num_classes != 2:
-        return False
-    return known.get(255, ignore_index) == ignore_index
+    void = table.ignore_index
+    if seen.colours or table.num_classes != 2 or {255} - seen.counts.keys():
+        return None
+    if seen.counts.keys() - {0, 255} or table.mapping.get(255, void) != void:
+        return None
+    problem = ""
+    if 255 in table.mapping:  # else the reader says what is wrong
+        path = next(one.path for one in facts if 255 in one.values)
+        problem = f"{path}: 255 is void here: no pixel of the second class in {len(facts)} masks"
+    return Cause("binary masks of 0 and 255", {"label_map": {"0": 0, "255": 1}}, problem=problem)
 
 
-def _values(
-    values: Sequence[int],
-    unknown: Sequence[int],
-    num_classes: int,
-    ignore_index: int,
-    label_map: Mapping[int, int] | None,
-) -> Cause:
-    if list(unknown) == [num_classes] and values[0] >= 0 and values[-1] == num_classes:
-        shifted: dict[str, object] = {str(value): value - 1 for value in range(1, num_classes + 1)}
-        void = {"0": "void"} if values[0] == 0 else {}
-        note = " (0 is then void)" if void else ""
-        return Cause(
-            f"labels start at 1, train ids at 0: off by one{note}",
-            _ARGS,
-            {"label_map": void | shifted},
-        )
-    if label_map is not None and len(unknown) <= _NAMED:
-        named = {str(value): target for value, target in _targets(label_map, ignore_index)}
-        return Cause(
-            "values that label_map lacks (void here; put the right class behind each)",
-            _ARGS,
-            {"label_map": named | {str(value): "void" for value in unknown}},
-        )
-    outside = [value for value in unknown if not 0 <= value < num_classes]
-    complete = set(range(num_classes)) <= set(values)
+def _palettes(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int]) -> Cause | None:
+    """Whether palettes give an index several colors; then the colors are the labels."""
+    met: dict[int, tuple[int, Path]] = {}
+    for one in facts if not table.stated else ():
+        for index, color in one.palette.items():
+            first, path = met.setdefault(index, (color, one.path))
+            if first != color:
+                count, void = table.num_classes, table.ignore_index
+                by_color = ColorTable({}, num_classes=count, ignore_index=void)
+                seen = Seen.of([look_at_mask(mask.path, by_color) for mask in facts[:_READ]], count)
+                cause = _colors(seen, table, named)
+                return cause._replace(
+                    what=f"{cause.what}; or, if the indices are right, state them in a label_map",
+                    problem=f"{one.path}: index {index} is {color_name(color)}, "
+                    f"in {path} it is {color_name(first)}",
+                )
+    return None
+
+
+def _lacking(seen: Seen, facts: Sequence[MaskFacts], unknown: Sequence[int], table: Table) -> Cause:
+    """Name what a `label_map` lacks."""
+    known = {key: "void" if target == table.ignore_index else target
+             for key, target in table.mapping.items()}  # fmt: skip
+    gray = {level * 0x010101: target for level, target in known.items() if 0 <= level < 256}
+    shown = {index: color for one in facts for index, color in one.palette.items()}
+    if not seen.colours and all(shown.get(value) in gray for value in unknown):
+        what = "palettes show other values than their indices, which are the labels"
+        return Cause(what, {"label_map": {color_name(key): gray[key] for key in gray}})
+    shift = SHIFT if seen.colours else 0
+    far = [value for value in unknown
+           if value not in seen.soft and seen.nearest(value, known) > shift]  # fmt: skip
+    if TRANSPARENT in far and set(range(table.num_classes)) - set(known.values()):
+        return _colors(seen, table, {})  # a map without transparent pixels missed a class
+    kind = "colours" if seen.colours else "values"
+    what, lines = f"{kind} that were smoothed or compressed", {}
+    if far:
+        what = f"{kind} that label_map lacks (void here; put the right class behind each)"
+        more = seen.named({value: 0 if value == TRANSPARENT else "void" for value in far})
+        lines["label_map"] = seen.named(known) | (more if len(far) <= _NAMED else {"*": "void"})
+    if near := [value for value in unknown if value not in far]:
+        lines["label_tolerance"] = seen.tolerance(near, [*known, *far])
+    return Cause(what, lines)
+
+
+def _off_by_one(seen: Seen, unknown: Sequence[int], table: Table) -> Cause | None:
+    count = table.num_classes
+    if seen.colours or list(unknown) != [count] or min(seen.counts) < 0 or max(seen.counts) > count:
+        return None
+    shifted = {str(value): value - 1 for value in range(1, count + 1)}
+    void = {"0": "void"} if 0 in seen.counts else {}
+    note = " (0 is then void)" if void else ""
+    return Cause(
+        f"labels start at 1, train ids at 0: off by one{note}", {"label_map": void | shifted}
+    )
+
+
+def _values(seen: Seen, unknown: Sequence[int], table: Table) -> Cause:
+    """Say why masks of values do not hold train ids."""
+    count, void, values = table.num_classes, table.ignore_index, sorted(seen.firm)
+    outside = [value for value in unknown if not 0 <= value < count]
+    complete = set(range(count)) <= set(values)
     if len(outside) == 1 and (complete or (outside[0] in _USUAL_VOID and len(values) > 1)):
-        return _other_void(outside[0], num_classes, ignore_index, both=ignore_index in values)
-    labels = [value for value in values if value != ignore_index or len(values) <= num_classes]
-    if len(labels) <= num_classes:
-        ordered: dict[str, object] = {str(value): place for place, value in enumerate(labels)}
-        void = {str(ignore_index): "void"} if len(labels) < len(values) else {}
-        return Cause(
-            "values that are not train ids (taken for the classes in rising order; check that)",
-            _ARGS,
-            {"label_map": ordered | void},
-        )
-    return Cause(
-        f"{len(values)} different values for {num_classes} classes: other masks than these "
-        "classes, or a picture",
-        "",
-        {},
-    )
+        return _other_void(outside[0], count, void, both=void in values)
+    labels = [value for value in values if value != void or len(values) <= count]
+    if len(labels) > count:
+        return _photograph(seen, table)
+    lines: dict[str, object] = {
+        "label_map": {str(value): place for place, value in enumerate(labels)}
+        | ({str(void): "void"} if len(labels) < len(values) else {})
+    }
+    what = "values that are not train ids"
+    if seen.soft:
+        what = "soft edges: values between the labels, as a resize with smoothing makes them"
+        lines["label_tolerance"] = seen.tolerance(seen.soft, values)
+    return Cause(f"{what} (taken for the classes in rising order; check that)", lines)
 
 
-def _other_void(void: int, num_classes: int, ignore_index: int, *, both: bool) -> Cause:
-    what = f"void is {void} in the masks, but ignore_index is {ignore_index}"
-    if void in _IGNORE_INDEX and not both:
-        return Cause(what, "the config itself", {"ignore_index": void})
-    same: dict[str, object] = {str(value): value for value in range(num_classes)}
+def _other_void(found: int, count: int, ignore_index: int, *, both: bool) -> Cause:
+    what = f"void is {found} in the masks, but ignore_index is {ignore_index}"
+    if found in _IGNORE_INDEX and not both:
+        return Cause(what, {"ignore_index": found}, where="the config itself")
+    same: dict[str, object] = {str(value): value for value in range(count)}
     known = {str(ignore_index): "void"} if both else {}
-    return Cause(what, _ARGS, {"label_map": same | {str(void): "void"} | known})
+    return Cause(what, {"label_map": same | {str(found): "void"} | known})
 
 
-def _colours(facts: Sequence[MaskFacts], num_classes: int) -> Cause:
-    counts: Counter[int] = Counter()
-    for one in facts:
-        counts.update(one.values)
-    if all(one.grey for one in facts):
-        levels = sorted(value & 255 for value in counts)
-        binary = levels == [0, 255] and num_classes == 2
-        label_map: dict[str, object] = {
-            _name(level * 0x010101): int(level > 0)
-            if binary
-            else (level if level < num_classes else "void")
-            for level in levels
-        }
-        return Cause("label values saved as RGB", _ARGS, {"label_map": label_map})
-    if len(counts) > max(64, 4 * num_classes):
-        return Cause(
-            f"{len(counts)} colours: a photograph, or a mask that was smoothed or compressed",
-            _ARGS,
-            _clustered(counts, num_classes, by_colour=True),
-        )
-    return Cause(
-        "colour masks (colours are taken for the classes by area; put each behind its class)",
-        _ARGS,
-        {"label_map": _by_area(counts, num_classes)},
+def _photograph(seen: Seen, table: Table) -> Cause:
+    count = len(seen.counts)
+    if seen.colours:
+        what = "a photograph, or a mask that was smoothed or compressed"
+        return Cause(f'{count} colours: {what}; does "masks" name the masks?', {})
+    what = "other masks than these classes, ids of objects, or an image"
+    return Cause(f"{count} different values for {table.num_classes} classes: {what}", {})
+
+
+def _objects(seen: Seen) -> Cause:
+    ground = 0 if 0 in seen.counts else seen.firm[0]
+    kind = "colours" if seen.colours else "values"
+    what = f"{len(seen.firm)} {kind} for 2 classes: one for each object, not for each class"
+    return Cause(what, {"label_map": seen.named({ground: 0}) | {"*": 1}})
+
+
+def _colors(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
+    """Say which class each color may be."""
+    count = table.num_classes
+    keys = _thinned(seen.firm, seen) if seen.soft else seen.firm
+    if count == 2 and len(keys) > _NAMED and seen.flat >= _FLAT:
+        return _objects(seen)
+    if seen.flat < _FLAT or len(keys) > max(64, 4 * count):
+        return _photograph(seen, table)
+    what = "color masks (colors are taken for the classes by area; put each behind its class)"
+    if len(keys) > count:
+        what += f": {len(keys)} colors for {count} classes, so the smallest are void here"
+    targets: dict[int, object] = dict(
+        zip(keys, [*range(count), *["void"] * len(keys)], strict=False)
     )
+    if not named.keys().isdisjoint(keys):
+        what = "color masks (classes have their colors from labelmap.txt)"
+        ids = {code: id_ if 0 <= id_ < count else "void" for code, id_ in named.items()}
+        targets = {**dict.fromkeys(keys, "void"), **ids}
+    elif all(code == (code & 255) * 0x010101 for code in seen.counts):
+        what = "label values saved as RGB"
+        levels = sorted(code & 255 for code in keys)
+        ids = {0: 0, 255: 1} if levels == [0, 255] and count == 2 else {n: n for n in range(count)}
+        targets = {level * 0x010101: ids.get(level, "void") for level in levels}
+    lines: dict[str, object] = {"label_map": seen.named(targets)}
+    if seen.soft:
+        lines["label_tolerance"] = seen.tolerance(seen.soft, keys)
+    return Cause(what, lines)
 
 
-def _by_area(counts: Counter[int], num_classes: int) -> dict[str, object]:
-    ordered = [colour for colour, _ in counts.most_common()]
-    return {
-        _name(colour): place if place < num_classes else "void"
-        for place, colour in enumerate(ordered)
-    }
-
-
-def _compressed(
-    counts: Counter[int], num_classes: int, known: Mapping[int, int], *, by_colour: bool
-) -> Cause:
+def _compressed(seen: Seen, table: Table) -> Cause:
     what = "JPEG-compressed masks: values change near edges (better: export them as PNG)"
-    if known and len(known) >= 2 and by_colour == (max(known) > 255):
-        apart = _apart(list(known), by_colour=by_colour)
-        if min(known) >= 0 and apart > 16:
-            return Cause(
-                what,
-                _ARGS,
-                {"label_tolerance": _tolerance(counts, list(known), by_colour=by_colour)},
-            )
-    return Cause(what, _ARGS, _clustered(counts, num_classes, by_colour=by_colour))
+    known = list(table.mapping)
+    same_kind = seen.colours == isinstance(table, ColorTable)
+    if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
+        return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
+    keys = _thinned(seen.counts, seen)[: table.num_classes]
+    near = [value for value in seen.counts if seen.nearest(value, keys) <= _CLOSE]
+    share = sum(seen.counts[value] for value in near) / seen.counts.total()
+    if len(keys) < 2 or share < _NEAR or seen.flat < _FLAT:
+        return Cause(what, {})  # values lie too close to be told apart, or it is an image
+    ordered = keys if seen.colours else sorted(keys)
+    targets = seen.named({key: train_id for train_id, key in enumerate(ordered)})
+    return Cause(what, {"label_map": targets, "label_tolerance": seen.tolerance(seen.counts, keys)})
 
 
-def _targets(known: Mapping[int, int], ignore_index: int) -> list[tuple[int, int | str]]:
-    return [(key, "void" if target == ignore_index else target) for key, target in known.items()]
-
-
-def _near_colours(counts: Counter[int], known: Mapping[int, int], ignore_index: int) -> Cause:
-    unknown = Counter({colour: n for colour, n in counts.items() if colour not in known})
-    distance = _farthest(unknown, list(known), by_colour=True)
-    if distance <= 64:
-        return Cause(
-            "colours that were smoothed or compressed", _ARGS, {"label_tolerance": distance}
-        )
-    missing: dict[str, object] = {
-        _name(colour): "void" for colour, _ in unknown.most_common(_NAMED)
-    }
-    named = {_name(colour): target for colour, target in _targets(known, ignore_index)}
-    return Cause(
-        "colours that label_map lacks (void here; put the right class behind each)",
-        _ARGS,
-        {"label_map": named | missing},
-    )
-
-
-def _clustered(counts: Counter[int], num_classes: int, *, by_colour: bool) -> dict[str, object]:
-    """Take the most frequent values that lie well apart for the classes."""
+def _thinned(values: Iterable[int], seen: Seen) -> list[int]:
+    """Return the most frequent values that lie well apart."""
     keys: list[int] = []
-    for value, _ in counts.most_common():
-        if all(_distance(value, key, by_colour=by_colour) > _CLOSE for key in keys):
+    for value in sorted(values, key=lambda value: -seen.counts[value]):
+        if all(seen.distance(value, key) > _CLOSE for key in keys):
             keys.append(value)
-        if len(keys) == num_classes:
-            break
-    near = sum(
-        count
-        for value, count in counts.items()
-        if any(_distance(value, key, by_colour=by_colour) <= _CLOSE for key in keys)
-    )
-    if len(keys) < 2 or near < _FLAT * counts.total():
-        return {}  # values lie too close together to be told apart, or it is a picture
-    names = [_name(key) if by_colour else str(key) for key in (keys if by_colour else sorted(keys))]
-    return {
-        "label_map": {name: train_id for train_id, name in enumerate(names)},
-        "label_tolerance": _tolerance(counts, keys, by_colour=by_colour),
-    }
-
-
-def _tolerance(counts: Counter[int], keys: Sequence[int], *, by_colour: bool) -> int:
-    """How far a value may lie from a key; half the way to the next, as other masks have others."""
-    farthest = _farthest(counts, keys, by_colour=by_colour)
-    return max(farthest, _apart(keys, by_colour=by_colour) // 2)
-
-
-def _farthest(counts: Counter[int], keys: Sequence[int], *, by_colour: bool) -> int:
-    return max(
-        (min(_distance(value, key, by_colour=by_colour) for key in keys) for value in counts),
-        default=0,
-    )
-
-
-def _apart(keys: Sequence[int], *, by_colour: bool) -> int:
-    pairs = [(a, b) for place, a in enumerate(keys) for b in keys[:place]]
-    return min(_distance(a, b, by_colour=by_colour) for a, b in pairs)
-
-
-def _distance(one: int, other: int, *, by_colour: bool) -> int:
-    if not by_colour:
-        return abs(one - other)
-    return max(abs((one >> shift & 255) - (other >> shift & 255)) for shift in (16, 8, 0))
-
-
-def _name(colour: int) -> str:
-    return f"#{colour:06X}"
+    return keys

@@ -1,4 +1,4 @@
-"""Normalisation on the device: images arrive in their file's dtype, the model sees floats."""
+"""Normalization on the device: images arrive in their file's dtype, the model sees floats."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+
+
+def mean_color(mean: Sequence[float], input_dtype: str) -> tuple[float, ...]:
+    """Return the mean in the unit of the pixels, which padding and void become."""
+    values = [value * FULL_SCALE[input_dtype] for value in mean]
+    return tuple(values if input_dtype == "float32" else [float(round(one)) for one in values])
 
 
 class Normalize(nn.Module):
@@ -31,7 +37,7 @@ class Normalize(nn.Module):
         self.register_buffer("shift", (-mean_row / std_row).float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) of any dtype to float32 in the same memory format."""
+        """Normalize (N, C, H, W) of any dtype to float32 in the same memory format."""
         if images.device.type != "cpu" or not images.is_contiguous(
             memory_format=torch.channels_last
         ):

@@ -5,12 +5,12 @@ name and renamed, so that nobody sees half of one, and holds the size and time o
 that a changed file is read anew.
 """
 
-import contextlib
 import hashlib
 import json
 import mmap
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,12 +18,13 @@ from typing import Protocol
 import numpy as np
 
 from utils.errors import ResourceError
+from utils.files.outputs import write_whole
 from utils.hardware.memory import free_memory
 
 Pixels = tuple[np.ndarray, np.ndarray]
 _HEADER = 4096  # one page: pixels begin at a page's start
 _ALIGN = 64
-_FORMAT = 1
+_FORMAT = 2
 _GIB = 2**30
 _MARGIN = 0.9  # of what is free: others need some too
 
@@ -43,6 +44,18 @@ def _nbytes(size: tuple[int, int], channels: int, item: int, mask_item: int) -> 
 
 def _gib(count: float) -> str:
     return f"{count / _GIB:.1f} GiB"
+
+
+def require_memory(needed: int, *, images: int, processes: int = 1) -> None:
+    """Raise ResourceError unless this machine has `needed` bytes for all processes together."""
+    free = free_memory()
+    if needed > _MARGIN * free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise ResourceError(
+            f'"cache": "ram" needs {_gib(needed)} for {images} decoded images{each}, '
+            f"but {_gib(free)} of memory are free\n"
+            '  fix: "cache": "disk", or no cache'
+        )
 
 
 class RamCache:
@@ -70,13 +83,7 @@ class RamCache:
         for size in sizes:
             parts = _nbytes(size, channels, dtype.itemsize, mask_dtype.itemsize)
             self._starts.append(self._starts[-1] + sum(parts) + (-parts[1]) % _ALIGN)
-        free = free_memory()
-        if self._starts[-1] > _MARGIN * free:
-            raise ResourceError(
-                f'"cache": "ram" needs {_gib(self._starts[-1])} for {len(sizes)} decoded images, '
-                f"but {_gib(free)} of memory are free\n"
-                '  fix: "cache": "disk", or no cache'
-            )
+        require_memory(self._starts[-1], images=len(sizes))
         self._memory = mmap.mmap(-1, self._starts[-1])
         self._filled = np.frombuffer(self._memory, np.uint8, len(sizes))
 
@@ -152,8 +159,9 @@ class DiskCache:
         return image, mask
 
     def _path(self, index: int) -> Path:
-        text = "\0".join([self._recipe, *map(str, self._sources[index])])
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pixels"
+        names = "\0".join([self._recipe, *map(str, self._sources[index])])
+        digest = hashlib.sha256(names.encode(errors="surrogatepass"))  # a name need not be UTF-8
+        return self._folder / f"{digest.hexdigest()[:32]}.pixels"
 
     def _stamp(self, index: int) -> list[list[int]]:
         stats = [path.stat() for path in self._sources[index]]
@@ -188,17 +196,17 @@ def _write_entry(path: Path, stamp: list[list[int]], image: np.ndarray, mask: np
         "mask_dtype": mask.dtype.name,
         "mask_at": _HEADER + image_bytes,
     }
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
+
+    def write(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             file.write(json.dumps(facts).encode().ljust(_HEADER))
             file.write(np.ascontiguousarray(image).data)
             file.write(b"\0" * (image_bytes - image.nbytes))
             file.write(np.ascontiguousarray(mask).data)
-        unfinished.replace(path)
+
+    try:
+        write_whole(path, write)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise ResourceError(
             f"{path}: the cache cannot be written: {error.strerror}\n"
             '  fix: make room, set "cache_dir" to a larger disk, or leave the cache out'
@@ -207,5 +215,8 @@ def _write_entry(path: Path, stamp: list[list[int]], image: np.ndarray, mask: np
 
 def default_folder() -> Path:
     """Return where decoded pixels go unless the config says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no HOME and no entry in the passwd file, as in some containers
+        base = tempfile.gettempdir()
     return Path(base) / "segmentation" / "pixels"

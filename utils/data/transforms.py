@@ -1,18 +1,18 @@
-"""Geometry and colour of a sample, in the file's own dtype.
+"""Geometry and color of a sample, in the file's own dtype.
 
 Scale, rotation, crop and flip are ONE affine warp from the source straight to the crop: no
-intermediate picture, no float copy. Documented ranges of training:
+intermediate image, no float copy. Documented ranges of training:
 
     scale    the long side becomes uniform(low, high) x base_size, default (0.5, 2)
-    rotate   uniform(-10, 10) degrees about the centre of the rescaled image
+    rotate   uniform(-10, 10) degrees about the center of the rescaled image
     crop     every whole-pixel position equally likely; a smaller image lands anywhere inside
     flip     left-right, probability 0.5
     blur     probability 0.5, Gaussian with sigma uniform(0.5, 1.5) pixels of the crop
     jitter   brightness, contrast and saturation each times uniform(1 - jitter, 1 + jitter)
 
-Validation: the short side becomes crop_size, then a centre crop.
+Validation: the short side becomes crop_size, then a center crop.
 
-Coordinates: pixel i covers [i, i + 1) and its centre is i + 0.5. Bilinear (image) and nearest
+Coordinates: pixel i covers [i, i + 1) and its center is i + 0.5. Bilinear (image) and nearest
 (mask) sampling use the same matrix, so a mask stays on its image whatever the warp is.
 """
 
@@ -27,7 +27,7 @@ FLIP_PROBABILITY = 0.5
 BLUR_PROBABILITY = 0.5
 BLUR_SIGMA = (0.5, 1.5)
 SCALE_RANGE = (0.5, 2.0)
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as Pillow and OpenCV use
+GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as Pillow and OpenCV use
 
 
 class Geometry(NamedTuple):
@@ -101,7 +101,7 @@ def training_geometry(
 
 
 def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
-    """Return the warp that makes the short side `crop_size` and cuts the centre square."""
+    """Return the warp that makes the short side `crop_size` and cuts the center square."""
     short = min(height, width)
     canvas = (round(height * crop_size / short), round(width * crop_size / short))
     offset = ((canvas[0] - crop_size) // 2, (canvas[1] - crop_size) // 2)
@@ -134,16 +134,16 @@ def warp_image(image: np.ndarray, geometry: Geometry, border: tuple[float, ...])
     """Warp an image bilinearly.
 
     Args:
-        image: (H, W, C) of uint8, uint16, int16 or a float dtype.
+        image: (H, W, C) of uint8, uint16 or a float dtype.
         geometry: A warp whose `source` is (H, W).
-        border: Colour of what lies outside the source, one value a channel.
+        border: Color of what lies outside the source, one value a channel.
 
     Returns:
         (*geometry.size, C), the image's dtype.
     """
     assert image.shape[:2] == geometry.source
     channels = image.shape[2]
-    if channels > 4:  # OpenCV's border colour has four values at most
+    if channels > 4:  # OpenCV's border color has four values at most
         parts = [
             warp_image(np.ascontiguousarray(image[..., at : at + 4]), geometry, border[at : at + 4])
             for at in range(0, channels, 4)
@@ -188,14 +188,15 @@ def _reach(row: list[float], size: tuple[int, int]) -> tuple[float, float]:
 def warp_mask(mask: np.ndarray, geometry: Geometry, ignore_index: int) -> np.ndarray:
     """Warp a mask (H, W), uint8 or int16, to the nearest pixel; outside is `ignore_index`."""
     assert mask.shape == geometry.source
+    # The same bits without a sign: of int16 OpenCV picks other pixels, 4.13 nearly everywhere.
     return cv2.warpAffine(
-        mask,
+        mask.view(f"u{mask.itemsize}"),
         geometry.matrix,
         (geometry.size[1], geometry.size[0]),
         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(ignore_index,),
-    )
+        borderValue=(ignore_index % 2 ** (8 * mask.itemsize),),
+    ).view(mask.dtype)
 
 
 def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -218,15 +219,15 @@ def random_jitter(
         image: (H, W, C), any dtype; values of integer dtypes saturate at the dtype's ends.
         rng: The sample's own generator.
         jitter: Each factor is uniform in [1 - jitter, 1 + jitter].
-        pivot: The colour that contrast leaves alone (the data set's mean), one value a channel.
+        pivot: The color that contrast leaves alone (the data set's mean), one value a channel.
     """
     brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, size=3)
     channels = image.shape[2]
-    colour = np.eye(channels)
+    color = np.eye(channels)
     if channels == 3:
-        colour = saturation * colour + (1 - saturation) * np.tile(GREY, (3, 1))
-    matrix = brightness * contrast * colour
-    shift = brightness * (1 - contrast) * colour @ np.asarray(pivot, np.float64)
+        color = saturation * color + (1 - saturation) * np.tile(GRAY, (3, 1))
+    matrix = brightness * contrast * color
+    shift = brightness * (1 - contrast) * color @ np.asarray(pivot, np.float64)
     if channels <= 4:
         changed = cv2.transform(image, np.column_stack([matrix, shift]))
         return changed.reshape(image.shape)

@@ -30,7 +30,7 @@ def new_figure(width: int, height: int) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ResourceError(
-            "matplotlib, which draws the picture, is not installed\n"
+            "matplotlib, which draws the image, is not installed\n"
             "  fix: pip install -r requirements-charts.txt"
         ) from error
     # Not by pyplot: it would look for a screen, and keep the figure.

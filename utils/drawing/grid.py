@@ -1,4 +1,4 @@
-"""Pictures for comparison: input, target and prediction side by side, void in its own colour."""
+"""Images for comparison: input, target and prediction side by side, void in its own color."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,19 +8,19 @@ from PIL import Image
 from torch import Tensor
 
 from utils.drawing.overlay import shown
-from utils.drawing.palette import Colour, to_colours
+from utils.drawing.palette import Color, to_colors
 
 _LONGEST = 400  # pixels of a tile's long side; more only makes event files heavy
 _GAP = 5
 _PAPER = 255
 
 
-class Shown(Protocol):
-    """What of a data set the pictures need."""
+class LabelledData(Protocol):
+    """What of a data set the images need."""
 
     @property
-    def palette(self) -> Sequence[Colour]:
-        """A colour for each class."""
+    def palette(self) -> Sequence[Color]:
+        """A color for each class."""
         ...
 
     @property
@@ -29,13 +29,15 @@ class Shown(Protocol):
         ...
 
 
-def comparison_grid(samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: Shown) -> np.ndarray:
+def comparison_grid(
+    samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: LabelledData
+) -> np.ndarray:
     """One row a sample: the input, its target, the prediction.
 
     Args:
         samples: (image (C, H, W) in the file's dtype, mask (H, W) integer, prediction (H, W)
             integer), each triple of one size, on any device.
-        dataset: Gives the colours and the label of void.
+        dataset: Gives the colors and the label of void.
 
     Returns:
         (height, width, 3) uint8; large samples shrunk, masks by picking pixels, never mixed.
@@ -51,12 +53,12 @@ def comparison_grid(samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: S
     return sheet
 
 
-def _row(sample: tuple[Tensor, Tensor, Tensor], dataset: Shown) -> np.ndarray:
+def _row(sample: tuple[Tensor, Tensor, Tensor], dataset: LabelledData) -> np.ndarray:
     image, mask, prediction = (part.detach().cpu().numpy() for part in sample)
-    tiles = [shrink_picture(shown(image.transpose(1, 2, 0)), longest=_LONGEST)]
+    tiles = [shrink_image(shown(image.transpose(1, 2, 0)), longest=_LONGEST)]
     for labels in (mask, prediction):
         labels = shrink_mask(labels.astype(np.int64), longest=_LONGEST)  # noqa: PLW2901
-        tiles.append(to_colours(labels, dataset.palette, ignore_index=dataset.ignore_index))
+        tiles.append(to_colors(labels, dataset.palette, ignore_index=dataset.ignore_index))
     gap = np.full((tiles[0].shape[0], _GAP, 3), _PAPER, dtype=np.uint8)
     return np.concatenate([gap, *(part for tile in tiles for part in (tile, gap))], axis=1)
 
@@ -67,9 +69,9 @@ def shrunk_size(height: int, width: int, *, longest: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def shrink_picture(picture: np.ndarray, *, longest: int) -> np.ndarray:
+def shrink_image(image: np.ndarray, *, longest: int) -> np.ndarray:
     """(H, W, 3) float or uint8 in [0, 255] -> uint8, its long side at most `longest`."""
-    pixels = np.rint(picture).astype(np.uint8)
+    pixels = np.rint(image).astype(np.uint8)
     height, width = shrunk_size(*pixels.shape[:2], longest=longest)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
 

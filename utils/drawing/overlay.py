@@ -1,11 +1,11 @@
-"""A picture with its classes drawn in, and below it a legend of the classes that occur."""
+"""An image with its classes drawn in, and below it a legend of the classes that occur."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.drawing.palette import Colour, to_colours
+from utils.drawing.palette import Color, to_colors
 from utils.drawing.text import in_percent
 
 _OPACITY = 0.5
@@ -14,54 +14,55 @@ _INK = (0, 0, 0)
 
 
 def overlay(
-    picture: np.ndarray, mask: np.ndarray, palette: Sequence[Colour], classes: Sequence[str]
+    image: np.ndarray, mask: np.ndarray, palette: Sequence[Color], classes: Sequence[str]
 ) -> Image.Image:
-    """Draw class colours over a picture and add a legend with names and shares.
+    """Draw class colors over an image and add a legend with names and shares.
 
     Args:
-        picture: (H, W, C), uint8, uint16 or float; other than three channels show what they can.
-        mask: (H, W) class ids.
-        palette: A colour for each class.
+        image: (H, W, C), uint8, uint16 or float; other than three channels show what they can.
+        mask: (H, W) class ids; the highest value of the dtype is void.
+        palette: A color for each class.
         classes: A name for each class.
 
     Returns:
-        RGB, as wide as the picture (at least as wide as the longest name), higher by the legend.
+        RGB, as wide as the image (at least as wide as the longest name), higher by the legend.
     """
-    colours = to_colours(mask, palette).astype(np.float32)
-    mixed = (1 - _OPACITY) * shown(picture) + _OPACITY * colours
+    void = np.iinfo(mask.dtype).max
+    colours = to_colors(mask, palette, ignore_index=void).astype(np.float32)
+    mixed = (1 - _OPACITY) * shown(image) + _OPACITY * colours
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    legend = _legend(mask, palette, classes, least_width=drawn.width)
+    legend = _legend(mask[mask != void], palette, classes, least_width=drawn.width)
     sheet = Image.new("RGB", (legend.width, drawn.height + legend.height), _BACKGROUND)
     sheet.paste(drawn, (0, 0))
     sheet.paste(legend, (0, drawn.height))
     return sheet
 
 
-def shown(picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, C) as something to look at: (H, W, 3) float32 in [0, 255].
+def shown(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) as something to look at: (H, W, 3) float32 in [0, 255].
 
-    The first three channels, or the first as grey; other dtypes than uint8 are stretched from
+    The first three channels, or the first as gray; other dtypes than uint8 are stretched from
     their lowest to their highest value.
     """
-    channels = picture[..., :3] if picture.shape[2] >= 3 else picture[..., :1].repeat(3, axis=2)
+    channels = image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
     pixels = channels.astype(np.float32)
-    if picture.dtype == np.uint8:
+    if image.dtype == np.uint8:
         return pixels
     low, high = np.nanmin(pixels), np.nanmax(pixels)
     return np.nan_to_num((pixels - low) * (255 / max(float(high - low), 1e-12)))
 
 
 def _legend(
-    mask: np.ndarray, palette: Sequence[Colour], classes: Sequence[str], *, least_width: int
+    mask: np.ndarray, palette: Sequence[Color], classes: Sequence[str], *, least_width: int
 ) -> Image.Image:
     """Entries of the classes that occur, the largest first, in as many columns as fit."""
-    counts = np.bincount(mask.ravel(), minlength=len(classes))
+    counts = np.bincount(mask, minlength=len(classes))
     present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
     size = max(11, least_width // 60)
     font = ImageFont.load_default(size)
     texts = [f"{classes[one]} {in_percent(counts[one] / mask.size, 1)}%" for one in present]
     box = size + size // 2
-    widest = max(int(font.getlength(text)) for text in texts) + 2 * box
+    widest = max((int(font.getlength(text)) for text in texts), default=0) + 2 * box
     width = max(least_width, widest + size)
     columns = max(1, (width - size) // widest)
     rows = -(-len(present) // columns)

@@ -1,4 +1,4 @@
-"""The small pictures of a report: image, label, prediction, and where they differ."""
+"""The small images of a report: image, label, prediction, and where they differ."""
 
 import io
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from utils.drawing.grid import shrink_mask, shrink_picture
+from utils.drawing.grid import shrink_image, shrink_mask
 from utils.drawing.overlay import shown
-from utils.drawing.palette import VOID_COLOUR, Colour
+from utils.drawing.palette import VOID_COLOR, Color
 
 _LONGEST = 320  # pixels of the long side: four side by side fill a page
-RIGHT: Colour = (29, 92, 160)
-WRONG: Colour = (220, 38, 38)
-_PALETTE = 256  # colours that a PNG of one byte a pixel holds
-_GREY = 0.45  # of an image's contrast that stays behind the errors
+RIGHT: Color = (29, 92, 160)
+WRONG: Color = (220, 38, 38)
+_PALETTE = 256  # colors that a PNG of one byte a pixel holds
+_GRAY = 0.45  # of an image's contrast that stays behind the errors
 KINDS = ("image", "label", "prediction", "errors")
 TYPES = ("image/jpeg", "image/png", "image/png", "image/jpeg")
 
@@ -24,7 +24,7 @@ def draw(
     mask: np.ndarray,
     prediction: np.ndarray,
     *,
-    palette: Sequence[Colour],
+    palette: Sequence[Color],
     ignore_index: int,
 ) -> tuple[bytes, ...]:
     """Encode one image of an evaluation as the four `KINDS`, of the four `TYPES`.
@@ -33,18 +33,18 @@ def draw(
         image: (H, W, channels) in the file's dtype.
         mask: (H, W) labels.
         prediction: (H, W) class numbers; what is none is drawn as void.
-        palette: A colour for each class.
+        palette: A color for each class.
         ignore_index: The label of void pixels.
     """
-    picture = shrink_picture(shown(image), longest=_LONGEST)
+    small = shrink_image(shown(image), longest=_LONGEST)
     label = shrink_mask(mask.astype(np.int64), longest=_LONGEST)
     predicted = shrink_mask(prediction.astype(np.int64), longest=_LONGEST)
-    grey = picture.mean(axis=2, keepdims=True) * _GREY + 255 * (1 - _GREY)
-    errors = grey.repeat(3, axis=2).astype(np.uint8)
+    gray = small.mean(axis=2, keepdims=True) * _GRAY + 255 * (1 - _GRAY)
+    errors = gray.repeat(3, axis=2).astype(np.uint8)
     errors[predicted != label] = WRONG
-    errors[label == ignore_index] = VOID_COLOUR
+    errors[label == ignore_index] = VOID_COLOR
     return (
-        _jpeg(picture),
+        _jpeg(small),
         *(_labels(classes, palette) for classes in (label, predicted)),
         _jpeg(errors),
     )
@@ -52,10 +52,10 @@ def draw(
 
 def heat_map(shares: np.ndarray) -> bytes:
     """(C, C) or (C, C + 1) row shares as a PNG of one pixel a cell: right blue, wrong red."""
-    return _png(heat_colours(shares))
+    return _png(heat_colors(shares))
 
 
-def heat_colours(shares: np.ndarray) -> np.ndarray:
+def heat_colors(shares: np.ndarray) -> np.ndarray:
     """Shares in [0, 1], such as (C, C) -> (C, C, 3) uint8, white at 0."""
     strength = strength_of(shares)[..., None]
     right = np.eye(*shares.shape, dtype=bool)[..., None]
@@ -64,20 +64,20 @@ def heat_colours(shares: np.ndarray) -> np.ndarray:
 
 
 def strength_of(shares: np.ndarray) -> np.ndarray:
-    """How strong a colour shows a share: its root, for small confusions are what one looks for."""
+    """How strong a color shows a share: its root, for small confusions are what one looks for."""
     return np.sqrt(np.clip(shares, 0, 1))
 
 
-def _labels(labels: np.ndarray, palette: Sequence[Colour]) -> bytes:
+def _labels(labels: np.ndarray, palette: Sequence[Color]) -> bytes:
     """Class numbers as a PNG, of one byte a pixel where the classes allow it; others are void."""
     void = len(palette)
     numbers = np.where((labels >= 0) & (labels < void), labels, void)
-    colours = np.array([*palette, VOID_COLOUR], np.uint8)
+    colours = np.array([*palette, VOID_COLOR], np.uint8)
     if void >= _PALETTE:
         return _png(colours[numbers])
-    picture = Image.fromarray(numbers.astype(np.uint8))
-    picture.putpalette(colours.tobytes())
-    return _encoded(picture, format="PNG", optimize=True)
+    image = Image.fromarray(numbers.astype(np.uint8))
+    image.putpalette(colours.tobytes())
+    return _encoded(image, format="PNG", optimize=True)
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
@@ -88,7 +88,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return _encoded(Image.fromarray(pixels), format="PNG", optimize=True)
 
 
-def _encoded(picture: Image.Image, **options: object) -> bytes:
+def _encoded(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, **options)  # pyrefly: ignore
+    image.save(buffer, **options)  # pyrefly: ignore
     return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Score a model on whole images: one integer confusion matrix, summed over images and processes.
 
 Masks are never resized. Each image is predicted by itself, so a sum does not depend on how images
-are dealt to processes. What is kept of an image is a few numbers, and small pictures of the best
+are dealt to processes. What is kept of an image is a few numbers, and small images of the best
 and the worst.
 """
 
@@ -53,11 +53,11 @@ class ImageScore(NamedTuple):
     void_pixels: int
 
 
-class Shown(NamedTuple):
+class GalleryImage(NamedTuple):
     """An image worth showing, as the callback drew it."""
 
     score: ImageScore
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
 
 
 class Evaluation(NamedTuple):
@@ -69,8 +69,8 @@ class Evaluation(NamedTuple):
         boundaries: (2, C) int64 intersections and unions of Boundary IoU; None without it.
         places: (2, 2) int64 [[errors, pixels] near label boundaries, [errors, pixels] inside].
         images: In ascending order of Mean_IoU; images without labelled pixels last.
-        worst: The first of `images`, with pictures.
-        best: The last of `images` that have a score, with pictures, the best first.
+        worst: The first of `images`, with images.
+        best: The last of `images` that have a score, with images, the best first.
     """
 
     counts: np.ndarray
@@ -78,14 +78,14 @@ class Evaluation(NamedTuple):
     boundaries: np.ndarray | None
     places: np.ndarray
     images: list[ImageScore]
-    worst: list[Shown]
-    best: list[Shown]
+    worst: list[GalleryImage]
+    best: list[GalleryImage]
 
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """(H, W, channels) image in its file's dtype -> (H, W) class numbers, or `ignore_index`."""
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[bytes, ...]]
-"""Image, mask and prediction -> encoded small pictures."""
+"""Image, mask and prediction -> encoded small images."""
 
 
 class Evaluator:
@@ -94,7 +94,7 @@ class Evaluator:
     Args:
         data: Images and masks at native size.
         predict: The model with everything around it.
-        draw: Makes the pictures of an image that is shown.
+        draw: Makes the images of an image that is shown.
         boundary_ratio: Width of Boundary IoU's regions as a share of the diagonal; None: not
             computed.
     """
@@ -116,8 +116,8 @@ class Evaluator:
         self._boundaries = np.zeros((2, classes), np.int64)
         self._places = np.zeros((2, 2), np.int64)
         self._images: list[ImageScore] = []
-        self._worst: list[tuple[tuple[float, int], Shown]] = []
-        self._best: list[tuple[tuple[float, int], Shown]] = []
+        self._worst: list[tuple[tuple[float, int], GalleryImage]] = []
+        self._best: list[tuple[tuple[float, int], GalleryImage]] = []
 
     def run(self, *, advance: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate this process's share and add up those of all.
@@ -184,7 +184,7 @@ class Evaluator:
         entering = [(heap, key) for heap, key in ranks if len(heap) < SHOWN or key > heap[0][0]]
         if not entering:
             return
-        shown = Shown(score, self._draw(image, mask, prediction))
+        shown = GalleryImage(score, self._draw(image, mask, prediction))
         for heap, key in entering:
             (heapq.heappush if len(heap) < SHOWN else heapq.heappushpop)(heap, (key, shown))
 
@@ -220,7 +220,9 @@ def _ascending(score: ImageScore) -> tuple[bool, float, int]:
     return score.mean_iou is None, score.mean_iou or 0.0, score.index
 
 
-def _merged(heaps: Iterable[Sequence[tuple[tuple[float, int], Shown]]]) -> list[Shown]:
+def _merged(
+    heaps: Iterable[Sequence[tuple[tuple[float, int], GalleryImage]]],
+) -> list[GalleryImage]:
     """The first of all processes' galleries together, in order."""
     entries = sorted((entry for heap in heaps for entry in heap), key=lambda e: e[0], reverse=True)
     return [shown for _, shown in entries[:SHOWN]]

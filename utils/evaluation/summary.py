@@ -24,10 +24,10 @@ RULES = (
 )
 
 
-def summarise(
+def summarize(
     evaluation: Evaluation, *, classes: Sequence[str], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything of an evaluation but its pictures.
+    """Everything of an evaluation but its images.
 
     Args:
         evaluation: The sums.
@@ -37,28 +37,13 @@ def summarise(
     Returns:
         Plain JSON types; an undefined score is None.
     """
-    counts, boundaries = evaluation.counts, evaluation.boundaries
+    counts = evaluation.counts
     missed = int(counts[:, len(counts) :].sum())
     names = short_names([image.name for image in evaluation.images])
     means = mean_scores(counts)
-    boundary_ious: list[float | None] = [None] * len(classes)
-    if boundaries is not None:
-        boundary_ious = [ratio(int(both), int(union)) for both, union in boundaries.T]
-        means["Mean_Boundary_IoU"] = mean_present(boundary_ious)
-    rows = [
-        {
-            "name": name,
-            "IoU": one.iou,
-            "Dice": one.dice,
-            "Precision": one.precision,
-            "Recall": one.recall,
-            "label_share": one.label_share,
-            "label_pixels": one.label_pixels,
-            "predicted_pixels": one.predicted_pixels,
-            **({} if boundaries is None else {"Boundary_IoU": boundary}),
-        }
-        for name, one, boundary in zip(classes, class_scores(counts), boundary_ious, strict=True)
-    ]
+    rows = _class_rows(evaluation, classes)
+    if evaluation.boundaries is not None:
+        means["Mean_Boundary_IoU"] = mean_present([row["Boundary_IoU"] for row in rows])
     return {
         "about": dict(about),
         "rules": RULES.format(void=evaluation.void, missed=missed),
@@ -80,6 +65,26 @@ def summarise(
             _image(name, image) for name, image in zip(names, evaluation.images, strict=True)
         ],
     }
+
+
+def _class_rows(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "IoU": one.iou,
+            "Dice": one.dice,
+            "Precision": one.precision,
+            "Recall": one.recall,
+            "label_share": one.label_share,
+            "label_pixels": one.label_pixels,
+            "predicted_pixels": one.predicted_pixels,
+        }
+        for name, one in zip(classes, class_scores(evaluation.counts), strict=True)
+    ]
+    if evaluation.boundaries is not None:
+        for row, (both, union) in zip(rows, evaluation.boundaries.T, strict=True):
+            row["Boundary_IoU"] = ratio(int(both), int(union))
+    return rows
 
 
 def _image(name: str, image: ImageScore) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def percent(value: float | None) -> str:
 
 
 def overall(summary: Mapping[str, Any]) -> dict[str, float | None]:
-    """The scores of the whole data set, of what `summarise` returned."""
+    """The scores of the whole data set, of what `summarize` returned."""
     return {
         key: value
         for key, value in summary.items()

@@ -1,117 +1,68 @@
-"""Reading pictures and masks: one EXIF rule, errors that name the file.
+"""Reading images and masks: one EXIF rule, errors that name the file.
 
 Pillow reads every header and decodes everything it knows; whole RGB JPEGs, the bulk of training,
-come from OpenCV, whose pixels are the same in two thirds of the time. A file is opened only when it
-is a regular file, so that a pipe or a device with a picture's name cannot hang a worker.
+come from OpenCV, whose pixels are the same in two thirds of the time.
 """
 
 import contextlib
 import math
 import re
-import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from utils.errors import DataError
+from utils.files.decoding import FORMATS, decoding
+from utils.files.rasters import Raster, page_count
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
-# Pillow refuses from twice this limit on; what lies between is a large picture, not a fault.
+# Pillow refuses from twice this limit on; what lies between is a large image, not a fault.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 REDUCED = 0.5  # the scale from which down a JPEG is decoded at a lower resolution
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # a scan holds none of them
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_REMOVE = "  fix: put a readable file there, or remove it together with its partner"
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Open a picture; every failure inside the block becomes a DataError naming the file."""
-    require_file(path)
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            yield picture
-    except _DAMAGE as error:
-        raise unreadable(path, error) from error
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image by Pillow; what fails inside the block is named as in `decoding`."""
+    with decoding(path), Image.open(path, formats=FORMATS) as image:
+        paged = getattr(image, "tag_v2", None) and image.tag_v2.next
+        if paged and page_count(path) > 1:  # one for each channel
+            with Raster(path) as raster:
+                image = Image.fromarray(raster.rows(0, raster.size[0]))  # noqa: PLW2901
+        yield image
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Return what to raise for a file that its decoder refuses."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        reason = f"not a picture that can be read (known: {', '.join(FORMATS)}, npy)"
-    else:
-        reason = str(error) or type(error).__name__
-    fix = "fetch the file again, or remove it (from a data set together with its partner)"
-    if isinstance(error, Image.DecompressionBombError):
-        fix = "cut it into smaller pictures; inference.py also reads a tiled TIFF, of any size"
-    return DataError(f"{path}: cannot be decoded: {reason}\n  fix: {fix}")
-
-
-def require_file(path: Path) -> None:
-    """Raise DataError unless `path` is a regular file that exists."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}: cannot be opened: {reason}\n{_REMOVE}") from error
-    if not stat.S_ISREG(mode):
-        raise DataError(
-            f"{path}: expected a regular file, found something else with that name\n{_REMOVE}"
-        )
-
-
-def orientation(picture: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where there is none."""
     # Asking Pillow costs a tenth of decoding a mask; its answer comes from one of these.
-    if picture.format != "TIFF" and _EXIF_KEYS.isdisjoint(picture.info):
+    if image.format != "TIFF" and _EXIF_KEYS.isdisjoint(image.info):
         return 1
-    return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def upright_size(picture: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (height, width) as displayed, from the header alone."""
-    width, height = picture.size
-    return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
+    width, height = image.size
+    return (width, height) if orientation(image) in _SIDEWAYS else (height, width)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of a picture as displayed, without decoding it."""
-    with opened(path) as picture:
-        return upright_size(picture)
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """Return the picture with its EXIF orientation applied."""
-    return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image with its EXIF orientation applied."""
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def read_image(path: Path, *, scale: float = 1.0) -> np.ndarray:
-    """Read a picture as uint8 RGB (H, W, 3), upright.
+    """Read an image as uint8 RGB (H, W, 3), upright.
 
-    Grey, palette, CMYK and RGBA are converted; of an animation the first frame counts; 16-bit
+    Gray, palette, CMYK and RGBA are converted; of an animation the first frame counts; 16-bit
     values keep their upper byte.
 
     Args:
@@ -123,20 +74,20 @@ def read_image(path: Path, *, scale: float = 1.0) -> np.ndarray:
     Raises:
         DataError: The file is missing, damaged, or of a kind without a conversion to RGB.
     """
-    with opened(path) as picture:
-        if picture.format == "JPEG" and orientation(picture) == 1:
+    with opened(path) as image:
+        if image.format == "JPEG" and orientation(image) == 1:
             if scale <= REDUCED:
-                wanted = (math.ceil(picture.width * scale), math.ceil(picture.height * scale))
-                picture.draft(None, wanted)
-            elif (pixels := _whole_jpeg(picture)) is not None:
+                wanted = (math.ceil(image.width * scale), math.ceil(image.height * scale))
+                image.draft(None, wanted)
+            elif (pixels := _whole_jpeg(image)) is not None:
                 return pixels
-        return to_rgb(upright(picture), path)
+        return to_rgb(upright(image), path)
 
 
-def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
+def _whole_jpeg(image: Image.Image) -> np.ndarray | None:
     """Decode a JPEG by OpenCV, or return None where Pillow would not do the same."""
-    file = picture.fp
-    if picture.mode != "RGB" or file is None:
+    file = getattr(image, "fp", None)
+    if image.mode != "RGB" or file is None:
         return None
     file.seek(0)
     data = file.read()
@@ -148,50 +99,48 @@ def _whole_jpeg(picture: ImageFile.ImageFile) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
-def to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
-    """Convert a decoded picture to uint8 (H, W, 3)."""
-    if picture.mode == "F":
-        raise DataError(
-            f"{path}: floating-point pixels, expected 8 or 16 bit\n  fix: convert the file"
-        )
-    if picture.mode.startswith("I"):
-        wide = np.asarray(picture)
-        grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return np.asarray(picture)
+def to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Convert a decoded image to uint8 (H, W, 3)."""
+    # In TIFF, mode I holds signed and 32-bit integers, whose upper byte means nothing.
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise DataError(f"{path}: pixels of 32 bit, expected 8 or 16\n  fix: convert the file")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        gray = np.clip(wide >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.asarray(image)
 
 
 def read_mask(path: Path) -> np.ndarray:
     """Read raw label values (H, W): uint8, uint16 or int32; palette PNGs give their indices.
 
     Raises:
-        DataError: The file is missing or damaged, has colours or floating-point values, or is
+        DataError: The file is missing or damaged, has colors or floating-point values, or is
             JPEG-compressed (which changes label values).
     """
-    with opened(path) as picture:
-        if picture.format == "JPEG":
+    with opened(path) as image:
+        if image.format == "JPEG":
             raise DataError(
                 f"{path}: a JPEG-compressed mask: compression changes label values near edges\n"
                 "  expected: a lossless file (PNG) with one label value a pixel\n"
                 '  fix: export the masks as PNG, or use "type": "Folder" with "label_tolerance"'
             )
-        if picture.mode == "F":
+        if image.mode == "F":
             raise DataError(
                 f"{path}: floating-point values, expected one integer label value a pixel\n"
                 "  fix: export the masks with integer values, as 8-bit PNG"
             )
-        if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
+        if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
             raise DataError(
-                f"{path}: found mode {picture.mode}, expected one label value a pixel "
-                "(grey or palette)\n"
-                '  fix: use "type": "Folder" with a "label_map" from colours, such as '
-                '{"#3C1098": 0, "#9B9B9B": "void"}'
+                f"{path}: found mode {image.mode}, expected one label value a pixel "
+                "(gray or palette)\n"
+                '  fix: use "type": "Folder" with a "label_map" from colours'
             )
-        raw = np.asarray(upright(picture))
+        raw = np.asarray(upright(image))
         return raw.astype(np.uint8) if raw.dtype == bool else raw
 
 
@@ -199,8 +148,9 @@ def sizes_differ(
     image_path: Path, mask_path: Path, image: tuple[int, ...], mask: tuple[int, ...]
 ) -> DataError:
     """Return what to raise for a pair whose sizes differ; names the EXIF turn if there is one."""
-    with opened(image_path) as picture:
-        turn = orientation(picture)
+    turn = 1
+    with contextlib.suppress(DataError), opened(image_path) as header:
+        turn = orientation(header)  # arrays and rasters that Pillow does not know have none
     turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
     hint = (
         "the image is displayed turned (EXIF) and its mask was drawn without the turn: "

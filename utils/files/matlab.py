@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import DataError
-from utils.files.images import require_file
+from utils.files.decoding import require_file
 
 
 def read_matrix(path: Path, *names: str) -> np.ndarray:

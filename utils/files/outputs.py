@@ -1,6 +1,9 @@
-"""Which pictures a folder holds, what their results are called, and writing them whole."""
+"""Which images a folder holds, what their results are called, and writing them whole."""
 
 import os
+import secrets
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,18 +15,18 @@ RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".npy")
 
 
 class Job(NamedTuple):
-    """A picture and where its results go: `target` and a suffix such as ".png"."""
+    """An image and where its results go: `target` and a suffix such as ".png"."""
 
-    picture: Path
+    image: Path
     target: Path
 
     def result(self, suffix: str) -> Path:
-        """The path of one result; what follows a dot in the picture's name is kept."""
+        """The path of one result; what follows a dot in the image's name is kept."""
         return self.target.with_name(self.target.name + suffix)
 
 
-def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
-    """List the pictures of a folder, or the one file, with a name for the result of each.
+def find_images(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
+    """List the images of a folder, or the one file, with a name for the result of each.
 
     Args:
         images: A folder or a file; of a file the extension does not matter.
@@ -50,15 +53,20 @@ def find_pictures(images: Path, *, extension: str, recursive: bool, output: Path
 
 
 def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
-    """All files; links to folders are followed, each real folder once, so that a loop ends."""
+    """All files; links to folders are followed, each real folder once, so that a loop ends.
+
+    Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no image.
+    """
     seen = set()
     if output.resolve() != images.resolve():
-        seen.add(output.resolve())  # what an earlier run wrote is no picture to segment
+        seen.add(output.resolve())  # what an earlier run wrote is no image to segment
     for folder, inside, names in os.walk(images, followlinks=recursive):
         here = Path(folder)
         seen.add(here.resolve())
-        inside[:] = sorted(n for n in inside if recursive and (here / n).resolve() not in seen)
-        yield from (here / name for name in names if not name.endswith(".partial"))
+        deeper = [name for name in inside if recursive and not name.startswith(".")]
+        inside[:] = sorted(name for name in deeper if (here / name).resolve() not in seen)
+        own = [name for name in names if not name.startswith("._")]
+        yield from (here / name for name in own if not name.endswith(".partial"))
 
 
 def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
@@ -75,12 +83,12 @@ def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursiv
     )
 
 
-def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
-    targets = [output / path.relative_to(root) for path in pictures]
+def _jobs(images: Sequence[Path], root: Path, output: Path) -> list[Job]:
+    targets = [output / path.relative_to(root) for path in images]
     stems = Counter(str(target.with_suffix("")).casefold() for target in targets)
     taken: set[str] = set()
     jobs = []
-    for picture, target in zip(pictures, targets, strict=True):
+    for image, target in zip(images, targets, strict=True):
         alike = stems[str(target.with_suffix("")).casefold()] > 1
         name = target if alike else target.with_suffix("")
         number = 2
@@ -88,20 +96,20 @@ def _jobs(pictures: Sequence[Path], root: Path, output: Path) -> list[Job]:
             name = target.with_name(f"{target.name}-{number}")
             number += 1
         taken.add(str(name).casefold())
-        jobs.append(Job(picture, name))
+        jobs.append(Job(image, name))
     return jobs
 
 
 def refuse_overwriting(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError when a result would replace one of the pictures."""
-    pictures = {job.picture.resolve(): job.picture for job in jobs}
+    """Raise ConfigError when a result would replace one of the images."""
+    images = {job.image.resolve(): job.image for job in jobs}
     for job in jobs:
         for suffix in RESULT_SUFFIXES:
             result = job.result(suffix)
-            if result.resolve() in pictures:
+            if result.resolve() in images:
                 raise ConfigError(
-                    f"--output {result.parent}: {result.name} would replace the picture "
-                    f"{pictures[result.resolve()]}\n  fix: another folder as --output"
+                    f"--output {result.parent}: {result.name} would replace the image "
+                    f"{images[result.resolve()]}\n  fix: another folder as --output"
                 )
 
 
@@ -113,8 +121,7 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "writable", lambda path: path.touch())
-        (folder / "writable").unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ResourceError(
             f"--output {folder}: cannot be written ({error.strerror or error})\n"
@@ -126,11 +133,27 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename: nobody sees half a file.
 
     A result that is a link is replaced; what it pointed to is left alone.
+
+    Raises:
+        ResourceError: On Windows, another program has `path` open and goes on reading.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Random, since two containers that share a folder may have equal process ids.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         write(partial)
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _replace(partial: Path, path: Path) -> Path:
+    """Rename; Windows refuses while somebody reads `path`, so wait some seconds for them."""
+    for _ in range(50):
+        try:
+            return partial.replace(path)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in (5, 32):  # access denied, sharing violation
+                raise
+        time.sleep(0.1)
+    raise ResourceError(f"cannot replace {path}: it is open in another program\n  fix: close it")

@@ -1,34 +1,41 @@
-"""TIFF and GeoTIFF read and written a few rows at a time: pictures larger than memory.
+"""TIFF and GeoTIFF read and written a few rows at a time: images larger than memory.
 
 The limit on pixels that guards against decompression bombs is not meant for these: nothing is ever
 decoded whole. tifffile reads what it can (with the imagecodecs package also LZW, JPEG and others);
 what it cannot is read through rasterio where that is installed.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from utils.drawing.palette import Colour
+from utils.drawing.palette import VOID_COLOR, Color
 from utils.errors import DataError
+from utils.files.decoding import decoding
 
 Tag = tuple[int, int, int, object, bool]  # code, dtype, count, value, written once
 SUFFIXES = (".tif", ".tiff")
 _SEGMENT_LIMIT = 1 << 28  # bytes of one strip or tile: it is decoded as a whole
-_PLAIN_PIXELS = (1, 2, 6)  # grey or bands, RGB, and YCbCr, which decodes to RGB
+_SHOWN_AS_STORED = (1, 2)  # photometric: gray or bands, RGB
 _TILE = 512
 _BIG = 1 << 31  # bytes of pixels from which on a classic TIFF might not hold the file
 # Pixel scale, tie points, transformation, the three key tags of GeoTIFF, and the orientation.
 _KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 274)
-_GEOREFERENCE = frozenset(_KEPT_TAGS) - {274}
+_ORIENTATION, _NODATA = 274, 42113
+_GEOREFERENCE = frozenset(_KEPT_TAGS) - {_ORIENTATION}
+
+
+class NotPlainError(DataError):
+    """A kind of TIFF that has no rows of plain values here; Pillow may know it."""
 
 
 class Raster:
-    """The first image of a TIFF file, open for reading by rows; closed it still knows the rest.
+    """The image of a TIFF file, open for reading by rows; closed it still knows the rest.
 
     Attributes:
         path: The file.
@@ -37,38 +44,37 @@ class Raster:
         dtype: Of the values.
         tags: What places it on the ground, as tifffile's writer takes it.
         georeferenced: Whether there is such.
+        upright: Whether rows are stored as they are displayed.
+        as_displayed: Whether values are too.
+        nodata: The value that means none; None: no value does.
     """
 
     def __init__(self, path: Path) -> None:
         import tifffile  # late: only TIFF files need it
 
         self.path = path
-        try:
-            self._file = tifffile.TiffFile(path)
-        except (OSError, tifffile.TiffFileError, ValueError) as error:
-            raise DataError(f"{path}: cannot be opened as TIFF ({error})") from error
-        try:
-            page = self._page = _first_page(path, self._file)
+        with decoding(path), contextlib.ExitStack() as unless_opened:
+            self._file = unless_opened.enter_context(tifffile.TiffFile(path))
+            self._pages = _channel_pages(path, self._file)
+            page = self._page = self._pages[0]
             self.size = (page.imagelength, page.imagewidth)
-            self.channels = page.samplesperpixel
+            self.channels = len(self._pages) if self._pages[1:] else page.samplesperpixel
+            self._separate = page.planarconfig == 2 or len(self._pages) > 1
             self.dtype = _plain_dtype(path, page)
+            self.nodata = _nodata(page.tags.valueof(_NODATA), self.dtype)
+            self.upright = page.tags.valueof(_ORIENTATION, 1) == 1
+            shown = page.photometric in _SHOWN_AS_STORED and page.samplesperpixel != 2  # with alpha
+            self.as_displayed = self.upright and shown
             kept = [page.tags[code] for code in _KEPT_TAGS if code in page.tags]
             self.tags: list[Tag] = [(t.code, int(t.dtype), t.count, t.value, True) for t in kept]
             self.georeferenced = any(tag[0] in _GEOREFERENCE for tag in self.tags)
             self._read = self._reader()
-        except BaseException:
-            self._file.close()
-            raise
+            unless_opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._file.close()
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
@@ -77,18 +83,15 @@ class Raster:
         Raises:
             DataError: The file is damaged there.
         """
-        try:
+        with decoding(self.path):
             return self._read(top, bottom)
-        except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
-            raise DataError(
-                f"{self.path}: rows {top} to {bottom} cannot be decoded ({error})"
-            ) from error
 
     def _reader(self) -> Callable[[int, int], np.ndarray]:
         page = self._page
         whole_bytes = page.bitspersample == self.dtype.itemsize * 8 and page.fillorder == 1
-        plain = page.compression == 1 and page.predictor == 1 and not page.is_tiled and whole_bytes
-        if plain and all(page.databytecounts):  # sparse files leave out strips that are empty
+        plain = page.predictor == 1 and not page.is_tiled and whole_bytes
+        # A sparse file may leave out even the only strip, and then has no place for it.
+        if plain and all(one.is_contiguous and one.dataoffsets[0] for one in self._pages):
             self._require_length()
             return self._plain_rows
         chunk = page.chunks
@@ -98,7 +101,7 @@ class Raster:
             return self._decoded_rows
         if reason is None:
             reason = f"stored in pieces of {segment >> 20} MiB, each of which is decoded whole"
-        return _rasterio_rows(self.path, reason)
+        return _rasterio_rows(self.path, self._pages, reason)
 
     def _require_length(self) -> None:
         """Before hours of work, or an allocation of terabytes: the file holds what it promises."""
@@ -114,33 +117,22 @@ class Raster:
     def _undecodable(self) -> str | None:
         """Decode one segment to see whether it can be done."""
         try:
-            next(self._segments([0]))
+            next(self._segments([0]), None)
         except (ValueError, RuntimeError, OSError, KeyError, ImportError) as error:
             return str(error)
         return None
 
     def _plain_rows(self, top: int, bottom: int) -> np.ndarray:
-        """Uncompressed strips: any rows can be read where they lie."""
-        page = self._page
-        height, width = self.size
-        separate = page.planarconfig == 2 and self.channels > 1
-        planes = self.channels if separate else 1
-        samples = 1 if separate else self.channels
-        out = np.empty((bottom - top, width, self.channels), self.dtype)
+        """Uncompressed and in one piece: any rows can be read where they lie."""
         stored = self.dtype.newbyteorder(self._file.byteorder)
-        per_strip = min(page.rowsperstrip, height)
-        strips = -(-height // per_strip)
-        row_bytes = width * samples * self.dtype.itemsize
-        for plane in range(planes):
-            for strip in range(top // per_strip, -(-bottom // per_strip)):
-                first = max(top, strip * per_strip)
-                last = min(bottom, (strip + 1) * per_strip)
-                place = page.dataoffsets[plane * strips + strip]
-                self._file.filehandle.seek(place + (first - strip * per_strip) * row_bytes)
-                data = self._file.filehandle.read((last - first) * row_bytes)
-                part = np.frombuffer(data, stored).reshape(last - first, width, samples)
-                out[first - top : last - top, :, plane : plane + samples] = part
-        return out
+        line = self.size[1] * (1 if self._separate else self.channels)
+        skipped, count = top * line * stored.itemsize, (bottom - top) * line
+        planes = self.channels if self._page.planarconfig == 2 else 1
+        starts = [page.dataoffsets[:: len(page.dataoffsets) // planes] for page in self._pages]
+        read = [np.fromfile(self.path, stored, count, offset=start + skipped)
+                for start in chain.from_iterable(starts)]  # fmt: skip
+        rows = np.stack(read, axis=-1).astype(self.dtype, copy=False)
+        return rows.reshape(bottom - top, self.size[1], self.channels)
 
     def _decoded_rows(self, top: int, bottom: int) -> np.ndarray:
         page = self._page
@@ -148,7 +140,7 @@ class Raster:
         high = page.tilelength if page.is_tiled else min(page.rowsperstrip, height)
         across = -(-width // page.tilewidth) if page.is_tiled else 1
         a_plane = -(-height // high) * across
-        planes = self.channels if page.planarconfig == 2 else 1
+        planes = self.channels if self._separate else 1
         lines = range(top // high, -(-bottom // high))
         indices = [
             plane * a_plane + line * across + column
@@ -157,6 +149,8 @@ class Raster:
             for column in range(across)
         ]
         out = np.zeros((bottom - top, width, self.channels), self.dtype)
+        if self.nodata:  # what a sparse file leaves out has that value
+            out.fill(self.nodata)
         for segment, (plane, row, left) in self._segments(indices):
             first, last = max(top, row), min(bottom, row + segment.shape[0])
             right = min(width, left + segment.shape[1])
@@ -170,51 +164,87 @@ class Raster:
         """Decoded segments (rows, columns, samples) and their first (plane, row, column)."""
         page = self._page
         for index in indices:
-            self._file.filehandle.seek(page.dataoffsets[index])
-            data = self._file.filehandle.read(page.databytecounts[index])
+            number, segment = divmod(index, len(page.dataoffsets))
+            offset = self._pages[number].dataoffsets[segment]
+            count = self._pages[number].databytecounts[segment]
+            self._file.filehandle.seek(offset)
+            data = self._file.filehandle.read(count)
+            if len(data) < count or (offset and not count):
+                raise DataError(f"{self.path}: cut short, or damaged\n  fix: fetch the file again")
             # Sparse files leave out segments that are empty: decode() takes None for them.
             tables = {"jpegtables": page.jpegtables} if page.jpegtables is not None else {}
-            decoded, place, _ = page.decode(data or None, index, **tables)
+            decoded, place, _ = page.decode(data or None, segment, **tables)
             if decoded is not None:
-                yield decoded[0], (place[0] if page.planarconfig == 2 else 0, place[2], place[3])
+                plane = place[0] if page.planarconfig == 2 else number
+                yield decoded[0], (plane, place[2], place[3])
 
 
-def _first_page(path: Path, file: Any) -> Any:
-    try:
-        return file.pages.first
-    except (IndexError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be opened as TIFF (no image in it)") from error
+def _channel_pages(path: Path, file: Any) -> Sequence[Any]:
+    """Return the page of the image, or one for each channel, as ImageJ writes them; no stack."""
+    first, *others = file.pages
+    # Reduced copies (1) and masks of what is valid (4) are no images of their own.
+    pages = [first, *(p for p in others if p.shape == first.shape and not p.subfiletype & 5)]
+    if len(pages) > 1 and (axes := file.series[0].axes) != "CYX":
+        raise DataError(
+            f"{path}: found a stack of {len(pages)} images (axes {axes}), expected one\n"
+            "  fix: save each as a file of its own; where pages are channels, say so: "
+            "tifffile.imwrite(file, pixels, metadata={'axes': 'CYX'})"
+        )
+    return pages
+
+
+def page_count(path: Path) -> int:
+    """Return how many pages make up the image of a TIFF file; errors as for `Raster`."""
+    import tifffile  # late: only TIFF files need it
+
+    with decoding(path), tifffile.TiffFile(path) as file:
+        return len(_channel_pages(path, file))
+
+
+def _nodata(text: object, dtype: np.dtype[Any]) -> float | None:
+    """What GDAL wrote as text; None where it is no value of the dtype, and so of no pixel."""
+    with contextlib.suppress(ValueError), np.errstate(all="ignore"):
+        value = float(str(text).strip("\0 "))
+        held = np.array(value).astype(dtype)
+        if held == value or (np.isfinite(held) and dtype.kind == "f"):  # written with fewer digits
+            return held.item()
+    return None
 
 
 def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
-    colours = page.photometric == 3  # values are indices into a table of colours
+    colours = page.photometric == 3  # values are indices into a table of colors
     if page.dtype is None or page.imagedepth != 1 or colours or 0 in page.shape:
         kind = "palette" if colours else str(page.dims)
-        raise DataError(
+        raise NotPlainError(
             f"{path}: a kind of TIFF without plain pixels ({kind})\n  fix: convert it to RGB"
         )
     return page.dtype
 
 
-def _rasterio_rows(path: Path, reason: str) -> Callable[[int, int], np.ndarray]:
+def _rasterio_rows(
+    path: Path, pages: Sequence[Any], reason: str
+) -> Callable[[int, int], np.ndarray]:
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning
         from rasterio.windows import Window
     except ImportError as error:
-        raise DataError(
+        raise NotPlainError(
             f"{path}: tifffile cannot read it by windows: {reason}\n"
             "  fix: pip install -r requirements-raster.txt (imagecodecs, rasterio), or rewrite the "
             "file in tiles without compression"
         ) from error
 
     def rows(top: int, bottom: int) -> np.ndarray:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            data = rasterio.open(path)
-        with data:
-            window = Window(0, top, data.width, bottom - top)
-            return np.moveaxis(data.read(window=window), 0, 2)
+        parts = []
+        for page in pages:
+            name = f"GTIFF_DIR:{page.index + 1}:{path}" if len(pages) > 1 else path
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                data = rasterio.open(name)
+            with data:
+                parts.append(data.read(window=Window(0, top, data.width, bottom - top)))
+        return np.moveaxis(np.concatenate(parts), 0, 2)
 
     return rows
 
@@ -225,17 +255,17 @@ def write_mask_tiff(
     *,
     size: tuple[int, int],
     dtype: np.dtype[Any],
-    palette: Sequence[Colour],
+    palette: Sequence[Color],
     tags: Sequence[Tag] = (),
 ) -> None:
-    """Write a mask as tiled, deflated TIFF, a row of tiles at a time.
+    """Write a mask as tiled, deflated TIFF, a row of tiles at a time; its nodata is void.
 
     Args:
         path: The file.
         rows: `rows(top, bottom)` gives those rows of the mask, (rows, width).
         size: (height, width).
-        dtype: uint8 (written with its palette) or uint16.
-        palette: A colour for each class.
+        dtype: uint8 (written with its palette) or uint16; the highest value is void.
+        palette: A color for each class.
         tags: What `Raster.tags` gave.
     """
     import tifffile
@@ -250,10 +280,11 @@ def write_mask_tiff(
                 edge = ((0, _TILE - part.shape[0]), (0, _TILE - part.shape[1]))
                 yield np.pad(part, edge)
 
-    colours = None
+    colours, void = None, str(np.iinfo(dtype).max)
     if dtype == np.uint8:
         colours = np.zeros((3, 256), np.uint16)
         colours[:, : len(palette)] = np.array(palette, np.uint16).T * 257
+        colours[:, -1] = np.array(VOID_COLOR, np.uint16) * 257
     with tifffile.TiffWriter(path, bigtiff=height * width * dtype.itemsize >= _BIG) as writer:
         writer.write(
             tiles(),
@@ -263,7 +294,7 @@ def write_mask_tiff(
             compression="zlib",
             photometric="minisblack" if colours is None else "palette",
             colormap=colours,
-            extratags=list(tags),
+            extratags=[*tags, (_NODATA, 2, len(void), void, True)],
             metadata=None,
             software=False,
         )

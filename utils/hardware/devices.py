@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from utils.errors import ConfigError
@@ -55,10 +57,24 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
 
 
 def set_determinism(*, deterministic: bool) -> None:
-    """Same bits each time, or the fastest kernels; must run before torch starts CUDA."""
+    """Same bits each time, where asked for; must run before torch starts CUDA."""
     import torch
 
-    torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
+
+
+@contextmanager
+def kernel_search(*, one_size: bool) -> Iterator[None]:
+    """Let cuDNN time its kernels where all images have one size: a search takes seconds a size.
+
+    Never under deterministic algorithms: the next search may end otherwise.
+    """
+    import torch
+
+    torch.backends.cudnn.benchmark = one_size and not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False

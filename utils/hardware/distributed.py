@@ -8,19 +8,20 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import ResourceError
+from utils.errors import ResourceError, UserError
 
 Value = TypeVar("Value")
 TIMEOUT = timedelta(seconds=300)
+_PATIENCE = timedelta(days=30)  # while one works for all; if it dies, the others notice at once
 
 
 def rank() -> int:
@@ -55,8 +56,8 @@ def process_group(device_type: str) -> Iterator[None]:
     """Join the other processes that the environment names, if any, for the life of the block.
 
     Args:
-        device_type: "cuda": tensors on a GPU travel over NCCL. Those on the CPU, such as the stop
-            flags that the hosts agree on, travel over gloo and never wait for the device.
+        device_type: "cuda": tensors on a GPU travel over NCCL (Windows has none). Those on the CPU,
+            such as the stop flags that the hosts agree on, travel over gloo, never wait for it.
 
     Raises:
         ResourceError: The others did not come, or one of them died.
@@ -64,7 +65,7 @@ def process_group(device_type: str) -> Iterator[None]:
     if not started_by_launcher() or os.environ["WORLD_SIZE"] == "1":
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" and dist.is_nccl_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
         yield
@@ -86,6 +87,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def sum_of_numbers(number: float) -> float:
+    """The sum of the hosts' numbers, in float64."""
+    if world_size() == 1:
+        return number
+    return float(sum_over_processes(torch.tensor(number, dtype=torch.float64)))
+
+
 def agree(number: int) -> int:
     """The largest of the hosts' numbers."""
     if world_size() == 1:
@@ -105,6 +113,25 @@ def collect(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values  # pyrefly: ignore[bad-return]
+
+
+def by_first(work: Callable[[], Value]) -> Value:
+    """What `work` gives in the first process, or the UserError that it raises, in all of them.
+
+    The others wait as long as it takes.
+    """
+    if world_size() == 1:
+        return work()
+    waiting = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    try:
+        outcome: list[Any] = [work() if rank() == 0 else None]
+    except UserError as error:
+        outcome = [error]
+    dist.broadcast_object_list(outcome, src=0, group=waiting)  # pyrefly: ignore[bad-argument-type]
+    dist.destroy_process_group(waiting)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def from_first(tensors: Iterable[Tensor]) -> None:

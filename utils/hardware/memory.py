@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -12,6 +12,7 @@ from utils.errors import ResourceError
 # What the allocators and libraries of CPU and GPU say; torch has a class for CUDA's own only.
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 _CROP = 512  # a usual size of validation crops
+_ROOT = Path("/")
 
 
 def memory_advice(
@@ -79,26 +80,46 @@ def ran_out(error: BaseException) -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use so far: on a CUDA device by tensors, else by this process."""
+    """The most bytes in use so far, 0 if unknown: on CUDA by tensors, else by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows, where only measuring needs it
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that this process may still take, its container's limit included.
+    """Return the bytes of memory that this process may still take.
 
-    Where the system does not tell, a number that forbids nothing.
+    The machine's and those of the limits that a container, SLURM or systemd set, on whatever level.
+    Page cache counts as free: it gives way. Where the system does not tell, a number that forbids
+    nothing.
     """
-    available = [line for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
-    candidates = [int(line.split()[1]) * 1024 for line in available]
-    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdigit():
-        candidates.append(int(limit[0]) - int(used[0]))
-    return max(0, min(candidates)) if candidates else 2**62
+    meminfo = _lines(_ROOT / "proc/meminfo")
+    free = [int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:")]
+    for line in _lines(_ROOT / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):  # a container may see no more of a path than its top
+            if not controllers:
+                free += _left(Path("sys/fs/cgroup") / group, "max", "current", "")
+            elif "memory" in controllers.split(","):
+                place = Path("sys/fs/cgroup/memory") / group
+                free += _left(place, "limit_in_bytes", "usage_in_bytes", "total_")
+    return max(0, min(free, default=2**62))
+
+
+def _left(group: Path, limit: str, used: str, prefix: str) -> list[int]:
+    """What a control group's limit leaves, where it has one; `prefix` is that of its page cache."""
+    limits, uses, stat = (_lines(_ROOT / group / f"memory.{x}") for x in (limit, used, "stat"))
+    if not limits or not uses or not limits[0].isdigit():
+        return []
+    sizes = dict(line.split() for line in stat)
+    cache = (int(sizes.get(f"{prefix}{part}_file", 0)) for part in ("active", "inactive"))
+    return [int(limits[0]) - int(uses[0]) + sum(cache)]
 
 
 def _pairs(batch_size: int, accumulate: int, *, multiple: int, least: int) -> list[tuple[int, int]]:
@@ -143,8 +164,8 @@ def _validation_advice(batch_size: int, crop_size: int | None, accumulate: int |
     return "  validate in less memory:\n" + "".join(f"    --set {line}\n" for line in lines)
 
 
-def _lines(path: str) -> list[str]:
+def _lines(path: Path) -> list[str]:
     try:
-        return Path(path).read_text(encoding="ascii").splitlines()
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []

@@ -1,5 +1,6 @@
 """One network on several devices: DDP, the ancestor's DataParallel, SyncBN."""
 
+import inspect
 import logging
 
 import torch
@@ -9,6 +10,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from utils.hardware import distributed
 
 log = logging.getLogger("segmentation")
+
+_SYNC = ("forward_sync_buffers", "broadcast_buffers")  # since torch 2.14, and before
+_SYNC_BUFFERS = _SYNC[_SYNC[0] not in inspect.signature(DistributedDataParallel).parameters]
 
 
 def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
@@ -26,7 +30,7 @@ def processes_wanted(n_gpu: int, parallel: str, *, gpus: int) -> int:
     return max(1, min(n_gpu, gpus))
 
 
-def synchronises_batch_norm(device: torch.device, *, use_synch_bn: bool) -> bool:
+def synchronizes_batch_norm(device: torch.device, *, use_synch_bn: bool) -> bool:
     """Whether batch statistics are shared; says so once where they cannot be.
 
     Args:
@@ -53,9 +57,9 @@ def spread(model: nn.Module, device: torch.device, *, parallel: str, n_gpu: int)
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            # The first process's batch statistics are the ones that are scored and saved.
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            # The first process's batch statistics are the ones that are scored and saved.
+            **{_SYNC_BUFFERS: False},  # pyrefly: ignore[bad-argument-type]
         )
     if parallel == "DataParallel" and device.type == "cuda":
         count = min(n_gpu, torch.cuda.device_count())

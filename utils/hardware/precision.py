@@ -1,5 +1,9 @@
 """Number formats: one choice of precision, one autocast, for every device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,10 +29,18 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
-def full_fp32() -> None:
-    """Compute fp32 in full from here on; cuDNN's convolutions would multiply in TF32."""
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyrefly: ignore[missing-attribute]
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """Compute fp32 in full; by default cuDNN's convolutions would multiply in TF32."""
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # pyrefly: ignore[missing-attribute]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -73,7 +73,7 @@ def _contexts(
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Normalise by the batch again without counting it a second time."""
+    """Normalize by the batch again without counting it a second time."""
     kept = [
         (norm, norm.momentum, norm.num_batches_tracked)
         for norm in block.modules()

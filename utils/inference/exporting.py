@@ -29,7 +29,7 @@ class Deployed(nn.Module):
     """Plain pixels in, logits or class ids out.
 
     Args:
-        model: Maps normalised images to logits.
+        model: Maps normalized images to logits.
         checkpoint: Gives mean, std and dtype of the input.
         argmax: Answer with class ids (N, H, W), uint8 up to 256 classes, else int32.
     """
@@ -142,7 +142,7 @@ def onnx_runner(path: Path) -> Runner:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(f"the exported file is proven in onnxruntime\n{_EXTRA}") from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(None, {"images": images})[0])
@@ -152,8 +152,8 @@ def onnx_runner(path: Path) -> Runner:
 
 def program_runner(path: Path) -> Runner:
     """A file of torch.export, loaded afresh."""
-    model = torch.export.load(path).module()
-    return torch_runner(model)
+    with path.open("rb") as file:
+        return torch_runner(torch.export.load(file).module())
 
 
 def torch_runner(model: Callable[[Tensor], Tensor]) -> Runner:

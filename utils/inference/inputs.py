@@ -1,78 +1,99 @@
 """What a model is given: pixels with the channels and the dtype that it was trained on."""
 
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from utils.errors import DataError
-from utils.files.images import opened, read_image, require_file, unreadable, upright
-from utils.files.rasters import SUFFIXES, Raster
+from utils.files.images import opened, read_image, upright
+from utils.files.rasters import SUFFIXES, NotPlainError, Raster
+from utils.files.raw_pixels import (
+    Decoded,
+    channels_last,
+    find_void,
+    fits,
+    open_array,
+    working_dtype,
+)
 
-Expected = tuple[int, str]  # channels and dtype of the model's input
-RGB: Expected = (3, "uint8")
+RGB = (3, "uint8")
 
 
-def read_picture(path: Path, expected: Expected) -> np.ndarray:
-    """Read a picture whole, upright, as the model expects it.
+class Expected(NamedTuple):
+    """What a model is given; `mean`, in the unit of the pixels, is what void becomes."""
 
-    Args:
-        path: A picture, a TIFF of any channels and dtype, or .npy (H, W) or (H, W, C).
-        expected: Channels and dtype.
+    channels: int
+    dtype: str
+    mean: tuple[float, ...]
 
-    Returns:
-        (H, W, C) in the expected dtype.
+
+def read_input(path: Path, expected: Expected) -> Decoded:
+    """Read an image, a TIFF of any channels, or .npy whole, upright, and as `fit` makes it.
 
     Raises:
         DataError: The file is missing or damaged, or has other channels or another dtype.
     """
-    if path.suffix.lower() == ".npy":
-        return fit(_read_array(path), expected, path)
-    if expected == RGB:
-        return read_image(path)
-    if path.suffix.lower() in SUFFIXES:
-        with Raster(path) as raster:
-            return fit(raster.rows(0, raster.size[0]), expected, path)
-    with opened(path) as picture:
-        kept = upright(picture)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        array = channels_last(open_array(path), expected.channels)
+        return fit(np.array(array, order="C"), expected, path)
+    if suffix in SUFFIXES:
+        try:
+            with Raster(path) as raster:
+                plain = raster.as_displayed and raster.dtype == np.uint8
+                plain &= math.prod(raster.size) <= 2 * (Image.MAX_IMAGE_PIXELS or 0)  # no bomb
+                if plain or raster.georeferenced or expected[:2] != RGB:
+                    rows = raster.rows(0, raster.size[0])
+                    return fit(rows, expected, path, raster.nodata)
+        except NotPlainError:  # of 8-bit images Pillow knows more kinds
+            if expected[:2] != RGB:
+                raise
+    if expected[:2] == RGB:
+        return Decoded(read_image(path), None)
+    with opened(path) as image:
+        kept = upright(image)
         if kept.mode in ("P", "1", "CMYK", "YCbCr"):
             kept = kept.convert("RGB")
-        return fit(_as_array(kept), expected, path)
+        pixels = np.asarray(kept)
+    # Pillow widens 16-bit gray to int32 in some releases and formats.
+    if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16:
+        pixels = pixels.astype(np.uint16)
+    return fit(pixels, expected, path)
 
 
-def _as_array(picture: Image.Image) -> np.ndarray:
-    pixels = np.asarray(picture)
-    # Pillow widens 16-bit grey to int32 in some releases and formats.
-    wide = picture.mode.startswith("I") and pixels.min(initial=0) >= 0
-    return pixels.astype(np.uint16) if wide and pixels.max(initial=0) < 1 << 16 else pixels
-
-
-def _read_array(path: Path) -> np.ndarray:
-    require_file(path)
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, error) from error
-
-
-def fit(pixels: np.ndarray, expected: Expected, path: Path) -> np.ndarray:
-    """Give pixels the expected channels where nothing is lost by it: grey as RGB, alpha dropped.
+def fit(pixels: np.ndarray, expected: Expected, path: Path, nodata: float | None = None) -> Decoded:
+    """Give pixels (H, W) or (H, W, C) the expected channels and dtype, and void the mean color.
 
     Raises:
-        DataError: Other channels or another dtype.
+        DataError: Other channels, another dtype, or values that it does not hold.
     """
-    channels, dtype = expected
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.ndim == 3 and pixels.dtype == dtype:
-        found = pixels.shape[2]
-        if found == 1 and channels == 3:
-            return pixels.repeat(3, axis=2)
-        if found == channels or (found, channels) in ((4, 3), (2, 1)):
-            return pixels[..., :channels]
-    found = pixels.shape[2] if pixels.ndim == 3 else f"{pixels.ndim} dimensions instead of"
-    raise DataError(
-        f"{path}: found {found} channels of {pixels.dtype}; the model was trained on "
-        f"{channels} channels of {dtype}\n"
-        "  fix: convert the picture, or train on pictures of its kind"
-    )
+    found, wanted = pixels.shape[2], expected.channels
+    dtype = working_dtype(pixels.dtype, path)
+    if dtype != expected.dtype or not fits(found, wanted):
+        raise DataError(
+            f"{path}: found {found} channels of {pixels.dtype}; the model was trained on "
+            f"{wanted} channels of {expected.dtype}\n"
+            "  fix: convert the image, or train on images of its kind"
+        )
+    pixels = pixels[..., :wanted]
+    void = find_void(pixels, nodata)
+    with np.errstate(over="ignore"):
+        given = pixels.astype(dtype, copy=False)
+    if given is not pixels:  # float64 may be rounded, integers not
+        lost = ~np.isfinite(given) if pixels.dtype.kind == "f" else given != pixels
+        lost = lost if void is None else lost & ~void[..., None]
+        if lost.any():
+            raise DataError(
+                f"{path}: found {pixels.dtype} values that float32 does not hold, such as "
+                f"{pixels[lost][0]}\n  fix: scale them, or save them as uint16"
+            )
+    if found < wanted:
+        given = given.repeat(wanted, axis=2)
+    if void is not None:
+        given = np.where(void[..., None], np.array(expected.mean, given.dtype), given)
+    return Decoded(given, void)

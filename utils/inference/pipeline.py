@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 Result = TypeVar("Result")
 
-_AHEAD = 4  # pictures decoded beyond the present one, and results waiting to be written
+_AHEAD = 4  # images decoded beyond the present one, and results waiting to be written
 
 
 def overlapped(

@@ -59,7 +59,7 @@ def multiscale(
     """The mean of the logits at several scales, each resized to native size first.
 
     Images are resized without a low-pass filter, as in training: a network that never saw one does
-    worse on filtered pictures.
+    worse on filtered images.
 
     Args:
         model: Maps images to logits.
@@ -111,7 +111,7 @@ def sliding(
         model: Maps images to logits.
         images: float (N, C, H, W), any H and W.
         window: Side of a window, or (height, width); at most the image is used.
-        overlap: Share of a window that its neighbour covers too, in [0, 1).
+        overlap: Share of a window that its neighbor covers too, in [0, 1).
         blend: "hann" and "gaussian" fade towards a window's border; "constant" is the plain mean.
         batch_size: Windows a call of the model.
         store: Device of the result; None: where the logits are.

@@ -1,8 +1,8 @@
-"""One picture in, one mask out, within whatever memory the device has.
+"""One image in, one mask out, within whatever memory the device has.
 
 When memory runs out the work is done in smaller pieces, in an order that keeps the result: fewer
 images a call, then windows, then smaller windows, then the same with the sums kept on the host.
-Each step is said once and stays for the pictures that follow.
+Each step is said once and stays for the images that follow.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,15 +34,15 @@ _SMALLEST_WINDOW = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are predicted.
+    """How images are predicted.
 
     Attributes:
         mode: "whole", "multiscale", or "sliding".
         scales: Factors on the size; None: the default scales, in sliding mode 1 alone.
         flip: Average with the prediction of the mirror image.
-        window: Side of the windows; None: whole pictures (`tile` in sliding mode).
-        tile: Side of the windows where none is asked for and pictures do not fit whole.
-        overlap: Share of a window that its neighbour covers too, in [0, 1).
+        window: Side of the windows; None: whole images (`tile` in sliding mode).
+        tile: Side of the windows where none is asked for and images do not fit whole.
+        overlap: Share of a window that its neighbor covers too, in [0, 1).
         blend: Shape of a window's weights.
         batch_size: Windows a call of the model.
     """
@@ -70,24 +70,24 @@ class Settings:
 
 
 class Rung(NamedTuple):
-    """One step of the memory ladder: the window (None: whole pictures) and where sums are kept."""
+    """One step of the memory ladder: the window (None: whole images) and where sums are kept."""
 
     window: int | None
     on_host: bool
 
 
 class Segmented(NamedTuple):
-    """What is known about one picture."""
+    """What is known about one image."""
 
     mask: Tensor  # (H, W) int64 class ids on the host
     probabilities: Tensor | None  # (K, H, W) float32 on the host
 
 
 class Predictor:
-    """Predicts pictures under `settings` and steps down the ladder when memory runs out.
+    """Predicts images under `settings` and steps down the ladder when memory runs out.
 
     Args:
-        model: Maps normalised images (N, C, H, W) to logits (N, K, H, W).
+        model: Maps normalized images (N, C, H, W) to logits (N, K, H, W).
         settings: How to predict.
         say: Told once about every step down.
     """
@@ -101,7 +101,7 @@ class Predictor:
         self.rung = next(self._ladder)
 
     def segment(self, images: Tensor, *, probabilities: bool = False) -> Segmented:
-        """Class ids, and on request probabilities, of one picture (1, C, H, W).
+        """Class ids, and on request probabilities, of one image (1, C, H, W).
 
         Raises:
             ResourceError: Even the smallest pieces do not fit.
@@ -133,13 +133,13 @@ class Predictor:
         return multiscale(self.model, images, scales=scales, predict=predict, store=self.store)
 
     def windows(self, images: Tensor) -> Tensor:
-        """float32 logits of windows cut from a picture that is not at hand whole."""
+        """float32 logits of windows cut from an image that is not at hand whole."""
         if self.settings.used_scales == (1.0,):
             return whole(self.model, images)
         return multiscale(self.model, images, scales=self.settings.used_scales)
 
     def grid(self, size: tuple[int, int]) -> Grid:
-        """The windows of a picture (height, width) that is not at hand whole."""
+        """The windows of an image (height, width) that is not at hand whole."""
         settings = self.settings
         window = self.rung.window or settings.tile
         return grid(size, window=window, overlap=settings.overlap, blend=settings.blend)
@@ -170,9 +170,9 @@ class Predictor:
         rung = next(self._ladder, None)
         if rung is None:
             raise ResourceError(
-                f"out of memory on a picture of {size[1]} x {size[0]} pixels, even with windows of "
+                f"out of memory on an image of {size[1]} x {size[0]} pixels, even with windows of "
                 f"{self.rung.window} pixels, one at a time, and sums on the host\n"
-                "  fix: --device cpu, fewer --scales, or cut the picture into smaller ones"
+                "  fix: --device cpu, fewer --scales, or cut the image into smaller ones"
             )
         self.rung = rung
         where = ", sums kept on the host" if rung.on_host else ""

@@ -1,4 +1,4 @@
-"""What is written for a picture: mask, overlay, probabilities, each whole or not at all."""
+"""What is written for an image: mask, overlay, probabilities, each whole or not at all."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from utils.drawing.overlay import overlay
-from utils.drawing.palette import Colour, to_palette_image
+from utils.drawing.palette import Color, to_palette_image
 from utils.errors import ResourceError
 from utils.files.outputs import Job, write_whole
 from utils.files.rasters import Raster, write_mask_tiff
@@ -30,10 +30,10 @@ class Extras:
 
 
 class Results(NamedTuple):
-    """What is known about one picture."""
+    """What is known about one image."""
 
     pixels: np.ndarray  # (H, W, C)
-    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes
+    mask: np.ndarray  # (H, W) uint8, uint16 over 255 classes; the highest value is void
     probabilities: np.ndarray | None  # (K, H, W) float16
     raster: Raster | None = None  # where the mask lies on the ground
 
@@ -50,7 +50,7 @@ class Writer:
 
     Args:
         classes: A name for each class.
-        palette: A colour for each class.
+        palette: A color for each class.
         extras: What to write beside the masks.
     """
 
@@ -58,11 +58,11 @@ class Writer:
         self, classes: Sequence[str], palette: Sequence[Sequence[int]], *, extras: Extras
     ) -> None:
         self._classes = classes
-        self._palette: list[Colour] = [(red, green, blue) for red, green, blue in palette]
+        self._palette: list[Color] = [(red, green, blue) for red, green, blue in palette]
         self._extras = extras
 
     def __call__(self, job: Job, results: Results | Streamed) -> None:
-        """Write all that belongs to one picture.
+        """Write all that belongs to one image.
 
         Raises:
             ResourceError: The folder or disk does not take it.
@@ -125,11 +125,11 @@ def to_half(probabilities: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return half
 
 
-def write_mask(mask: np.ndarray, palette: Sequence[Colour], path: Path) -> None:
-    """Write a mask as PNG: uint8 with its palette, uint16 as 16-bit grey."""
+def write_mask(mask: np.ndarray, palette: Sequence[Color], path: Path) -> None:
+    """Write a mask as PNG: uint8 with its palette, uint16 as 16-bit gray."""
     wide = mask.dtype == np.uint16
-    picture = Image.fromarray(mask) if wide else to_palette_image(mask, palette)
-    picture.save(path, format="PNG", compress_level=_PNG_EFFORT)
+    image = Image.fromarray(mask) if wide else to_palette_image(mask, palette)
+    image.save(path, format="PNG", compress_level=_PNG_EFFORT)
 
 
 def _save_array(array: np.ndarray, path: Path) -> None:

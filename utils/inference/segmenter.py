@@ -1,5 +1,6 @@
-"""From picture files to result files: read, predict, write, each while the others work."""
+"""From image files to result files: read, predict, write, each while the others work."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,34 +11,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.data.normalize import Normalize
-from utils.errors import DataError, ResourceError, UserError
+from utils.data.normalize import Normalize, mean_color
+from utils.errors import ResourceError, UserError
 from utils.files.outputs import Job
-from utils.files.rasters import SUFFIXES, Raster
+from utils.files.rasters import SUFFIXES, NotPlainError, Raster
+from utils.files.raw_pixels import Decoded
 from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
-from utils.inference.inputs import fit, read_picture
+from utils.inference.inputs import Expected, fit, read_input
 from utils.inference.pipeline import overlapped
-from utils.inference.prediction import Model
+from utils.inference.prediction import MINIMUM_SIZE, Model
 from utils.inference.predictor import Predictor, Settings
 from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
 from utils.inference.streaming import MaskRows, MemoryRows, Rows, fill
 
 STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
+_PADDING = 1 << 22  # pixels that padding may add to an image; a strip of one row grows 32 times
 
 
 class Read(NamedTuple):
-    """A picture as read: its pixels, and of some TIFF files what else is known, closed."""
+    """An image as read, and of some TIFF files what else is known, closed."""
 
-    pixels: np.ndarray | None  # (H, W, C); None: too large to be read whole
+    image: Decoded | None  # (H, W, C); None: too large to be read whole
     raster: Raster | None = None
 
 
 class Segmenter:
-    """Segments pictures with one model.
+    """Segments images with one model.
 
     Args:
-        model: Maps normalised images (N, C, H, W) to logits (N, K, H, W).
+        model: Maps normalized images (N, C, H, W) to logits (N, K, H, W).
         checkpoint: Gives classes, palette, mean, std and dtype of the input.
         settings: How to predict.
         device: Where the model runs.
@@ -61,21 +64,22 @@ class Segmenter:
         self._classes = len(classes)
         self._mask_dtype = mask_dtype(len(classes))
         self._write = Writer(classes, checkpoint["palette"], extras=extras)
-        self.expected = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
+        mean, dtype = checkpoint["mean"], checkpoint.get("input_dtype", "uint8")
+        self.expected = Expected(len(mean), dtype, mean_color(mean, dtype))
         self.streamed_pixels = STREAMED_PIXELS
         self._model = model.eval().to(device)
         self._device = device
         self._precision = resolve_precision(precision, device)
         self._extras = extras
         self._say = say
-        self._input = [list(checkpoint["mean"]), list(checkpoint["std"]), self.expected[1]]
-        normalize = Normalize(checkpoint["mean"], checkpoint["std"], input_dtype=self.expected[1])
+        self._input = [list(mean), list(checkpoint["std"]), dtype]
+        normalize = Normalize(mean, checkpoint["std"], input_dtype=dtype)
         self.predictor = Predictor(
             as_model(self._model, normalize.to(device), self._precision), settings, say=say
         )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
-        """Segment all; yields each picture when it is written, with what went wrong, if anything.
+        """Segment all; yields each image when it is written, with what went wrong, if anything.
 
         Raises:
             ResourceError: A result cannot be written.
@@ -83,58 +87,55 @@ class Segmenter:
         return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
 
     def _read(self, job: Job) -> Read:
+        raster = None
+        if job.image.suffix.lower() in SUFFIXES:
+            with contextlib.suppress(NotPlainError), Raster(job.image) as raster:
+                if raster.size[0] * raster.size[1] > self.streamed_pixels:
+                    return Read(None, raster)
+        in_place = raster if raster is not None and raster.georeferenced else None
         try:
-            return self._decode(job)
+            return Read(read_input(job.image, self.expected), in_place)
         except MemoryError as error:
-            raise ResourceError(f"{job.picture}: too little memory to read it") from error
-
-    def _decode(self, job: Job) -> Read:
-        if job.picture.suffix.lower() not in SUFFIXES:
-            return Read(read_picture(job.picture, self.expected))
-        try:
-            raster = Raster(job.picture)
-        except DataError as first:
-            try:  # Pillow knows some that tifffile's plain pixels leave out
-                return Read(read_picture(job.picture, self.expected))
-            except DataError:
-                raise first from None
-        height, width = raster.size
-        with raster:
-            if height * width > self.streamed_pixels:
-                fit(raster.rows(0, 1), self.expected, job.picture)
-                return Read(None, raster)
-            if raster.georeferenced:
-                return Read(fit(raster.rows(0, height), self.expected, job.picture), raster)
-        return Read(read_picture(job.picture, self.expected))
+            raise ResourceError(f"{job.image}: too little memory to read it") from error
 
     def _compute(self, job: Job, read: Read) -> Results | Streamed:
-        if read.pixels is not None:
-            return self.segment(read.pixels, job.picture.name)._replace(raster=read.raster)
-        with Raster(job.picture) as raster:
+        if read.image is not None:
+            pixels, void = read.image
+            return self.segment(pixels, job.image.name, void)._replace(raster=read.raster)
+        with Raster(job.image) as raster:
             return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
 
     @torch.inference_mode()
-    def segment(self, pixels: np.ndarray, name: str = "picture") -> Results:
-        """Segment one decoded picture (H, W, C) of the channels and dtype that are expected."""
-        height, width = pixels.shape[:2]
-        if self._fits(height, width):
+    def segment(
+        self, pixels: np.ndarray, name: str = "image", void: np.ndarray | None = None
+    ) -> Results:
+        """Segment an image (H, W, C) as it is expected; `void`, (H, W) bool, is so in the mask."""
+        probabilities = None
+        if self._fits(*pixels.shape[:2]):
             images = as_images(pixels).to(self._device)
             found = self.predictor.segment(images, probabilities=self._extras.probabilities)
             mask = found.mask.numpy().astype(self._mask_dtype)
-            if found.probabilities is None:
-                return Results(pixels, mask, None)
-            return Results(pixels, mask, to_half(found.probabilities.numpy(), mask))
-        return Results(pixels, self._banded(pixels, name), None)
+            if found.probabilities is not None:
+                probabilities = to_half(found.probabilities.numpy(), mask)
+        else:
+            mask = self._banded(pixels, name)
+        if void is not None:
+            mask[void] = np.iinfo(mask.dtype).max
+            if probabilities is not None:
+                probabilities[:, void] = np.nan
+        return Results(pixels, mask, probabilities)
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether the logits of a picture fit into what is free; on a GPU trying tells."""
+        """Whether the logits of an image fit into what is free; on a GPU trying tells."""
+        padded = max(height, MINIMUM_SIZE) * max(width, MINIMUM_SIZE)
         scales = self.predictor.settings.used_scales
         factor = 1 + 2 * max(scales) ** 2  # the sum, and the largest before and after resizing
-        needed = 4 * self._classes * height * width * factor
-        return self._device.type != "cpu" or needed < free_memory()
+        needed = 4 * self._classes * padded * factor
+        fits = self._device.type != "cpu" or needed < free_memory()
+        return fits and padded - height * width < _PADDING
 
     def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """The mask of a picture whose logits do not fit, by bands of windows."""
+        """The mask of an image whose logits do not fit, by bands of windows."""
         size = (pixels.shape[0], pixels.shape[1])
         images = as_images(pixels)
         self._announce(name, size)
@@ -144,10 +145,15 @@ class Segmenter:
 
     @torch.inference_mode()
     def _stream(self, job: Job, raster: Raster) -> Streamed:
-        def read(top: int, bottom: int) -> Tensor:
-            return as_images(fit(raster.rows(top, bottom), self.expected, raster.path))
+        voids: dict[int, np.ndarray | None] = {}
 
-        self._announce(job.picture.name, raster.size)
+        def read(top: int, bottom: int) -> Tensor:
+            rows = raster.rows(top, bottom)
+            pixels, voids[top] = fit(rows, self.expected, raster.path, raster.nodata)
+            return as_images(pixels)
+
+        read(0, 1)  # another kind of image is refused before anything is written
+        self._announce(job.image.name, raster.size)
         with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             rows = MaskRows(
@@ -157,12 +163,12 @@ class Segmenter:
                 meaning=self._meaning(raster),
             )
         try:
-            self._fill(rows, raster.size, read, job.picture.name)
+            self._fill(rows, raster.size, read, job.image.name, voids.pop)
         except BaseException:
             rows.close()
             raise
         if self._extras.overlay:
-            self._say(f"{job.picture.name}: too large for an overlay: mask only")
+            self._say(f"{job.image.name}: too large for an overlay: mask only")
         return Streamed(rows, raster)
 
     def _fill(
@@ -171,6 +177,7 @@ class Segmenter:
         size: tuple[int, int],
         read: Callable[[int, int], Tensor],
         name: str,
+        void: Callable[[int], np.ndarray | None] = lambda _top: None,
     ) -> None:
         predictor = self.predictor
         fill(
@@ -181,6 +188,7 @@ class Segmenter:
             batch_size=predictor.settings.batch_size,
             store=predictor.store,
             say=lambda line: self._say(f"{name}: {line}"),
+            void=void,
         )
 
     def _announce(self, name: str, size: tuple[int, int]) -> None:
@@ -195,7 +203,7 @@ class Segmenter:
         """What makes two masks of one name the same mask."""
         status = raster.path.stat()
         return {
-            "picture": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
+            "image": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
             "weights": self._weights_digest,
             "input": self._input,
             "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},

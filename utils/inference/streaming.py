@@ -1,7 +1,7 @@
-"""A picture larger than memory, segmented a band of windows at a time, and taken up after a kill.
+"""An image larger than memory, segmented a band of windows at a time, and taken up after a kill.
 
 Finished rows of the mask are appended to a plain file beside the result; its length says how far
-the work has come. A small description beside it names the picture, the weights and the settings, so
+the work has come. A small description beside it names the image, the weights and the settings, so
 that rows of another run are never continued. At the end the rows become a tiled TIFF and both files
 go.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.drawing.palette import Colour
+from utils.drawing.palette import Color
 from utils.errors import ResourceError
 from utils.files.lock import claim
 from utils.files.outputs import write_whole
@@ -150,17 +150,19 @@ def fill(
     batch_size: int,
     store: torch.device | None,
     say: Callable[[str], None],
+    void: Callable[[int], np.ndarray | None] = lambda _top: None,
 ) -> None:
     """Predict all rows that are not there yet.
 
     Args:
         rows: Where finished rows go.
         predict: Maps windows (B, C, h, w) to logits.
-        read: `read(top, bottom)` gives rows of the picture, (1, C, bottom - top, W).
-        windows: The windows of the picture.
+        read: `read(top, bottom)` gives rows of the image, (1, C, bottom - top, W).
+        windows: The windows of the image.
         batch_size: Windows a call of `predict`.
         store: Device of the sums.
         say: Told now and then how far it has come.
+        void: Which pixels of the rows that `read` gave from a row on have no value; None: none.
     """
     height = windows.rows.size
     begin = height
@@ -177,7 +179,10 @@ def fill(
         for top, logits in bands(
             predict, ahead, windows, batch_size=batch_size, store=store, begin=begin
         ):
-            rows.append(class_ids(logits)[0].cpu().numpy())
+            mask = class_ids(logits)[0].cpu().numpy()
+            if (nothing := void(top)) is not None:
+                mask[nothing[: len(mask)]] = -1  # in an unsigned dtype the highest value
+            rows.append(mask)
             done = top + logits.shape[2]
             now = time.monotonic()
             if now - said > _SAID_EVERY:
@@ -202,8 +207,8 @@ def _read_ahead(
     return ahead
 
 
-def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Colour]) -> None:
-    """Turn complete rows into the result, a TIFF that lies where the picture lies."""
+def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color]) -> None:
+    """Turn complete rows into the result, a TIFF that lies where the image lies."""
     write_whole(
         target,
         lambda path: write_mask_tiff(

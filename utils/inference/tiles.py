@@ -1,9 +1,9 @@
-"""Cutting a picture into overlapping windows and blending what a model says about them.
+"""Cutting an image into overlapping windows and blending what a model says about them.
 
 Windows stand on a grid, so the blending weight of a pixel is a product of one factor for its row
 and one for its column. Both factors are divided by their sum over all windows beforehand: the
 weights of a pixel sum to one by construction, no map of counts is kept, and a row of the result is
-final as soon as the last window that touches it has been seen. That is what lets a picture be
+final as soon as the last window that touches it has been seen. That is what lets an image be
 larger than memory.
 """
 
@@ -20,7 +20,7 @@ Blend = Literal["hann", "gaussian", "constant"]
 
 @dataclass(frozen=True)
 class Axis:
-    """How one side of a picture is covered.
+    """How one side of an image is covered.
 
     Attributes:
         size: Length of the side in pixels.
@@ -41,7 +41,7 @@ def axis(size: int, *, window: int, overlap: float, blend: Blend) -> Axis:
     Args:
         size: Length of the side, at least 1.
         window: Wanted length of a window; a longer one than the side becomes the side.
-        overlap: Share of a window that its neighbour covers too, in [0, 1).
+        overlap: Share of a window that its neighbor covers too, in [0, 1).
         blend: Shape of the weights inside a window.
 
     Raises:
@@ -64,17 +64,17 @@ def axis(size: int, *, window: int, overlap: float, blend: Blend) -> Axis:
 
 def _profile(window: int, blend: Blend) -> Tensor:
     """float64 (window,), above zero everywhere: a pixel that one window alone sees is its own."""
-    centre = torch.arange(window, dtype=torch.float64) + 0.5
+    center = torch.arange(window, dtype=torch.float64) + 0.5
     if blend == "hann":
-        return torch.sin(math.pi * centre / window) ** 2
+        return torch.sin(math.pi * center / window) ** 2
     if blend == "gaussian":  # sigma of an eighth of the window, as nnU-Net (Isensee 2021) has it
-        return torch.exp(-0.5 * ((centre - window / 2) / (window / 8)) ** 2)
+        return torch.exp(-0.5 * ((center - window / 2) / (window / 8)) ** 2)
     return torch.ones(window, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All windows of a picture: every row of windows crossed with every column."""
+    """All windows of an image: every row of windows crossed with every column."""
 
     rows: Axis
     columns: Axis
@@ -86,7 +86,7 @@ class Grid:
 def grid(
     size: tuple[int, int], *, window: int | tuple[int, int], overlap: float, blend: Blend = "hann"
 ) -> Grid:
-    """Cover a picture of `size` (height, width) with windows (a side, or height and width)."""
+    """Cover an image of `size` (height, width) with windows (a side, or height and width)."""
     high, wide = (window, window) if isinstance(window, int) else window
     return Grid(
         rows=axis(size[0], window=high, overlap=overlap, blend=blend),
@@ -106,11 +106,11 @@ def bands(
     """Blend window after window and hand out the rows of the result as they become final.
 
     Batches never span two rows of windows, so what is computed for a row does not depend on where a
-    run began: a picture that is taken up again at any band gives the same bits.
+    run began: an image that is taken up again at any band gives the same bits.
 
     Args:
         predict: Maps a batch of windows (B, C, h, w) to logits (B, K, h, w).
-        read: `read(top, bottom)` gives those rows of the pictures, (N, C, bottom - top, W).
+        read: `read(top, bottom)` gives those rows of the images, (N, C, bottom - top, W).
         windows: The windows; `windows.columns.size` is W.
         batch_size: Windows a call of `predict`, at least N.
         store: Device of the sums; None: where the logits are.
@@ -143,16 +143,22 @@ def bands(
         if top >= begin:
             yield top, sums[:, :, :done]
         if not last:
-            for plane in sums.flatten(0, 1):  # one at a time: a copy of all is a third of a band
-                rest = plane[done:].clone()
-                plane[rows.window - done :] = 0
-                plane[: rows.window - done] = rest
+            _move_up(sums, done)
+
+
+def _move_up(sums: Tensor, done: int) -> None:
+    """Drop the first `done` rows and make room for as many new ones, in place."""
+    left = sums.shape[2] - done
+    for plane in sums.flatten(0, 1):  # one at a time: a copy of all is a third of a band
+        rest = plane[done:].clone()
+        plane[left:] = 0
+        plane[:left] = rest
 
 
 def _row(
     predict: Callable[[Tensor], Tensor], strip: Tensor, columns: Axis, batch_size: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the index of a batch's first window and its logits: N pictures a window."""
+    """Yields the index of a batch's first window and its logits: N images a window."""
     step = max(1, batch_size // strip.shape[0])
     for first in range(0, len(columns.starts), step):
         lefts = columns.starts[first : first + step]

@@ -19,7 +19,7 @@ class LovaszSoftmax(SegmentationLoss):
 
     The extension is linear between sorted errors, so its slope is all that sorting is needed
     for: it is found without a graph and put back into pixel order, and the loss is the product
-    of errors and slopes. A loss of a micro-batch: it does not divide by `total`.
+    of errors and slopes. A loss of a micro-batch: it does not divide by `denominator`.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class LovaszSoftmax(SegmentationLoss):
         self.classes = classes
         self.per_image = per_image
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The weighted mean over classes; with `per_image`, of each image's, over images."""
-        del total
+        del denominator
         truth = one_hot(target, logits.shape[1], self.ignore_index)
         valid = (target != self.ignore_index).unsqueeze(1)
         probabilities = self._rows(logits.softmax(dim=1))

@@ -14,21 +14,42 @@ from utils.losses.contract import SegmentationLoss, divide
 class PixelLoss(SegmentationLoss):
     """A sum over valid pixels, divided by the sum of their class weights.
 
-    The divisor is the effective batch's when the trainer supplies `total`, so that a batch split
+    That sum is the effective batch's when the trainer supplies `denominator`, so that a batch split
     over processes and accumulation steps has the gradient of the undivided one.
     """
 
-    divides_by_total = True
+    divides_by_denominator = True
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The summed pixels over the divisor."""
-        if total is None:
-            total = self.own_total(logits, target)
-        return divide(self.pixels(logits, target).sum(), total)
+        divisor = self.own_denominator(logits, target) if denominator is None else denominator
+        return divide(self.pixels(logits, target).sum(), divisor)
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """The weighted loss of each pixel, (N, H, W), 0 where void."""
         raise NotImplementedError
+
+    def cross_entropy(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """The cross-entropy of each pixel, (N, H, W), 0 where void."""
+        rows, labels = logits, target
+        # On a CPU torch copies channels-last logits to the other layout, there and back. A row for
+        # each pixel takes half the time if the classes fill a register (16 floats), else twice.
+        last = logits.is_contiguous(memory_format=torch.channels_last)
+        if logits.device.type == "cpu" and last and logits.shape[1] >= 16:
+            rows, labels = logits.permute(0, 2, 3, 1).flatten(0, 2), target.flatten()
+        # Unreduced on purpose: the summing form adds atomically on CUDA and is refused under
+        # deterministic algorithms; on a CPU its backward also takes twice the time of this one.
+        errors = F.cross_entropy(
+            rows,
+            labels,
+            weight=weight,
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+        return errors.view(target.shape)
 
 
 class CrossEntropyLoss2d(PixelLoss):
@@ -51,7 +72,7 @@ class CrossEntropyLoss2d(PixelLoss):
             ohem_threshold: Keep only pixels whose own class has a probability below this
                 (online hard example mining, Shrivastava et al. 2016, arXiv:1604.03540). The
                 loss then divides by the class weights of the kept pixels of the micro-batch,
-                not by `total`.
+                not by `denominator`.
             ohem_min_kept: With a threshold, keep at least this share of the micro-batch's
                 pixels: the hardest, as far as valid pixels go.
             ignore_index: The label of void pixels.
@@ -61,35 +82,26 @@ class CrossEntropyLoss2d(PixelLoss):
         self.label_smoothing = label_smoothing
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
-        self.divides_by_total = ohem_threshold is None
+        self.divides_by_denominator = ohem_threshold is None
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The summed pixels over the divisor; with OHEM, those that are kept over their own."""
         if self.ohem_threshold is None:
-            return super().value(logits, target, total)
+            return super().value(logits, target, denominator)
         pixels = self.pixels(logits, target)
         hard = self._is_hard(logits.detach(), target)
         kept = torch.where(hard, target, self.ignore_index)
-        return divide(torch.where(hard, pixels, 0.0).sum(), self.own_total(logits, kept))
+        return divide(torch.where(hard, pixels, 0.0).sum(), self.own_denominator(logits, kept))
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] log softmax(logits)[y], smoothed."""
-        # Unreduced on purpose: the summing form adds atomically on CUDA and is refused under
-        # deterministic algorithms; on a CPU its backward also takes twice the time of this one.
-        return F.cross_entropy(
-            logits,
-            target,
-            weight=self.weights_for(logits),
-            ignore_index=self.ignore_index,
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
+        return self.cross_entropy(logits, target, self.weights_for(logits), self.label_smoothing)
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N, H, W) bool: valid, and below the threshold or among the hardest."""
         assert self.ohem_threshold is not None
         void = target == self.ignore_index
-        errors = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
+        errors = self.cross_entropy(logits, target)
         count = max(1, round(self.ohem_min_kept * errors.numel()))
         hardest = errors.flatten().topk(count, sorted=False).values
         threshold = errors.new_tensor(self.ohem_threshold).log().neg()
@@ -127,7 +139,7 @@ class FocalLoss(PixelLoss):
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
         """-w[y] alpha[y] (1 - p[y])^gamma log p[y]."""
-        errors = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
+        errors = self.cross_entropy(logits, target)
         # 1 - p from the logarithm keeps its digits near p = 1; the bound keeps the slope of a
         # power below 1 finite at p = 1 exactly.
         doubt = (-torch.expm1(-errors)).clamp_min(torch.finfo(errors.dtype).tiny)

@@ -16,7 +16,7 @@ class Tversky(SegmentationLoss):
     """1 - (TP + s) / (TP + alpha FP + beta FN + s) of each class, averaged over classes.
 
     TP, FP and FN are sums of softmax probabilities over the valid pixels of the micro-batch, so
-    the loss is one of a micro-batch: it does not divide by `total`.
+    the loss is one of a micro-batch: it does not divide by `denominator`.
     Source: Salehi et al. 2017 (arXiv:1706.05721), section 2.2, taken class against rest.
     """
 
@@ -34,7 +34,7 @@ class Tversky(SegmentationLoss):
 
         Args:
             alpha: Weight of false positives.
-            beta: Weight of false negatives; above `alpha` it favours recall.
+            beta: Weight of false negatives; above `alpha` it favors recall.
             smooth: `s` of the formula; softens classes of few pixels.
             classes: Average over the classes among the labels, or over all.
             ignore_index: The label of void pixels.
@@ -46,9 +46,9 @@ class Tversky(SegmentationLoss):
         self.smooth = smooth
         self.classes = classes
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The weighted mean over classes of 1 - the Tversky index."""
-        del total
+        del denominator
         hits, predicted, labelled = overlaps(logits, target, self.ignore_index)
         false_positives, false_negatives = predicted - hits, labelled - hits
         misses = self.alpha * false_positives + self.beta * false_negatives

@@ -48,16 +48,20 @@ class _Mixture(SegmentationLoss):
         super().__init__(ignore_index=ignore_index, class_weights=class_weights)
         self.weights = [weight for weight, _ in parts]
         self.parts = nn.ModuleList(loss for _, loss in parts)
-        self.divides_by_total = any(loss.divides_by_total for _, loss in parts)
+        self.divides_by_denominator = any(loss.divides_by_denominator for _, loss in parts)
 
-    def value(self, logits: Tensor, target: Tensor, total: Tensor | None) -> Tensor:
+    def value(self, logits: Tensor, target: Tensor, denominator: float | None) -> Tensor:
         """The weighted sum of the parts."""
         value = logits.new_zeros(())
-        share = divide(self.own_total(logits, target), total) if total is not None else None
+        share = (
+            divide(self.own_denominator(logits, target), denominator)
+            if denominator is not None
+            else None
+        )
         for weight, loss in zip(self.weights, self.parts, strict=True):
             assert isinstance(loss, SegmentationLoss)
-            if loss.divides_by_total or share is None:
-                value = value + weight * loss(logits, target, total=total)
+            if loss.divides_by_denominator or share is None:
+                value = value + weight * loss(logits, target, denominator=denominator)
             else:
                 value = value + weight * share * loss(logits, target)
         return value
@@ -144,24 +148,24 @@ class WithAuxiliary(nn.Module):
         output: Tensor | Sequence[Tensor],
         target: Tensor,
         *,
-        total: Tensor | None = None,
+        denominator: float | None = None,
     ) -> Tensor:
         """loss(logits) + aux_weight * sum of loss(auxiliary); a scalar.
 
         Args:
             output: (N, C, H, W) logits, or a sequence of such with the main output first.
             target: (N, H, W) int64.
-            total: As in `SegmentationLoss.forward`.
+            denominator: As in `SegmentationLoss.forward`.
         """
         main, *auxiliary = (output,) if isinstance(output, Tensor) else output
-        value = self.loss(main, target, total=total)
+        value = self.loss(main, target, denominator=denominator)
         for logits in auxiliary:
-            value = value + self.aux_weight * self.loss(logits, target, total=total)
+            value = value + self.aux_weight * self.loss(logits, target, denominator=denominator)
         return value
 
-    def total(self, label_counts: Tensor) -> Tensor | None:
+    def denominator(self, label_counts: Sequence[int]) -> float | None:
         """The divisor of the wrapped loss."""
-        return self.loss.total(label_counts)
+        return self.loss.denominator(label_counts)
 
 
 LOSSES: Table[Callable[..., SegmentationLoss]] = Table(
@@ -215,7 +219,8 @@ def build_loss(
 
 
 def _is_regional(loss: nn.Module) -> bool:
-    """Whether a loss, or a part of it, cannot be divided by the effective batch's total."""
+    """Whether a loss, or a part of it, cannot be divided by the effective batch's denominator."""
     return any(
-        isinstance(part, SegmentationLoss) and not part.divides_by_total for part in loss.modules()
+        isinstance(part, SegmentationLoss) and not part.divides_by_denominator
+        for part in loss.modules()
     )

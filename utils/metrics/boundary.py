@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 RATIO = 0.02  # width of a boundary as a share of the image's diagonal, as in the paper
-_ERROR_RATIO = 0.005  # a narrower one for errors: at the paper's, half of a picture is boundary
+_ERROR_RATIO = 0.005  # a narrower one for errors: at the paper's, half of an image is boundary
 
 
 def width_in_pixels(size: tuple[int, ...], ratio: float) -> int:

@@ -74,7 +74,7 @@ class ConfusionMatrix:
         """Forget all counts."""
         self._table.zero_()
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         """Add the counts of all processes, in place; call it once, before `compute`."""
         sum_over_processes(self._table)
 

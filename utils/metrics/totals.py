@@ -91,25 +91,32 @@ class ValidationTotals:
         self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
     ) -> None:
         self._confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
-        # [loss x weight, weight]; pixels of a data set are too many for float32.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._sums = torch.zeros(2, device=device, dtype=dtype)
+        # Each batch's: a sum over a data set's pixels needs float64, which MPS does not have.
+        self._losses = [torch.zeros((), device=device)]
+        self._weights = [0.0]
 
-    def add(self, loss: Tensor, total: Tensor | None, predictions: Tensor, masks: Tensor) -> None:
+    def add(
+        self, loss: Tensor, denominator: float | None, predictions: Tensor, masks: Tensor
+    ) -> None:
         """Take one batch.
 
         Args:
             loss: Its own loss.
-            total: The divisor of pixel losses, by which they weigh; others weigh by the batch.
+            denominator: Of pixel losses: the weight of this batch in the mean; None: 1, as for
+                losses of a batch.
             predictions: (N, H, W) class numbers.
             masks: (N, H, W) labels.
         """
-        weight = torch.ones_like(loss) if total is None else total.to(loss.device, loss.dtype)
-        self._sums += torch.stack([loss * weight, weight])
+        self._losses.append(loss)
+        self._weights.append(1.0 if denominator is None else denominator)
         self._confusion.update(predictions, masks)
 
     def compute(self) -> dict:
         """`val_loss` (None without a labelled pixel) and scores, over all processes."""
-        self._confusion.synchronise()
-        weighted, weight = sum_over_processes(self._sums).tolist()
+        self._confusion.synchronize()
+        losses = torch.stack(self._losses).cpu().double()
+        weights = torch.tensor(self._weights, dtype=torch.float64)
+        weighted, weight = sum_over_processes(
+            torch.stack([losses @ weights, weights.sum()])
+        ).tolist()
         return {"val_loss": weighted / weight if weight else None, **self._confusion.compute()}

@@ -26,7 +26,10 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one more set of weights; reads nothing back from the device."""
+        """Take one more set of weights; reads nothing back from the device.
+
+        After a withheld update, which only the device knows of, they are the same as before.
+        """
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages, weights = self._pairs(model)

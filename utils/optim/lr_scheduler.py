@@ -14,7 +14,7 @@ class Schedule:
     """Sets the rate of every parameter group for an update.
 
     Base rates are read from the groups at construction, so a schedule is built before an
-    optimiser's saved state (whose rates are those of its last update) is loaded.
+    optimizer's saved state (whose rates are those of its last update) is loaded.
     """
 
     def __init__(self, optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0) -> None:
@@ -22,7 +22,7 @@ class Schedule:
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in the whole run, at least 1.
+            total_steps: Optimizer updates in the whole run, at least 1.
             warmup_steps: Updates of linear warm-up at the start.
 
         Raises:
@@ -78,7 +78,7 @@ class Poly(Schedule):
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in the whole run.
+            total_steps: Optimizer updates in the whole run.
             power: 1 falls in a straight line.
             warmup_steps: Updates of linear warm-up at the start.
         """
@@ -108,7 +108,7 @@ class Cosine(Schedule):
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in the whole run.
+            total_steps: Optimizer updates in the whole run.
             floor: f, the share of the base rate that the curve falls towards.
             warmup_steps: Updates of linear warm-up at the start.
         """
@@ -136,7 +136,7 @@ class Step(Schedule):
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in the whole run.
+            total_steps: Optimizer updates in the whole run.
             milestones: Where the rate drops, as shares of the run (behind the warm-up), so that
                 a longer run keeps its shape; rounded to whole updates.
             gamma: Factor of each drop.
@@ -154,7 +154,7 @@ class Step(Schedule):
 class OneCycle(Schedule):
     """lr/10 -> lr over the first 30 %, then -> lr/25, both along a cosine.
 
-    Momentum (the first beta of Adam-like optimisers) goes .95 -> .85 -> .95 at the same time.
+    Momentum (the first beta of Adam-like optimizers) goes .95 -> .85 -> .95 at the same time.
     Source: Smith and Topin 2018 (arXiv:1708.07120), section 4; the numbers are the documented
     ones of this tool. Equals `torch.optim.lr_scheduler.OneCycleLR` with `div_factor` 10 and
     `final_div_factor` 2.5, except that runs too short to rise start on the way down.
@@ -175,7 +175,7 @@ class OneCycle(Schedule):
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in the whole run.
+            total_steps: Optimizer updates in the whole run.
             rise: Share of the run in which the rate rises.
             start_divisor: The first rate is lr / start_divisor.
             end_divisor: The last rate is lr / end_divisor.
@@ -225,7 +225,7 @@ class Exponential(Schedule):
 
         Args:
             optimizer: Its groups are changed by `apply`.
-            total_steps: Optimiser updates in all, at least 2.
+            total_steps: Optimizer updates in all, at least 2.
             start: The rate of group 0 at the first update; other groups keep their proportion.
             end: Its rate at the last.
         """

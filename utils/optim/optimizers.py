@@ -1,13 +1,15 @@
-"""Optimisers by name, and the parameter groups of a model."""
+"""Optimizers by name, and the parameter groups of a model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
 from utils.config.registry import build
-from utils.optim.torch_optimizers import adagrad, adam, adamw, nadam, radam, rmsprop, sgd
+from utils.optim.torch_optimizers import OPTIMIZERS
+
+__all__ = ["OPTIMIZERS", "build_optimizer"]
 
 
 class TwoPartModel(Protocol):
@@ -30,17 +32,6 @@ class TwoPartModel(Protocol):
         ...
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "SGD": sgd,
-    "Adam": adam,
-    "AdamW": adamw,
-    "NAdam": nadam,
-    "RAdam": radam,
-    "RMSprop": rmsprop,
-    "Adagrad": adagrad,
-}
-
-
 def build_optimizer(
     model: TwoPartModel,
     *,
@@ -51,14 +42,14 @@ def build_optimizer(
     layer_decay: float | None = None,
     no_decay_norm_bias: bool = False,
 ) -> Optimizer:
-    """The optimiser of a model, with its parameter groups.
+    """The optimizer of a model, with its parameter groups.
 
     Frozen parameters are left out.
 
     Args:
         model: Says which parameters are its backbone.
         name: A key of `OPTIMIZERS`.
-        args: The optimiser's arguments, `lr` among them.
+        args: The optimizer's arguments, `lr` among them.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
         layer_decay: A group for each layer of the backbone, from the decoder down, each with this
@@ -68,7 +59,7 @@ def build_optimizer(
             the same order.
 
     Raises:
-        ConfigError: Unknown name, arguments that the optimiser does not take, or a backbone that
+        ConfigError: Unknown name, arguments that the optimizer does not take, or a backbone that
             does not tell its layers.
     """
     factor = backbone_lr_factor if differential_lr else 1.0

@@ -1,58 +1,27 @@
 """Checkpoints: plain types in one file, written so that a kill leaves the old one or the new one.
 
 A file holds dicts, lists, strings, numbers, booleans, None and tensors, nothing else, so that it
-loads with `weights_only=True` and nothing allow-listed. Loading verifies the checksums that
-`torch.save` writes and `torch.load` ignores.
+loads with `weights_only=True` and nothing allow-listed.
 """
 
 import io
 import os
-import pickle
 import platform
-import re
 import shutil
-import stat
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.errors import CheckpointError, ResourceError
+from utils.config.config import Config, parse_config
+from utils.errors import CheckpointError, ConfigError, ResourceError
+from utils.files import tensor_files
+from utils.files.outputs import write_whole
+from utils.run.checkpoint_schema import fault_in
 
 FORMAT_VERSION = 1
 Plain = dict | list | str | int | float | bool | None | torch.Tensor
-
-_REQUIRED = ("arch", "config", "state_dict", "classes", "palette", "mean", "std", "ignore_index")
-
-# What torch's unpickler raises over bytes that it does not understand.
-_UNREADABLE = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-_REQUIRED_TO_RESUME = (
-    "epoch",
-    "iteration",
-    "step",
-    "optimizer",
-    "scaler",
-    "ema",
-    "monitor_best",
-    "monitor_epochs",
-    "running",
-    "log_bytes",
-)
 
 
 def save(paths: Sequence[Path], content: Mapping[str, object]) -> None:
@@ -80,25 +49,23 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     Raises:
         ResourceError: The disk is full or the folder cannot be written; the old file is kept.
     """
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
+
+    def write(temporary: Path) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+
+    try:
+        write_whole(path, write)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ResourceError(
             f"cannot write {path}: {error.strerror or error}\n"
             f"  needed: {len(data):,} bytes, free: {_free_bytes(path.parent)}\n"
             "  what was saved before is untouched; free some space or set trainer.save_dir "
             "to another disk, then --resume"
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load(path: Path | str) -> dict:
@@ -114,25 +81,20 @@ def load(path: Path | str) -> dict:
         CheckpointError: Missing, damaged, foreign, or from a newer version.
     """
     path = Path(path)
-    _verify_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # over bytes that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # The rest of torch's message advises to load it unsafely.
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{path}: refused: it holds {found[1] if found else 'foreign objects'}, more than "
-            "tensors and plain values, and loading it could run code\n"
-            "  expected: a checkpoint of this program; a file of pytorch-segmentation is converted "
-            "by tools/import_checkpoint.py"
-        ) from error
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({reason})") from error
+    content = tensor_files.read(path)
     _verify_content(path, content)
     return content
+
+
+def config_in(content: Mapping[str, Any], path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Check the config of a checkpoint; with changes of `--set` they may be what is at fault."""
+    try:
+        source = f"the config in {path}"
+        return parse_config(content["config"], source=source, overrides=overrides)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise CheckpointError(str(error)) from error
 
 
 def to_plain(value: Any) -> Plain:
@@ -160,36 +122,6 @@ def _plain_key(key: Any) -> str | int:
     return key
 
 
-def _verify_file(path: Path) -> None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror})\n"
-            "  expected: a file that train.py wrote: best_model.pth, last.pth or checkpoint-*.pth "
-            "in saved/<name>/<date>/"
-        ) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path}: not a file; give a .pth file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch stores its records uncompressed; a compressed one could unpack to any size.
-            packed = [
-                i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED
-            ]
-            damaged = packed[0] if packed else archive.testzip()
-    except (zipfile.BadZipFile, *_UNREADABLE) as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or cut short ({status.st_size:,} bytes; {error})\n"
-            "  take an older file of the same run folder, or give the folder to --resume"
-        ) from error
-    if damaged is not None:
-        raise CheckpointError(
-            f"{path}: damaged: the checksum of {damaged} does not match its content\n"
-            "  take an older file of the same run folder, or give the folder to --resume"
-        )
-
-
 def _verify_content(path: Path, content: object) -> None:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a checkpoint: it holds a {type(content).__name__}")
@@ -205,10 +137,8 @@ def _verify_content(path: Path, content: object) -> None:
             f"{path}: written by format version {version}, this program reads up to "
             f"{FORMAT_VERSION}; update the program"
         )
-    more = _REQUIRED_TO_RESUME if content.get("kind") == "training" else ()
-    missing = [key for key in (*_REQUIRED, *more) if key not in content]
-    if missing:
-        raise CheckpointError(f"{path}: incomplete: {', '.join(missing)} missing")
+    if fault := fault_in(content, path):
+        raise CheckpointError(f"{path}: {fault}")
 
 
 def _sync_folder(folder: Path) -> None:

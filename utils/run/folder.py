@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def check_folders(*, save_dir: Path | None, log_dir: Path | None) -> None:
     for key, folder in (("trainer.save_dir", save_dir), ("trainer.log_dir", log_dir)):
         if folder is None:
             continue
-        there = next(part for part in (folder, *folder.parents) if os.access(part, os.F_OK))
+        there = next((one for one in (folder, *folder.parents) if os.access(one, os.F_OK)), folder)
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             fault = "cannot be written" if there.is_dir() else "is not a folder"
             raise ConfigError(
@@ -104,16 +105,15 @@ def _runs_below(path: Path) -> str:
 
 def trim(folder: Path, *, keep: int | None) -> None:
     """Delete old checkpoints: of epochs all but `keep` (None: all stay), of iterations two."""
-    if keep is not None:
-        for old in _newest(folder, "epoch")[keep:]:
-            old.unlink()
-    for old in _newest(folder, "iter")[_KEPT_ITERATIONS:]:
-        old.unlink()
+    old = [] if keep is None else _newest(folder, "epoch")[keep:]
+    for file in [*old, *_newest(folder, "iter")[_KEPT_ITERATIONS:]]:
+        with suppress(PermissionError):  # on Windows somebody reads it: the next time, then
+            file.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of a process that was killed while it wrote."""
-    for leftover in folder.glob("*.tmp.*"):
+    for leftover in folder.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 
 

@@ -9,13 +9,14 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.errors import ConfigError, ResourceError
+from utils.errors import ConfigError, ResourceError, UserError
 from utils.files.lock import claim
 from utils.run import folder as run_folder
 from utils.run.checkpoint import write_durably
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("segmentation")
+_early = MemoryHandler(1)  # keeps what is said before there is a train.log
 
 
 class _Console(logging.Handler):
@@ -41,10 +43,9 @@ class _Words(logging.FileHandler):
 
 
 def log_to_console(*, first_process: bool = True) -> None:
-    """Send the program's messages to stderr; other processes only their warnings."""
-    log.handlers.clear()
-    log.addHandler(_Console())
-    log.setLevel(logging.INFO if first_process else logging.WARNING)
+    """Send messages from INFO on to stderr, all to train.log; other processes only warnings."""
+    log.handlers[:] = [_Console(logging.INFO), _early]
+    log.setLevel(logging.DEBUG if first_process else logging.WARNING)
     log.propagate = False
 
 
@@ -79,9 +80,12 @@ class RunLog:
             self._rows = _claimed(folder / "metrics.jsonl")
             if resume_bytes is not None and resume_bytes < self._rows.tell():
                 self._rows.truncate(resume_bytes)
-            self._words = _Words(folder / "train.log", encoding="utf-8")
+            self._words = _Words(folder / "train.log", encoding="utf-8", errors="backslashreplace")
         self._words.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._words)
+        _early.setTarget(self._words)
+        _early.close()  # which hands them over
+        log.removeHandler(_early)
         if tensorboard is not None:
             try:
                 self._writer = _open_writer(tensorboard, resume_step)
@@ -111,11 +115,11 @@ class RunLog:
                     if value is not None:
                         self._writer.add_scalar(tag, value, step)
 
-    def picture(self, step: int, tag: str, picture: np.ndarray) -> None:
+    def image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write a TensorBoard image, (H, W, 3) uint8."""
         if self._writer is not None:
             with _disk_faults(self._writer.log_dir, "log_dir"):
-                self._writer.add_image(tag, picture, step, dataformats="HWC")
+                self._writer.add_image(tag, image, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
@@ -126,7 +130,9 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:  # the console gets it from the command
+            log.debug("%s", error, exc_info=None if isinstance(error, UserError) else error)
         self.close()
 
     def close(self) -> None:
@@ -199,7 +205,9 @@ def _open_writer(folder: Path, resume_step: int | None) -> "SummaryWriter":
 
     purge = None if resume_step is None else resume_step + 1
     with _disk_faults(folder, "log_dir"):
-        return SummaryWriter(str(folder), purge_step=purge)
+        # TensorBoard knows only names in UTF-8.
+        path = str(folder).encode(errors="backslashreplace").decode()
+        return SummaryWriter(path, purge_step=purge)
 
 
 def _finite(metrics: Mapping[str, object]) -> dict[str, object]:

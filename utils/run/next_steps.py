@@ -1,79 +1,71 @@
-"""What to do with a finished run: the commands, and pictures to try them on."""
+"""What came of a run, and the commands to go on with."""
 
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from PIL import Image
 
 from utils.run import folder as run_folder
 from utils.run.monitor import Monitor
 
-_SAMPLES = 8  # pictures written out for a first try at inference
+_ROOT = Path(__file__).resolve().parents[2]
 
 
-class Pictures(Protocol):
-    """A data set."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The picture, uint8 (H, W, 3), and its mask."""
-        ...
-
-    def name(self, index: int) -> str:
-        """What it is called."""
-        ...
-
-
-def best_line(monitor: Monitor, *, crop: int | None) -> str:
-    """The best score in words.
-
-    Args:
-        monitor: Followed it.
-        crop: The side of the centre crops that were scored, or None: whole images.
-    """
-    if monitor.best is None:
-        return "no score to choose by: the last weights are the ones to use"
-    note = "" if crop is None else f", scored on centre crops of {crop} px, not whole images"
-    return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
-
-
-def example_picture(data: Pictures, folder: Path) -> Path:
-    """A picture of a data set; one that draws them leaves a few in the run folder as JPEG."""
-    first = Path(data.name(0))
-    if first.is_file():
-        return first
-    samples = folder / "samples"
-    samples.mkdir(exist_ok=True)
-    paths = [samples / f"{data.name(index)}.jpg" for index in range(min(_SAMPLES, len(data)))]
-    for index, path in enumerate(paths):
-        Image.fromarray(data.load(index)[0]).save(path, quality=95)
-    return paths[0]
-
-
-def commands(folder: Path, *, example: Path, log_dir: str | None, on_cpu: bool) -> list[str]:
-    """Command lines to go on with.
+def result_lines(
+    folder: Path,
+    monitor: Monitor,
+    *,
+    example: Path,
+    crop: int | None,
+    log_dir: str | None,
+    on_cpu: bool,
+    plugins: Sequence[str],
+) -> list[str]:
+    """The best score, the run folder, and commands to go on with.
 
     Args:
         folder: The run folder.
-        example: A picture such as those that the model was trained on.
+        monitor: Followed the score.
+        example: An image such as those that the model was trained on.
+        crop: The side of the center crops that were scored, or None: whole images.
         log_dir: Where TensorBoard's files are, or None.
         on_cpu: Whether the run was on a CPU, where the quickest mode of inference is offered.
+        plugins: Files that the run took components from.
     """
-    lines = [] if log_dir is None else [f"tensorboard --logdir {shlex.quote(log_dir)}"]
+    lines = [_best(monitor, crop), f"run folder: {folder}"]
+    if log_dir is not None:
+        lines.append(f"next: {_quoted('tensorboard', '--logdir', log_dir)}")
     files = (folder / name for name in (run_folder.BEST, run_folder.LAST))
     model = next(filter(Path.exists, files), None)
     if model is None:  # a file resumed in a new folder, of a run that was done
         return lines
-    inference = ["python", "inference.py", "--model", str(model), "--images", str(example.parent)]
+    inference = ["--model", str(model), "--images", str(example.parent)]
     extension = example.suffix.removeprefix(".").lower()
     if extension != "jpg":
         inference += ["--extension", extension]
     if on_cpu:
         inference += ["--mode", "whole"]
-    evaluation = ["python", "evaluate.py", "--model", str(model)]
-    return [*lines, shlex.join(inference), shlex.join(evaluation)]
+    lines.append(f"next: {command_line('inference.py', *inference, plugins=plugins)}")
+    evaluation = command_line("evaluate.py", "--model", str(model), plugins=plugins)
+    return [*lines, f"next: {evaluation}"]
+
+
+def _best(monitor: Monitor, crop: int | None) -> str:
+    if monitor.best is None:
+        return "no score to choose by: the last weights are the ones to use"
+    note = "" if crop is None else f", scored on center crops of {crop} px, not whole images"
+    return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
+
+
+def command_line(script: str, *words: str, plugins: Sequence[str] = ()) -> str:
+    """A command that works from where the user stands; `script` is in the program's folder."""
+    name = Path(sys.executable).name
+    python = name if shutil.which(name) == sys.executable else sys.executable
+    place = script if Path.cwd() == _ROOT else str(_ROOT / script)
+    return _quoted(python, place, *words, *(f"--plugin={file}" for file in plugins))
+
+
+def _quoted(*words: str) -> str:
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 log = logging.getLogger("segmentation")
 
 
-class Progress:
+class ProgressBar:
     """The progress of one epoch.
 
     Args:
@@ -28,6 +28,8 @@ class Progress:
             total=total,
             initial=done,
             leave=False,
+            # The bar last: what does not fit a narrow terminal is cut off there.
+            bar_format="{desc} {n_fmt}/{total_fmt} <{remaining}{postfix} {bar}",
             dynamic_ncols=True,
             disable=not (shown and self._terminal),
         )
@@ -39,18 +41,20 @@ class Progress:
         self._bar.update()
 
     def say(self, values: Mapping[str, object]) -> None:
-        """Show the present numbers."""
-        text = describe(values)
+        """Show numbers: in the bar, and as a line in train.log, or where there is no bar."""
+        if self._done == self._total:  # the epoch's own line follows
+            return
+        text = one_line(values)
         self._bar.set_postfix_str(text)
-        if not self._terminal:
-            log.info("%s  %d/%d  %s", self._title, self._done, self._total, text)
+        level = logging.DEBUG if self._terminal else logging.INFO
+        log.log(level, "%s  %d/%d  %s", self._title, self._done, self._total, text)
 
     def close(self) -> None:
-        """Clear the line."""
+        """Clear the line; due in whatever way the epoch ends: use contextlib.closing."""
         self._bar.close()
 
 
-def describe(values: Mapping[str, object]) -> str:
+def one_line(values: Mapping[str, object]) -> str:
     """Numbers in one line: `loss 0.412  Mean_IoU 0.731`."""
     return "  ".join(f"{name} {_short(value)}" for name, value in values.items())
 

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.config.config import Config, parse_config
+from utils.config.config import Config
 from utils.errors import CheckpointError, ConfigError
 from utils.run import folder as run_folder
+from utils.run.checkpoint import config_in
 
 log = logging.getLogger("segmentation")
 
@@ -29,12 +30,10 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
     file, state = run_folder.find_checkpoint(path)
     if state.get("kind") != "training":
         raise CheckpointError(
-            f"{file}: holds no optimiser state, so a run cannot go on from it\n"
+            f"{file}: holds no optimizer state, so a run cannot go on from it\n"
             f"  resume from last.pth or checkpoint-*.pth, or start anew with --set init_from={file}"
         )
-    source = f"the config in {file}"
-    own = parse_config(state["config"], source=source)
-    config = parse_config(state["config"], source=source, overrides=overrides)
+    own, config = config_in(state, file), config_in(state, file, overrides)
     if config.arch != own.arch:
         raise ConfigError(
             f"--set arch: a resumed run keeps its network ({own.arch.type}); to start another one "

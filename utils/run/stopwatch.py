@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -12,18 +13,19 @@ T = TypeVar("T")
 
 log = logging.getLogger("segmentation")
 
-PHASES = ("data", "forward", "backward", "optimiser", "rest")
+Instant = float | torch.cuda.Event
+PHASES = ("data", "forward", "backward", "optimizer", "rest")
 _MUCH = 0.2  # of the time; below it faster loading gains little
 
 
 class Stopwatch:
-    """Counts images and waiting since the last reading."""
+    """Counts images and waiting, since the last reading and since the epoch began."""
 
     def __init__(self) -> None:
         self._restart()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Hand the batches on and count the time until each arrives."""
+        """Hand the batches of an epoch on and count the time until each arrives."""
         iterator = iter(batches)
         self._restart()
         while True:
@@ -39,17 +41,17 @@ class Stopwatch:
         """So many images were worked on."""
         self._images += images
 
-    def read(self) -> tuple[float, float]:
-        """Images a second and the waiting share in [0, 1] since the last call."""
-        elapsed = max(time.perf_counter() - self._started, 1e-9)
-        speed, share = self._images / elapsed, min(1.0, self._waited / elapsed)
-        self._restart()
-        return speed, share
+    def read(self, *, epoch: bool = False) -> tuple[float, float]:
+        """Images a second and the waiting share in [0, 1]: of the epoch, or since the last call."""
+        now = (time.perf_counter(), self._waited, self._images)
+        before, self._last = self._first if epoch else self._last, now
+        seconds, waited, images = (new - old for old, new in zip(before, now, strict=True))
+        seconds = max(seconds, 1e-9)
+        return images / seconds, min(1.0, waited / seconds)
 
     def _restart(self) -> None:
-        self._started = time.perf_counter()
-        self._waited = 0.0
-        self._images = 0
+        self._waited, self._images = 0.0, 0
+        self._first = self._last = (time.perf_counter(), 0.0, 0)
 
 
 class LoaderWarning:
@@ -95,37 +97,37 @@ def usable_cores() -> int:
 
 
 class Phases:
-    """Adds up the time of an iteration's parts; without effect until it is started.
+    """Adds up the time of an iteration's parts.
 
-    A mark on CUDA is an event in the stream of kernels, so that measuring waits for nothing.
+    On CUDA a time is an event in the stream of kernels, so that measuring waits for nothing.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
-        self._running = False
-        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self._spans: list[tuple[str, Instant, Instant]] = []
 
-    def start(self) -> None:
-        """Forget everything and begin."""
-        self._running = True
-        self._marks = []
-        self.mark("start")
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """What is done inside is the phase `name`, or the whole "iteration" around its phases."""
+        before = self._now()
+        yield
+        self._spans.append((name, before, self._now()))
 
-    def mark(self, name: str) -> None:
-        """What was done since the last mark was `name`, one of PHASES."""
-        if self._running:
-            self._marks.append((name, self._now()))
+    def reset(self) -> None:
+        """Forget everything so far."""
+        self._spans = []
 
     def seconds(self) -> Mapping[str, float]:
-        """The time of each phase so far; waits for the device."""
+        """The time of each of PHASES so far; waits for the device."""
         if self._on_cuda:
             torch.cuda.synchronize()
-        sums = dict.fromkeys(PHASES, 0.0)
-        for (_, before), (name, after) in zip(self._marks, self._marks[1:], strict=False):
+        sums = dict.fromkeys(("iteration", *PHASES), 0.0)
+        for name, before, after in self._spans:
             sums[name] += _between(before, after)
-        return sums
+        whole = sums.pop("iteration")
+        return sums | {"rest": whole - sum(sums.values())}
 
-    def _now(self) -> float | torch.cuda.Event:
+    def _now(self) -> Instant:
         if not self._on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -133,7 +135,7 @@ class Phases:
         return event
 
 
-def _between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
+def _between(before: Instant, after: Instant) -> float:
     if isinstance(before, float) and isinstance(after, float):
         return after - before
     assert isinstance(before, torch.cuda.Event)
@@ -148,7 +150,7 @@ def report(seconds: Mapping[str, float], *, iterations: int, images: int, peak: 
         seconds: Time of each phase over all iterations.
         iterations: How many.
         images: Images in them, all processes together.
-        peak: Bytes of memory.
+        peak: Bytes of memory; 0: unknown, there is no line.
     """
     whole = sum(seconds.values())
     lines = [
@@ -159,4 +161,4 @@ def report(seconds: Mapping[str, float], *, iterations: int, images: int, peak: 
         share = seconds[name] / whole
         lines.append(f"  {name:<10}{1000 * seconds[name] / iterations:10.1f}   {share:.0%}")
     lines.append(f"{'waiting':<12}{seconds['data'] / whole:10.0%}   of the time, for data")
-    return [*lines, f"{'peak memory':<12}{peak / 2**20:10.0f}   MiB"]
+    return [*lines, f"{'peak memory':<12}{peak / 2**20:10.0f}   MiB"] if peak else lines

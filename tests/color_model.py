@@ -1,4 +1,4 @@
-"""A model whose answer is known: each pixel is the class whose colour is nearest."""
+"""A model whose answer is known: each pixel is the class whose color is nearest."""
 
 import torch
 from torch import nn
@@ -6,19 +6,19 @@ from torch import nn
 from utils.run import checkpoint
 
 CLASSES = ("sky", "tree", "road", "car")
-COLOURS = ((251, 12, 7), (9, 241, 18), (13, 22, 255), (240, 237, 229))  # ties are rare
+COLORS = ((251, 12, 7), (9, 241, 18), (13, 22, 255), (240, 237, 229))  # ties are rare
 PALETTE = ((70, 130, 180), (107, 142, 35), (128, 64, 128), (0, 0, 142))
 
 
-class ColourModel(nn.Module):
-    """Logits are minus the squared distance to each colour, less what all classes share."""
+class ColorModel(nn.Module):
+    """Logits are minus the squared distance to each color, less what all classes share."""
 
-    def __init__(self, colours=COLOURS):
+    def __init__(self, colours=COLORS):
         super().__init__()
-        colour = torch.tensor(colours, dtype=torch.float32) / 255
-        self.conv = nn.Conv2d(colour.shape[1], len(colour), 1)
-        self.conv.weight.data = 20 * colour[:, :, None, None]
-        self.conv.bias.data = -10 * colour.square().sum(1)
+        color = torch.tensor(colours, dtype=torch.float32) / 255
+        self.conv = nn.Conv2d(color.shape[1], len(color), 1)
+        self.conv.weight.data = 20 * color[:, :, None, None]
+        self.conv.bias.data = -10 * color.square().sum(1)
 
     def forward(self, images):
         return self.conv(images)
@@ -31,7 +31,7 @@ def checkpoint_of(model, *, classes=CLASSES, palette=PALETTE, arch="ENet", **cha
         "train_loader": {"type": "Shapes", "args": {"crop_size": 64}},
         "trainer": {"precision": "fp32"},
     }
-    channels = model.conv.in_channels if isinstance(model, ColourModel) else 3
+    channels = model.conv.in_channels if isinstance(model, ColorModel) else 3
     content = {
         "arch": arch,
         "epoch": 1,
@@ -39,7 +39,7 @@ def checkpoint_of(model, *, classes=CLASSES, palette=PALETTE, arch="ENet", **cha
         "state_dict": model.state_dict(),
         "config": config,
         "classes": list(classes),
-        "palette": [list(colour) for colour in palette],
+        "palette": [list(color) for color in palette],
         "mean": [0.0] * channels,
         "std": [1.0] * channels,
         "ignore_index": 255,
@@ -53,6 +53,6 @@ def save_checkpoint(path, model, **changes):
     return path
 
 
-def picture_of(mask, colours=COLOURS):
-    """The RGB picture (H, W, 3) that `ColourModel` answers with `mask`."""
+def picture_of(mask, colours=COLORS):
+    """The RGB image (H, W, 3) that `ColorModel` answers with `mask`."""
     return torch.tensor(colours, dtype=torch.uint8)[torch.tensor(mask.copy()).long()].numpy()

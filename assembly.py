@@ -1,0 +1,231 @@
+"""From a config to a run: every part of it, built in the order in which faults are cheapest.
+
+The command lines are elsewhere (train.py), and so is what the parts do together (trainer.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from base.base_data_loader import BaseDataLoader
+from base.base_dataset import BaseDataset
+from base.base_model import BaseModel
+from base.base_trainer import Plan
+from base.parts import Parts, StepOptions
+from dataloaders.building import build_loaders
+from dataloaders.label_counts import loss_weights
+from models.building import build_model, check_batch, check_model, place
+from models.input_statistics import log_difference, weight_statistics
+from tables import TABLES
+from trainer import Trainer
+from utils.config.config import Config
+from utils.config.registry import build, component_faults
+from utils.errors import ConfigError
+from utils.hardware import distributed
+from utils.hardware.precision import resolve_precision
+from utils.losses.table import WithAuxiliary, build_loss
+from utils.optim.lr_scheduler import SCHEDULERS, Schedule
+from utils.optim.optimizers import build_optimizer
+from utils.run import folder as run_folder
+from utils.run.log import RunLog, open_run
+from utils.run.resume import check_classes
+
+T = TypeVar("T", bound=Trainer)
+
+_OF_THE_DATA = ("classes", "palette", "mean", "std", "ignore_index", "input_dtype", "crop_size")
+
+
+def assemble(
+    config: Config,
+    state: Mapping | None,
+    *,
+    device: torch.device,
+    plugins: Sequence[str] = (),
+    kind: type[T] = Trainer,
+) -> T:
+    """Build everything that a run needs; nothing is written.
+
+    Args:
+        config: The accepted config.
+        state: The checkpoint to go on from, or None.
+        device: Where to train.
+        plugins: Files that the command line added components from; checkpoints name them.
+        kind: The trainer's class.
+
+    Returns:
+        A trainer that stands where `state` says.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    parts = _parts(config, state, device)
+    trainer = kind(
+        parts,
+        device=device,
+        options=_options(config, device),
+        plan=Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)}),
+        description=_description(config, parts.train_loader.dataset, plugins),
+    )
+    if state is not None:
+        trainer.restore(state)
+    return trainer
+
+
+def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts:
+    """Build the parts in the order in which faults are cheapest to find."""
+    check_components(config)
+    weights_saw = weight_statistics(
+        config.arch.type, config.arch.args, needed=config.normalize is not None
+    )
+    start = check_model(config.arch.type, config.arch.args, config.init_from, state)
+    torch.manual_seed(config.seed)
+    train_loader, val_loader = build_loaders(
+        **data_sections(config), pin_memory=device.type == "cuda"
+    )
+    data = train_loader.dataset
+    if config.normalize is not None and weights_saw is not None:
+        for loader in (train_loader, val_loader):
+            if loader is not None:
+                loader.dataset.normalize_by(*weights_saw)
+    elif state is None and weights_saw is not None:
+        log_difference(weights_saw, mean=data.mean, std=data.std)
+    check_classes(data.classes, state)
+    loss = _loss(config, data)
+    model = build_model(
+        config.arch.type,
+        config.arch.args,
+        num_classes=len(data.classes),
+        in_channels=len(data.mean),
+        start=start,
+    )
+    network = _network(config, model, train_loader, device=device)
+    optimizer = _optimizer(config, model)
+    return Parts(
+        model=model,
+        network=network,
+        loss=loss.to(device),
+        optimizer=optimizer,
+        schedule=_schedule(config, optimizer, train_loader),
+        train_loader=train_loader,
+        val_loader=val_loader,
+    )
+
+
+def check_components(config: Config) -> None:
+    """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
+    faults: list[str] = []
+    for kind in ("arch", "optimizer", "loss", "lr_scheduler"):
+        chosen = getattr(config, kind)
+        faults += component_faults(kind, TABLES[kind], chosen.type, chosen.args)
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def data_sections(config: Config) -> dict[str, Any]:
+    """What the config says about its data, as dataloaders/building.py takes it."""
+    train, val = config.train_loader, config.val_loader
+    return {
+        "train": (train.type, train.args),
+        "val": (val.type, val.args) if val is not None and config.trainer.val else None,
+        "ignore_index": config.ignore_index,
+        "seed": config.seed,
+    }
+
+
+def _loss(config: Config, data: BaseDataset) -> WithAuxiliary:
+    weights = config.class_weights
+    return build_loss(
+        config.loss.type,
+        config.loss.args,
+        num_classes=len(data.classes),
+        ignore_index=config.ignore_index,
+        class_weights=weights and loss_weights(weights, data),
+        aux_weight=config.aux_weight,
+    )
+
+
+def _network(
+    config: Config, model: BaseModel, loader: BaseDataLoader, *, device: torch.device
+) -> nn.Module:
+    """The model on its device or devices, which a batch must suffice for."""
+    network = place(
+        model,
+        device,
+        channels_last=config.trainer.channels_last,
+        recompute=config.trainer.recompute,
+        compiled=config.trainer.compile,
+        use_synch_bn=config.use_synch_bn,
+        parallel=config.parallel,
+        n_gpu=config.n_gpu,
+    )
+    check_batch(
+        model,
+        network,
+        batch_size=loader.batch_size,
+        smallest=loader.smallest_batch * distributed.world_size(),
+        crop_size=loader.dataset.crop_size if loader.dataset.augments else None,
+    )
+    return network
+
+
+def _optimizer(config: Config, model: BaseModel) -> Optimizer:
+    section = config.optimizer
+    return build_optimizer(
+        model,
+        name=section.type,
+        args=section.args,
+        differential_lr=section.differential_lr,
+        backbone_lr_factor=section.backbone_lr_factor,
+        layer_decay=section.layer_decay,
+        no_decay_norm_bias=section.no_decay_norm_bias,
+    )
+
+
+def _schedule(config: Config, optimizer: Optimizer, loader: BaseDataLoader) -> Schedule:
+    section = config.lr_scheduler
+    iterations = -(-len(loader) // config.trainer.accumulate)
+    return build(
+        "lr_scheduler",
+        SCHEDULERS,
+        section.type,
+        section.args,
+        optimizer=optimizer,
+        total_steps=config.trainer.epochs * iterations,
+    )
+
+
+def _options(config: Config, device: torch.device) -> StepOptions:
+    return StepOptions(
+        precision=resolve_precision(config.trainer.precision, device),
+        accumulate=config.trainer.accumulate,
+        clip_grad_norm=config.trainer.clip_grad_norm,
+        ema=config.trainer.ema,
+        seed=config.seed,
+    )
+
+
+def _description(config: Config, data: BaseDataset, plugins: Sequence[str]) -> dict[str, object]:
+    """The part of a checkpoint that never changes."""
+    return {
+        "arch": config.arch.type,
+        "config": config.resolved(),
+        "plugins": list(plugins),
+        **{name: getattr(data, name) for name in _OF_THE_DATA},
+    }
+
+
+def open_log(config: Config, state: Mapping | None, folder: Path | None) -> RunLog:
+    """Open the run's folder and log, a new one without `folder`; the first process alone writes."""
+    if distributed.rank() != 0:
+        return RunLog(None)
+    resumed = None if folder is None else state
+    if folder is None:
+        folder = run_folder.create(Path(config.trainer.save_dir), config.name)
+    log_dir = Path(config.trainer.log_dir) / config.name / folder.name
+    tensorboard = log_dir if config.trainer.tensorboard else None
+    return open_run(folder, config.resolved(), tensorboard=tensorboard, resumed=resumed)

@@ -1,0 +1,36 @@
+"""What trains together, and how an update is computed: what a trainer is given."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+
+from base.base_data_loader import BaseDataLoader
+from base.base_model import BaseModel
+from utils.losses.table import WithAuxiliary
+from utils.optim.lr_scheduler import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The built objects that train together."""
+
+    model: BaseModel
+    network: nn.Module
+    """The model, or what wraps it for several devices; the same weights."""
+    loss: WithAuxiliary
+    optimizer: Optimizer
+    schedule: Schedule
+    train_loader: BaseDataLoader
+    val_loader: BaseDataLoader | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How an update is computed."""
+
+    precision: str = "fp32"
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    ema: float | None = None
+    seed: int = 0
