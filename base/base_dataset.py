@@ -89,20 +89,7 @@ class BaseDataset:
         self.normalize_by(self.mean, self.std)
 
     def normalize_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Let images be normalized by these statistics, and their borders have this mean color.
-
-        Args:
-            mean: One value a channel, as a fraction of the dtype's full scale.
-            std: Likewise.
-
-        Raises:
-            ConfigError: The images have other channels.
-        """
-        if len(mean) != len(self.mean):
-            raise ConfigError(
-                f"normalize: found {len(mean)} channels in the images that the encoder's weights "
-                f"were trained with and {len(self.mean)} in the data\n  fix: delete it"
-            )
+        """Set `mean` and `std`, one value a channel, and the color of borders after them."""
         self.mean, self.std = tuple(mean), tuple(std)  # pyrefly: ignore[read-only]
         self.border = mean_color(self.mean, self.input_dtype)
 

@@ -12,10 +12,19 @@ from torch import Tensor, nn
 
 from models.any_size import cells, fit
 from models.encoder_layers import layers_below
-from models.encoder_names import Encoder, name_of, native_size, options_of, timm_name
+from models.encoder_names import (
+    ALIASES,
+    Encoder,
+    name_of,
+    native_size,
+    options_of,
+    timm_name,
+)
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
 from utils.files.matching import align
+
+__all__ = ["ALIASES", "Backbone", "OutputStride", "build_backbone", "build_timm"]
 
 OutputStride = Literal[8, 16, 32]
 
@@ -48,6 +57,10 @@ _PLAIN = {
 _PLAIN_FEATURES = 4
 # Families that compute with channels last, of which timm's other extractors hand out the layout.
 _CHANNELS_LAST = {"mambaout", "sequencer", "swin_transformer", "swin_transformer_v2"}
+
+
+# Of the options of timm.create_model those that a config may ask for.
+_ASKED = ("img_size", "drop_path_rate", "output_stride")
 
 
 class Backbone(nn.Module):
@@ -232,10 +245,10 @@ def build_timm(
         if only_ask and "meta" in str(error):  # older timm computes while it builds
             raise
         # timm says it in as many ways as it has families of networks.
+        asked = [f"{key} {value}" for key, value in arguments.items() if key in _ASKED]
         raise ConfigError(
             f"arch.args.backbone: {name_of(encoder)} does not offer "
-            f"{', '.join(f'{key} {value}' for key, value in options.items())}; "
-            "a ResNet, EfficientNet, MobileNet or ConvNeXt does"
+            f"{', '.join(asked) or 'features'}; docs/encoders.md lists what each family offers"
         ) from error
 
 

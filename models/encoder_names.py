@@ -39,7 +39,7 @@ ALIASES: Mapping[str, str] = {
 class Encoder(TypedDict):
     """An encoder as a config writes it where its name alone does not say enough."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # pyrefly: ignore
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyrefly: ignore
 
     name: str
     img_size: NotRequired[Annotated[int, Ge(1)]]

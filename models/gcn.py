@@ -118,6 +118,21 @@ def _gcn_stage(
     return nn.Sequential(first, *rest)
 
 
+def _gcn_stages(wide: int) -> nn.Sequential:
+    return nn.Sequential(
+        _gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5),
+        _gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7),
+    )
+
+
+def _require_four(channels: tuple[int, ...], name: str) -> None:
+    if len(channels) < 4:
+        raise ConfigError(
+            f"arch.args.backbone: GCN scores four stages, and {name} has {len(channels)}; "
+            "docs/encoders.md lists those that have them"
+        )
+
+
 def _require_odd(num_filters: int) -> None:
     if num_filters % 2 == 0:
         raise ConfigError(
@@ -168,26 +183,15 @@ class GCN(BaseModel):
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
         _require_odd(num_filters)
+        first_stages = _first_stages if use_resnet_gcn else build_backbone
+        self.backbone = first_stages(backbone, in_channels=in_channels, pretrained=pretrained)
+        self.pyramid = Pyramid(self.backbone)
+        channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
+        self.gcn_stages = nn.Sequential()
         if use_resnet_gcn:
-            self.backbone = _first_stages(backbone, in_channels, pretrained)
-            self.pyramid = Pyramid(self.backbone)
-            channels = self.pyramid.channels
-            wide = channels[-1]
-            self.gcn_stages = nn.Sequential(
-                _gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5),
-                _gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7),
-            )
-            channels = (*channels, 2 * wide, 4 * wide)
-        else:
-            self.backbone = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained)
-            self.pyramid = Pyramid(self.backbone)
-            channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
-            self.gcn_stages = nn.Sequential()
-        if len(channels) < 4:
-            raise ConfigError(
-                f"arch.args.backbone: GCN scores four stages; {name_of(backbone)} has "
-                f"{len(channels)}, of strides {', '.join(map(str, self.pyramid.strides))}"
-            )
+            self.gcn_stages = _gcn_stages(channels[-1])
+            channels = (*channels, 2 * channels[-1], 4 * channels[-1])
+        _require_four(channels, name_of(backbone))
         self.score = nn.ModuleList(
             nn.Sequential(
                 GlobalConvolution(width, num_classes, num_filters),
@@ -227,7 +231,7 @@ class GCN(BaseModel):
         return x
 
 
-def _first_stages(encoder: str | Encoder, in_channels: int, pretrained: bool | str) -> Backbone:
+def _first_stages(encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> Backbone:
     """Build a ResNet up to stride 8: the stages that ResNet-GCN keeps."""
     name = name_of(encoder)
     network = build_timm(

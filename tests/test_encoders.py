@@ -1,5 +1,7 @@
 """Encoders at any image size: plain and rotary ViTs, windows, channels last, lost borders."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -9,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 
 from models import MODELS
 from models.any_size import cells
-from models.backbones import build_backbone
+from models.backbones import Backbone, build_backbone
 from models.pyramid import Pyramid
 from utils.config.registry import build
 from utils.errors import ConfigError
@@ -48,6 +50,7 @@ def test_at_its_own_size_features_are_those_of_timm(name):
     backbone = build_backbone(name, pretrained=False).eval()
     reference = timm.create_model(name).eval()
     own = getattr(backbone.network, "model", backbone.network).state_dict()
+    own = {key.replace("stages_", "stages."): value for key, value in own.items()}
     reference.load_state_dict({**reference.state_dict(), **own})
     batch = torch.randn(1, 3, 160, 160)
     last = {"indices": 4, "norm": True} if backbone.plain else {}
@@ -96,11 +99,9 @@ def test_a_network_of_one_size_is_refused_with_the_reason(name, reason):
 
 def test_a_map_that_ignores_the_image_is_refused():
     network = torch.nn.Module()
-    network.feature_info = timm.models.FeatureInfo([{"num_chs": 3, "reduction": 4}], (0,))
+    network.feature_info = SimpleNamespace(channels=lambda: [3], reduction=lambda: [4])
     network.forward = lambda batch: [F.adaptive_avg_pool2d(batch, 20)]
     network.weight = torch.nn.Parameter(torch.zeros(1))
-    from models.backbones import Backbone
-
     with pytest.raises(ConfigError, match="its features do not follow the image"):
         Backbone(network, "fixed", in_channels=3, native=80)
 
@@ -147,7 +148,7 @@ def test_the_position_table_of_a_weight_file_is_brought_to_another_size(tmp_path
             r"drop_path_rate: expected a number < 1, got 1",
         ),
         ({"name": "tst_vit"}, "unknown encoder 'tst_vit'; did you mean test_vit"),
-        ({"name": "test_resnet", "img_size": 96}, "test_resnet does not offer .*img_size 96"),
+        ({"name": "test_resnet", "img_size": 96}, "test_resnet does not offer img_size 96; docs"),
     ],
 )
 def test_a_wrong_object_is_explained(value, message):
@@ -198,8 +199,6 @@ def test_a_dilated_decoder_takes_patches_of_its_stride_as_they_are():
 def test_four_stages_are_asked_for_where_fewer_are_there():
     with (
         torch.device("meta"),
-        pytest.raises(
-            ConfigError, match="GCN scores four stages; shvit_s1 has 3, of strides 16, 32, 64"
-        ),
+        pytest.raises(ConfigError, match="GCN scores four stages, and shvit_s1 has 3"),
     ):
         build_small("GCN", backbone="shvit_s1")

@@ -89,9 +89,16 @@ def wrong_value(path: str, value: object, errors: Sequence[ErrorDetails]) -> str
         `trainer.epochs: expected a number >= 1, got 0`; the path goes on into a list or an object
         to the entry that is wrong.
     """
-    # Of a union the arm that came furthest into a list or an object is the one that was meant.
-    inner = max((_inner_path(value, error["loc"]) for error in errors), key=len)
-    errors = [error for error in errors if _inner_path(value, error["loc"]) == inner]
+    # Of a union the arm that came furthest into a list or an object is the one that was meant; to
+    # miss a key it must have been inside.
+    furthest = max(errors, key=lambda one: _depth(value, one))
+    inner = _inner_path(value, furthest["loc"])
+    errors = [
+        error
+        for error in errors
+        if _inner_path(value, error["loc"]) == inner
+        and _depth(value, error) == _depth(value, furthest)
+    ]
     path, first = join(path, *inner), errors[0]
     if first["type"] == "missing" and isinstance(key := first["loc"][-1], str):
         return f"{join(path, key)}: missing"
@@ -135,6 +142,11 @@ def _inner_path(value: Any, location: tuple[int | str, ...]) -> tuple[int | str,
             value = entries[key]
             path.append(key)
     return tuple(path)
+
+
+def _depth(value: Any, error: ErrorDetails) -> int:
+    missing = error["type"] == "missing" and isinstance(error["loc"][-1], str)
+    return len(_inner_path(value, error["loc"])) + missing
 
 
 def _similarity(left: str, right: str) -> float:
