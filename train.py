@@ -10,6 +10,7 @@ Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 not fini
 """
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ log = logging.getLogger("segmentation")
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see the module's text."""
     args = _parse(arguments)
+    gc.set_threshold(10_000)  # by default a third of a start over 100,000 files goes into searching
     from utils.hardware.devices import restrict_gpus
 
     restrict_gpus(args.device)

@@ -4,7 +4,6 @@ Two ways, never by position: the same relative path without the ending (folders)
 under the stars (patterns). A list file chooses among them by name, or names the pairs itself.
 """
 
-import functools
 import itertools
 import os
 import posixpath
@@ -53,7 +52,10 @@ def find_pairs(
             return pairs_of(rows, source, root, (images, masks)), ()
     if "*" in images:
         stars = (split,) if isinstance(split, str) else split
-        found, labels = (_by_pattern(root, pattern, stars) for pattern in (images, masks))
+        if not root.is_dir():
+            first_folder([root], layout=f"data_dir/{images}")
+        files = _files(root)
+        found, labels = (_by_pattern(root, files, pattern, stars) for pattern in (images, masks))
         if not found:
             raise _nothing_matches(root, images, stars)
     elif split is None or isinstance(split, str):
@@ -92,7 +94,7 @@ def _in_folders(
 
 def _by_relative_stem(folder: Path) -> dict[str, Path]:
     """Return all images below a folder by relative path without the ending."""
-    start = len(str(folder / "x")) - 1  # by text: pathlib would take seconds for 100,000 files
+    start = len(str(folder / "x")) - 1
     return _unique(
         (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)
         for path in _readable(folder)
@@ -100,7 +102,7 @@ def _by_relative_stem(folder: Path) -> dict[str, Path]:
 
 
 def _readable(folder: Path) -> list[Path]:
-    files = _files(folder)
+    files = [Path(file) for file in _files(folder)]
     known = [path for path in files if path.suffix.lower() in EXTENSIONS]
     if files and not known:
         there = Counter(path.suffix for path in files).most_common(8)
@@ -153,7 +155,7 @@ def _patterns(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]])
             )] += 1  # fmt: skip
     pairs = Counter[tuple[str, ...]]()
     for patterns, _ in votes.most_common(8):
-        one, other = ({_match(pattern, root, path) for path in paths} - {None}
+        one, other = ({match.groups() for match, _ in _matches(root, map(str, paths), pattern)}
                       for pattern, paths in zip(patterns, files, strict=True))  # fmt: skip
         pairs[patterns] = len(one & other)
     for (image, mask), count in pairs.most_common(1):
@@ -177,11 +179,12 @@ def _shared(one: str, other: str) -> Iterator[str]:
             yield core
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[str]:
     """Return every file below a folder but hidden ones, in the byte order of the paths."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        found += [Path(place, name) for name in names if not name.startswith(".")]
+        # Text: a Path for each of 100,000 files takes seconds.
+        found += [f"{place}{os.sep}{name}" for name in names if not name.startswith(".")]
         # A link to a folder that it lies in would lead round and round.
         here = Path(place).resolve()
         folders[:] = [name for name in folders if not name.startswith(".")
@@ -193,17 +196,15 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
 
 
-def _by_pattern(root: Path, pattern: str, stars: Iterable[str] | None) -> dict[str, Path]:
-    """Return the files that a pattern matches, by what its stars matched."""
-    if not root.is_dir():
-        first_folder([root], layout=f"data_dir/{pattern}")
+def _by_pattern(
+    root: Path, files: Sequence[str], pattern: str, stars: Iterable[str] | None
+) -> dict[str, Path]:
+    """Return the files below `root` that a pattern matches, by what its stars matched."""
     wanted = None if stars is None else {composed(star) for star in stars}
-    found, met = [], set()
-    for path in _files(root):
-        if (matched := _match(pattern, root, path)) is not None:
-            met.add(matched[0])
-            if wanted is None or matched[0] in wanted:
-                found.append(("/".join(matched), path))
+    matches = list(_matches(root, files, pattern))
+    met = {match[1] for match, _ in matches}
+    found = [("/".join(match.groups()), Path(file)) for match, file in matches
+             if wanted is None or match[1] in wanted]  # fmt: skip
     if found and wanted is not None and wanted - met:
         raise DataError(
             f"{root / pattern}: no file with the first star {', '.join(sorted(wanted - met))}\n"
@@ -212,13 +213,14 @@ def _by_pattern(root: Path, pattern: str, stars: Iterable[str] | None) -> dict[s
     return _unique(found)
 
 
-def _match(pattern: str, root: Path, path: Path) -> tuple[str, ...] | None:
-    """Return what the stars of a pattern match of a path below `root`."""
-    matched = _expression(pattern).fullmatch(composed(path.relative_to(root).as_posix()))
-    return None if matched is None else matched.groups()
+def _matches(root: Path, files: Iterable[str], pattern: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Yield how a pattern matches paths below `root`, and the path, for each that it matches."""
+    expression, start = _expression(pattern), len(str(root / "x")) - 1
+    for file in files:
+        if match := expression.fullmatch(composed(file[start:].replace(os.sep, "/"))):
+            yield match, file
 
 
-@functools.cache
 def _expression(pattern: str) -> re.Pattern[str]:
     """Its ending counts in any case, as cameras write .JPG; ".*" is any that can be read."""
     groups = {"*": "([^/]*)", "**/": "((?:[^/]+/)*)"}

@@ -78,16 +78,17 @@ def _count(dataset: BaseDataset) -> LabelCounts:
     for counts in found:
         if isinstance(counts, Exception):
             raise counts
-        for label, count in counts:
+        for label, count in zip(counts[::2], counts[1::2], strict=True):
             pixels[label] += count
-            surroundings[label] += sum(count for _, count in counts)
+            surroundings[label] += sum(counts[1::2])
     return LabelCounts(pixels, surroundings)
 
 
-def _labels(dataset: BaseDataset, mask: np.ndarray) -> list[tuple[int, int]]:
-    """The classes in a mask of train ids, each with its pixels."""
-    counts = dataset.label_counts(mask).tolist()
-    return [(label, count) for label, count in enumerate(counts) if count]
+def _labels(dataset: BaseDataset, mask: np.ndarray) -> list[int]:
+    """Each class in a mask of train ids and its pixels, by turns: flat lists load the fastest."""
+    counts = dataset.label_counts(mask)
+    there = np.flatnonzero(counts)
+    return np.stack([there, counts[there]], axis=1).ravel().tolist()
 
 
 def _meaning(dataset: BaseDataset) -> str:

@@ -12,7 +12,6 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from training import batches_of, plain_config, record_gradients, relative_difference, trainer_of
 
 from utils.errors import DataError
-from utils.files.decoding import require_file
 from utils.hardware import distributed
 from utils.hardware.prefetch import on_device
 
@@ -98,6 +97,10 @@ def one_process(backend):
         dist.destroy_process_group()
 
 
+def refuse():
+    raise DataError("mask.png: no such file")
+
+
 def assert_collectives_work(device, monkeypatch):
     """Each function sends its tensors through the group, here to this process alone."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
@@ -107,8 +110,8 @@ def assert_collectives_work(device, monkeypatch):
     assert numbers.tolist() == [0, 1, 2, 3, 4]
     assert distributed.agree(3) == 3
     assert distributed.by_first(lambda: {"sizes": [(1, 2)]}) == {"sizes": [(1, 2)]}
-    with pytest.raises(DataError, match="cannot be opened: No such file"):
-        distributed.by_first(lambda: require_file(Path("missing")))
+    with pytest.raises(DataError, match="no such file"):
+        distributed.by_first(refuse)
 
 
 def replace_network(trainer, network):
