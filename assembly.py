@@ -20,7 +20,8 @@ from base.parts import Parts, StepOptions
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
-from models.input_statistics import log_difference, weight_statistics
+from models.encoder_layers import layer_groups
+from models.input_statistics import take_statistics, weight_statistics
 from tables import TABLES
 from trainer import Trainer
 from utils.config.config import Config
@@ -79,21 +80,17 @@ def assemble(
 def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts:
     """Build the parts in the order in which faults are cheapest to find."""
     check_components(config)
-    weights_saw = weight_statistics(
-        config.arch.type, config.arch.args, needed=config.normalize is not None
-    )
+    asked = config.normalize is not None
+    weights_saw = weight_statistics(config.arch.type, config.arch.args, asked=asked)
     start = check_model(config.arch.type, config.arch.args, config.init_from, state)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(
         **data_sections(config), pin_memory=device.type == "cuda"
     )
     data = train_loader.dataset
-    if config.normalize is not None and weights_saw is not None:
-        for loader in (train_loader, val_loader):
-            if loader is not None:
-                loader.dataset.normalize_by(*weights_saw)
-    elif state is None and weights_saw is not None:
-        log_difference(weights_saw, mean=data.mean, std=data.std)
+    if weights_saw is not None:
+        held_out = [] if val_loader is None else [val_loader.dataset]
+        take_statistics([data, *held_out], weights_saw, asked=asked)
     check_classes(data.classes, state)
     loss = _loss(config, data)
     model = build_model(
@@ -175,13 +172,14 @@ def _network(
 
 def _optimizer(config: Config, model: BaseModel) -> Optimizer:
     section = config.optimizer
+    decay = section.layer_decay
     return build_optimizer(
         model,
         name=section.type,
         args=section.args,
         differential_lr=section.differential_lr,
         backbone_lr_factor=section.backbone_lr_factor,
-        layer_decay=section.layer_decay,
+        layers=None if decay is None else layer_groups(model, decay),
         no_decay_norm_bias=section.no_decay_norm_bias,
     )
 

@@ -1,14 +1,12 @@
 """What every network of this project promises: its forward contract, its groups, its freezing."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from utils.errors import ConfigError
 
 
 class Size(NamedTuple):
@@ -145,20 +143,6 @@ class BaseModel(nn.Module):
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the backbone, frozen ones too."""
         yield from self._backbone().parameters()
-
-    def backbone_layers(self) -> Iterable[tuple[nn.Parameter, int]]:
-        """Return each parameter of the backbone with how many layers it lies below the decoder.
-
-        Raises:
-            ConfigError: There is no backbone, or it does not tell its layers.
-        """
-        layers = getattr(self._backbone(), "layers_below", None)
-        if layers is None:
-            raise ConfigError(
-                f"optimizer.layer_decay: found one, and {type(self).__name__} has no encoder that "
-                "tells its layers\n  fix: delete it"
-            )
-        return layers()
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter that :meth:`backbone_parameters` does not."""

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.any_size import cells, fit
-from models.encoder_layers import layers_below
 from models.encoder_names import (
     ALIASES,
     Encoder,
@@ -29,35 +28,16 @@ __all__ = ["ALIASES", "Backbone", "OutputStride", "build_backbone", "build_timm"
 OutputStride = Literal[8, 16, 32]
 
 # Families of timm (its modules) whose position tables or windows it brings to the image's size.
-_DYNAMIC = {
-    "deit",
-    "eva",
-    "swin_transformer",
-    "swin_transformer_v2",
-    "swin_transformer_v2_cr",
-    "vision_transformer",
-    "vision_transformer_hybrid",
-    "vitamin",
-}
+_DYNAMIC = {"deit", "eva", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr",
+            "vision_transformer", "vision_transformer_hybrid", "vitamin"}  # fmt: skip
 # Families with one stride throughout. The last four blocks are handed out, each behind the
 # network's final normalization, as DINOv2 and DINOv3 evaluate theirs.
-_PLAIN = {
-    "deepseek_vit",
-    "deit",
-    "eva",
-    "gemma4_vit",
-    "naflexvit",
-    "qwen3_vit",
-    "vision_transformer",
-    "vision_transformer_hybrid",
-    "vision_transformer_sam",
-    "vitamin",
-    "xcit",
-}
+_PLAIN = {"deepseek_vit", "deit", "eva", "gemma4_vit", "naflexvit", "qwen3_vit",
+          "vision_transformer", "vision_transformer_hybrid", "vision_transformer_sam", "vitamin",
+          "xcit"}  # fmt: skip
 _PLAIN_FEATURES = 4
 # Families that compute with channels last, of which timm's other extractors hand out the layout.
 _CHANNELS_LAST = {"mambaout", "sequencer", "swin_transformer", "swin_transformer_v2"}
-
 
 # Of the options of timm.create_model those that a config may ask for.
 _ASKED = ("img_size", "drop_path_rate", "output_stride")
@@ -95,29 +75,19 @@ class Backbone(nn.Module):
         info: Any = network.feature_info
         self.name = name
         self.network = network
-        self.strides = tuple(info.reduction())
-        self.multiple, self.channels, self._lost = fit(
-            network, in_channels=in_channels, native=native, name=name
-        )
+        self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
+        self.multiple, self._lost = fit(network, in_channels=in_channels, native=native, name=name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, in_channels, H, W)``: one ``(N, c, H/s, W/s)`` a stage."""
-        height, width = images.shape[2:]
-        if self.multiple > 1:
-            # Not a remainder: torch.export simplifies the padded side to a multiple only so.
-            below, right = (
-                cells(side, self.multiple) * self.multiple - side for side in (height, width)
-            )
-            images = F.pad(images, (0, right, 0, below))
-        features = self.network(images)
-        if self._lost is None:
-            return features
+        if self.multiple == 1:
+            return self.network(images)
+        size = images.shape[2:]
+        # Not a remainder: torch.export simplifies the padded side to a multiple only so.
+        below, right = (cells(side, self.multiple) * self.multiple - side for side in size)
+        features = self.network(F.pad(images, (0, right, 0, below)))
         placed = zip(features, self._lost, self.strides, strict=True)
-        return [_place(map_, lost, (height, width), stride) for map_, lost, stride in placed]
-
-    def layers_below(self) -> list[tuple[nn.Parameter, int]]:
-        """Return each parameter with how many of timm's layers it lies below the decoder."""
-        return layers_below(self.network, self.name)
+        return [_place(map_, lost, size, stride) for map_, lost, stride in placed]
 
     @property
     def plain(self) -> bool:
@@ -181,7 +151,7 @@ def build_backbone(
     return backbone
 
 
-def _place(features: Tensor, lost: int, size: tuple[int, int], stride: float) -> Tensor:
+def _place(features: Tensor, lost: int, size: Sequence[int], stride: float) -> Tensor:
     """Bring the features of padded images to the cells that lie in images of ``size``."""
     if lost:  # at all sides, by convolutions without padding
         features = F.pad(features, (lost // 2, lost - lost // 2) * 2, mode="replicate")

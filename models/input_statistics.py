@@ -3,68 +3,71 @@
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from base.base_dataset import BaseDataset
 from models import MODELS
 from models.encoder_names import timm_name
 from utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 log = logging.getLogger("segmentation")
 
 _FAR = 0.1  # a difference of means or deviations that changes what the first layer sees
 
 
-class Statistics(NamedTuple):
-    """One value a channel, as fractions of the full scale."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def weight_statistics(name: str, args: Mapping[str, Any], *, needed: bool) -> Statistics | None:
-    """Return what timm says about the images that a model's encoder was trained with.
+def weight_statistics(name: str, args: Mapping[str, Any], *, asked: bool) -> "PretrainedCfg | None":
+    """Return timm's configuration of the weights that a model's encoder starts from.
 
     Args:
         name: A model of the table.
         args: Its arguments.
-        needed: Whether the config asks for them.
-
-    Returns:
-        None where the model has no encoder, or starts without its weights.
+        asked: Whether the config asks for the statistics; else weights that are not loaded have
+            none.
 
     Raises:
-        ConfigError: timm has no such encoder, or there are none and they are needed.
+        ConfigError: timm has no such encoder, or they are asked for and there are none.
     """
     parameters = inspect.signature(MODELS[name]).parameters
     arguments = {key: args.get(key, parameter.default) for key, parameter in parameters.items()}
-    if "backbone" in arguments and (needed or arguments["pretrained"] is not False):
+    if "backbone" in arguments and (asked or arguments["pretrained"] is not False):
         from timm.models import get_pretrained_cfg
 
-        if configuration := get_pretrained_cfg(timm_name(arguments["backbone"])):
-            return Statistics(configuration.mean, configuration.std)
-    if needed:
-        raise ConfigError(
-            f"normalize: {name} has no encoder whose weights saw other images\n  fix: delete it"
-        )
+        return get_pretrained_cfg(timm_name(arguments["backbone"]))
+    if asked:
+        raise ConfigError(f"normalize: {name} has no encoder with weights\n  fix: delete it")
     return None
 
 
-def log_difference(weights: Statistics, *, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Say where images differ much from those that weights were trained with.
+def take_statistics(
+    datasets: Sequence[BaseDataset], weights: "PretrainedCfg", *, asked: bool
+) -> None:
+    """Normalize images as those of the weights were, or say where the two differ much.
 
-    Args:
-        weights: Of the weights' images.
-        mean: Of the data, one value a channel.
-        std: Likewise.
+    Raises:
+        ConfigError: They have other channels.
     """
-    pairs = [*zip(mean, weights.mean, strict=False), *zip(std, weights.std, strict=False)]
-    if len(mean) == len(weights.mean) and any(abs(one - other) > _FAR for one, other in pairs):
+    mean, std = datasets[0].mean, datasets[0].std
+    if len(mean) != len(weights.mean):
+        if asked:
+            raise ConfigError(
+                f"normalize: the weights saw images of {len(weights.mean)} channels, these have "
+                f"{len(mean)}\n  fix: delete it"
+            )
+        return
+    if asked:
+        for dataset in datasets:
+            dataset.normalize_by(weights.mean, weights.std)
+        return
+    pairs = zip((*mean, *std), (*weights.mean, *weights.std), strict=True)
+    if any(abs(one - other) > _FAR for one, other in pairs):
         log.info(
-            "normalize: the images' mean is %s and their deviation %s, those of the encoder's "
-            'weights %s and %s: "normalize": "weights" takes the latter',
-            *map(_text, (mean, std, *weights)),
+            "normalize: the images are normalized by mean %s and deviation %s, the encoder's "
+            'weights saw %s and %s: "normalize": "weights" takes these',
+            *(
+                [round(one, 3) for one in values]
+                for values in (mean, std, weights.mean, weights.std)
+            ),
         )
-
-
-def _text(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.3g}" for value in values)

@@ -85,11 +85,7 @@ class Linear(BaseModel):
         x = torch.cat([first, *(resize(other, first.shape[2:]) for other in others)], dim=1)
         logits = self.classifier(self.norm(x))
         height, width = images.shape[2:]
-        if self.backbone.multiple == 1:
-            return resize_logits(logits, (height, width))
-        # The cells of a padded image reach over its border: to be stretched to it they must not.
-        covered = [
-            torch.sym_max(cells * self.stride, side)
-            for cells, side in zip(logits.shape[2:], (height, width), strict=True)
-        ]
+        # The last cells may reach over the border: to be stretched to it they must not.
+        sides = zip(logits.shape[2:], (height, width), strict=True)
+        covered = [torch.sym_max(cells * self.stride, side) for cells, side in sides]
         return resize_logits(logits, covered)[:, :, :height, :width]

@@ -11,30 +11,10 @@ from torch import Tensor, nn
 
 from models.any_size import cells
 from models.backbones import Backbone
-from models.blocks import halve, initialize
+from models.blocks import initialize
 
 WIDTH = 256
 """Channels of each level of a simple feature pyramid."""
-
-
-class LayerNorm2d(nn.Module):
-    """Layer normalization over the channels of ``(N, C, H, W)``."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Halve(nn.Module):
-    """2x2 max-pooling that rounds up."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` to ``(N, C, ceil(H/2), ceil(W/2))``."""
-        return halve(x)
 
 
 class Pyramid(nn.Module):
@@ -57,6 +37,8 @@ class Pyramid(nn.Module):
         self.levels = nn.ModuleList()
         if not backbone.plain:
             return
+        from timm.layers import LayerNorm2d  # seconds; the encoder has paid them
+
         width, patch = self.channels[-1], self.strides[-1]
         self.channels, self.strides = (WIDTH,) * 4, (patch / 4, patch / 2, patch, 2 * patch)
         doubled = nn.ConvTranspose2d(width, width // 2, 2, stride=2)
@@ -78,7 +60,7 @@ class Pyramid(nn.Module):
                 (width // 4, quadrupled),
                 (width // 2, (doubled,)),
                 (width, ()),
-                (width, (Halve(),)),
+                (width, (nn.MaxPool2d(2, ceil_mode=True),)),
             )
         )
         initialize(self)

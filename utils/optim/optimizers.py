@@ -1,6 +1,6 @@
 """Optimizers by name, and the parameter groups of a model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from torch import nn
@@ -23,10 +23,6 @@ class TwoPartModel(Protocol):
         """All others."""
         ...
 
-    def backbone_layers(self) -> Iterable[tuple[nn.Parameter, int]]:
-        """Each parameter of the backbone with how many layers it lies below the decoder."""
-        ...
-
     def modules(self) -> Iterable[nn.Module]:
         """Every module of the model."""
         ...
@@ -39,7 +35,7 @@ def build_optimizer(
     args: Mapping[str, object],
     differential_lr: bool = False,
     backbone_lr_factor: float = 0.1,
-    layer_decay: float | None = None,
+    layers: Sequence[tuple[list[nn.Parameter], float]] | None = None,
     no_decay_norm_bias: bool = False,
 ) -> Optimizer:
     """The optimizer of a model, with its parameter groups.
@@ -52,21 +48,20 @@ def build_optimizer(
         args: The optimizer's arguments, `lr` among them.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
-        layer_decay: A group for each layer of the backbone, from the decoder down, each with this
-            share of the rate of the one before; implies `no_decay_norm_bias`.
-        no_decay_norm_bias: Weight decay off for all but the weights of layers: for norms, biases,
-            position tables and tokens, which then form groups of their own behind the others, in
-            the same order.
+        layers: The backbone's layers, each with its rate as a share of the backbone's: a group for
+            each. They imply `no_decay_norm_bias`.
+        no_decay_norm_bias: Weight decay off for norms, biases, position tables and tokens, which
+            then form groups of their own behind the others, in the same order.
 
     Raises:
-        ConfigError: Unknown name, arguments that the optimizer does not take, or a backbone that
-            does not tell its layers.
+        ConfigError: Unknown name, or arguments that the optimizer does not take.
     """
+    decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
     factor = backbone_lr_factor if differential_lr else 1.0
-    parts = [(list(model.decoder_parameters()), 1.0), *_backbone(model, factor, layer_decay)]
-    if not differential_lr and layer_decay is None:
-        parts = [([p for parameters, _ in parts for p in parameters], 1.0)]
-    undecayed = no_decay_norm_bias or layer_decay is not None
+    parts = [(decoder, 1.0), *((own, factor * rate) for own, rate in layers or [(backbone, 1.0)])]
+    if not differential_lr and layers is None:
+        parts = [(decoder + backbone, 1.0)]
+    undecayed = no_decay_norm_bias or layers is not None
     plain = _no_weights(model) if undecayed else set()
     groups: list[tuple[list[nn.Parameter], float, bool]] = []
     for decays in (True, False) if undecayed else (True,):
@@ -82,18 +77,6 @@ def build_optimizer(
     return optimizer
 
 
-def _backbone(
-    model: TwoPartModel, factor: float, layer_decay: float | None
-) -> list[tuple[list[nn.Parameter], float]]:
-    """The backbone's parameters, whole or by layers from the decoder down, with their rates."""
-    if layer_decay is None:
-        return [(list(model.backbone_parameters()), factor)]
-    layers: dict[int, list[nn.Parameter]] = {}
-    for parameter, below in model.backbone_layers():
-        layers.setdefault(below, []).append(parameter)
-    return [(layers[below], factor * layer_decay**below) for below in sorted(layers)]
-
-
 def _no_weights(model: TwoPartModel) -> set[int]:
     """Identities of all parameters that are no weights of linear layers or convolutions.
 
@@ -101,9 +84,5 @@ def _no_weights(model: TwoPartModel) -> set[int]:
     at most one dimension, whatever a layer's class is called. Position tables and tokens, which
     may have more, are told by name: they are not called a weight.
     """
-    return {
-        id(p)
-        for module in model.modules()
-        for name, p in module.named_parameters(recurse=False)
-        if p.dim() <= 1 or not name.endswith("weight")
-    }
+    own = (named for module in model.modules() for named in module.named_parameters(recurse=False))
+    return {id(p) for name, p in own if p.dim() <= 1 or not name.endswith("weight")}
