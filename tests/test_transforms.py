@@ -19,9 +19,10 @@ def draw(seed, height, width, **options):
         "rotate": False,
         "flip": False,
     }
-    return transforms.training_geometry(
+    view = transforms.training_view(
         height, width, rng=np.random.default_rng(seed), **(knobs | options)
     )
+    return view.geometry()
 
 
 def grown(mask):
@@ -169,10 +170,10 @@ def deviation(values, low, high):
 def test_scale_angle_and_flip_follow_the_documented_distributions():
     longs, angles, flips, tops = [], [], [], []
     for index in range(4000):
-        geometry = transforms.training_geometry(
+        geometry = transforms.training_view(
             300, 400, rng=sample_generator(1, 2, index), base_size=400, crop_size=64,
             scale_range=(0.5, 2.0), rotate=True, flip=True,
-        )  # fmt: skip
+        ).geometry()  # fmt: skip
         (a, b), (c, d) = geometry.matrix[:, :2]
         flipped = a * d - b * c < 0
         angles.append(np.degrees(np.arctan2(b, d)))
@@ -184,10 +185,10 @@ def test_scale_angle_and_flip_follow_the_documented_distributions():
     assert deviation(np.array(angles), -10, 10) < 0.03
     assert abs(np.mean(flips) - 0.5) < 0.03
     for index in range(4000):
-        geometry = transforms.training_geometry(
+        geometry = transforms.training_view(
             300, 400, rng=sample_generator(1, 2, index), base_size=None, crop_size=200,
             scale_range=None, rotate=False, flip=False,
-        )  # fmt: skip
+        ).geometry()  # fmt: skip
         tops.append(geometry.matrix[1, 2])
     assert set(tops) == set(range(101))
 

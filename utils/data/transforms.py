@@ -58,7 +58,69 @@ class Geometry(NamedTuple):
         return self._replace(matrix=matrix, source=(height, width))
 
 
-def training_geometry(
+class View(NamedTuple):
+    """What a sample shows of its source, which is resized, turned, cut and flipped.
+
+    Attributes:
+        source: (height, width) of the source.
+        canvas: (height, width) that it is resized to.
+        size: (height, width) of the cut.
+        angle: Degrees by which the canvas is turned about its center.
+        offset: (top, left) of the cut on the canvas, negative where the canvas is smaller.
+        flipped: Whether left and right change places.
+    """
+
+    source: tuple[int, int]
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+    angle: float = 0.0
+    offset: tuple[int, int] = (0, 0)
+    flipped: bool = False
+
+    def rooms(self) -> tuple[int, int]:
+        """Return by how much the canvas is higher and wider than the cut."""
+        return self.canvas[0] - self.size[0], self.canvas[1] - self.size[1]
+
+    def placed(self, down: float, across: float) -> "View":
+        """Return the view with its cut elsewhere; uniform shares make all places equally likely."""
+        top, left = (
+            min(0, room) + int(share * (abs(room) + 1))
+            for room, share in zip(self.rooms(), (down, across), strict=True)
+        )
+        return self._replace(offset=(top, left))
+
+    def centered_on(self, row: int, column: int) -> "View":
+        """Return the view with its cut about a source pixel, as far as the canvas reaches."""
+        matrix = self._replace(offset=(0, 0), flipped=False).geometry().matrix
+        x, y = np.linalg.solve(matrix[:, :2], (column, row) - matrix[:, 2])
+        top, left = (
+            _about(round(place), side, room)
+            for place, side, room in zip((y, x), self.size, self.rooms(), strict=True)
+        )
+        return self._replace(offset=(top, left))
+
+    def geometry(self) -> Geometry:
+        """Chain flip, crop, rotation and resize, each as a map from its output to its input."""
+        source, canvas, size, angle, offset, flipped = self
+        step, begin = (-1, offset[1] + size[1] - 1) if flipped else (1, offset[1])
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        middle_y, middle_x = (canvas[0] - 1) / 2, (canvas[1] - 1) / 2
+        right, below = begin - middle_x, offset[0] - middle_y
+        down, across = source[0] / canvas[0], source[1] / canvas[1]
+        x = across * (cos * right + sin * below + middle_x + 0.5) - 0.5
+        y = down * (cos * below - sin * right + middle_y + 0.5) - 0.5
+        matrix = [[across * cos * step, across * sin, x], [-down * sin * step, down * cos, y]]
+        return Geometry(np.array(matrix), size, source, max(canvas) / max(source))
+
+
+def _about(place: int, side: int, room: int) -> int:
+    """Return where a cut begins that has `place` in its middle, or as near as the canvas allows."""
+    begin = min(max(place - side // 2, min(0, room)), max(0, room))
+    # Turned, the place may lie outside the canvas, and is seen all the same.
+    return min(max(begin, place - side + 1), place)
+
+
+def training_view(
     height: int,
     width: int,
     *,
@@ -68,8 +130,8 @@ def training_geometry(
     scale_range: tuple[float, float] | None,
     rotate: bool,
     flip: bool,
-) -> Geometry:
-    """Draw the warp of a training sample.
+) -> View:
+    """Draw what a training sample shows.
 
     Args:
         height: Source height in pixels.
@@ -91,13 +153,9 @@ def training_geometry(
         canvas = (max(1, round(height * ratio)), max(1, round(width * ratio)))
     angle = ROTATION_DEGREES * (2 * turned - 1) if rotate else 0.0
     size = canvas if crop_size is None else (crop_size, crop_size)
-    rooms = (canvas[0] - size[0], canvas[1] - size[1])
-    top, left = (
-        min(0, room) + int(share * (abs(room) + 1))
-        for room, share in zip(rooms, (down, across), strict=True)
-    )
     flipped = flip and mirrored < FLIP_PROBABILITY
-    return _compose((height, width), canvas, size, angle=angle, offset=(top, left), flipped=flipped)
+    view = View((height, width), canvas, size, angle=angle, flipped=flipped)
+    return view.placed(down, across)
 
 
 def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
@@ -105,29 +163,7 @@ def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
     short = min(height, width)
     canvas = (round(height * crop_size / short), round(width * crop_size / short))
     offset = ((canvas[0] - crop_size) // 2, (canvas[1] - crop_size) // 2)
-    size = (crop_size, crop_size)
-    return _compose((height, width), canvas, size, angle=0.0, offset=offset, flipped=False)
-
-
-def _compose(
-    source: tuple[int, int],
-    canvas: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    angle: float,
-    offset: tuple[int, int],
-    flipped: bool,
-) -> Geometry:
-    """Chain flip, crop, rotation and resize, each as a map from its output to its input."""
-    step, begin = (-1, offset[1] + size[1] - 1) if flipped else (1, offset[1])
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    middle_y, middle_x = (canvas[0] - 1) / 2, (canvas[1] - 1) / 2
-    right, below = begin - middle_x, offset[0] - middle_y
-    down, across = source[0] / canvas[0], source[1] / canvas[1]
-    x = across * (cos * right + sin * below + middle_x + 0.5) - 0.5
-    y = down * (cos * below - sin * right + middle_y + 0.5) - 0.5
-    matrix = [[across * cos * step, across * sin, x], [-down * sin * step, down * cos, y]]
-    return Geometry(np.array(matrix), size, source, max(canvas) / max(source))
+    return View((height, width), canvas, (crop_size, crop_size), offset=offset).geometry()
 
 
 def warp_image(image: np.ndarray, geometry: Geometry, border: tuple[float, ...]) -> np.ndarray:
