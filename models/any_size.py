@@ -19,21 +19,11 @@ _REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError
 def fit(
     network: nn.Module, *, in_channels: int, native: int, name: str
 ) -> tuple[int, tuple[int, ...]]:
-    """Try image sizes on an encoder.
+    """Return what side images are padded to multiples of, and how many cells each map lacks then.
 
-    In this order: any size, multiples of the finest and of the coarsest stride, of three of these
-    (unpadded convolutions shrink small images to nothing), and of the side that the encoder was
-    made for, of which windows may be a fixed share (MaxViT, HaloNet).
-
-    Args:
-        network: Maps images to a list of features, which `feature_info` describes.
-        in_channels: Channels of the images.
-        native: Side of the images that the encoder was made for.
-        name: What messages call it.
-
-    Returns:
-        The side that images are to be padded to multiples of, and how many rows and columns each
-        map lacks then.
+    Tried in this order: any size, multiples of the finest and of the coarsest stride, of three of
+    these (unpadded convolutions shrink small images to nothing), and of the side that the encoder
+    was made for, of which windows may be a fixed share (MaxViT, HaloNet).
 
     Raises:
         ConfigError: It works at that one size only.
@@ -67,23 +57,19 @@ def cells(side: int, stride: float) -> int:
 
 
 def _shapes(network: nn.Module, size: Sequence[int], *, meta: bool) -> list[torch.Size]:
-    """Return the shapes of an encoder's features; on the meta device without computing them."""
+    """Return the shapes of a new encoder's features; on the meta device nothing is computed."""
     tensors = dict((*network.named_parameters(), *network.named_buffers()))
     place = torch.device("meta") if meta else next(iter(tensors.values())).device
     weights: dict[str, Tensor] = {name: tensor.to(place) for name, tensor in tensors.items()}
-    mode = network.training
-    try:
-        with torch.no_grad(), place:
-            features = functional_call(network.eval(), weights, (torch.zeros(size),))
-    finally:
-        network.train(mode)
+    with torch.no_grad(), place:
+        features = functional_call(network.eval(), weights, (torch.zeros(size),))
+    network.train()
     return [feature.shape for feature in features]
 
 
 def _lost(found: Sequence[int], size: Sequence[int], stride: float) -> int | None:
     """Return how many rows and columns a map lacks; None where it does not follow the image."""
-    lost = {round(side / stride - cells, 3) for side, cells in zip(size, found, strict=True)}
-    if max(map(abs, lost)) <= 1:
+    lost, other = (side / stride - cells for side, cells in zip(size, found, strict=True))
+    if abs(lost) <= 1 and abs(other) <= 1:
         return 0
-    (first, *others) = lost
-    return int(first) if not others and first == int(first) and 0 < first <= _LOST else None
+    return int(lost) if lost == other and lost in range(_LOST + 1) else None

@@ -59,24 +59,25 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[float, ...]
 
-    def __init__(self, network: nn.Module, name: str, *, in_channels: int, native: int) -> None:
+    def __init__(self, network: nn.Module, encoder: str | Encoder, *, in_channels: int) -> None:
         """Find out what the encoder needs.
 
         Args:
             network: Maps images to a list of features, and describes them in `feature_info`.
-            name: timm's name of the encoder.
+            encoder: What the config calls it.
             in_channels: Channels of the images.
-            native: Side of the images that the network was made for.
 
         Raises:
-            ConfigError: It works at that one size only.
+            ConfigError: It works at one size only.
         """
         super().__init__()
         info: Any = network.feature_info
-        self.name = name
+        self.name = timm_name(encoder)
         self.network = network
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
-        self.multiple, self._lost = fit(network, in_channels=in_channels, native=native, name=name)
+        self.multiple, self._lost = fit(
+            network, in_channels=in_channels, native=native_size(encoder), name=self.name
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, in_channels, H, W)``: one ``(N, c, H/s, W/s)`` a stage."""
@@ -131,8 +132,7 @@ def build_backbone(
             only, no weights to be had.
         CheckpointError: The weight file is missing, damaged, or of another encoder.
     """
-    name = timm_name(encoder)
-    family = _family(name)
+    family = _family(timm_name(encoder))
     plain = family in _PLAIN
     options: dict[str, object] = {"dynamic_img_size": True} if family in _DYNAMIC else {}
     if output_stride not in (None, 32) and not plain:
@@ -142,7 +142,7 @@ def build_backbone(
     network = build_timm(encoder, in_channels=in_channels, pretrained=pretrained, options=options)
     if own_extractor:
         network = _extractor(network, plain=plain)
-    backbone = Backbone(network, name, in_channels=in_channels, native=native_size(encoder))
+    backbone = Backbone(network, encoder, in_channels=in_channels)
     if output_stride is not None and backbone.strides[-1] != output_stride:
         raise ConfigError(
             f"arch.args.backbone: {name_of(encoder)} ends at stride {backbone.strides[-1]}, "

@@ -11,32 +11,26 @@ from utils.errors import ConfigError
 
 
 def layer_groups(model: BaseModel, decay: float) -> list[tuple[list[nn.Parameter], float]]:
-    """Divide a model's encoder into the layers of `timm.optim.param_groups_layer_decay`.
+    """Return the layers of a model's encoder, the last one first, with their learning rates.
 
-    The decoder takes the place of the classifier, whose rate is 1.
-
-    Args:
-        model: Has an encoder of timm's as its `backbone`.
-        decay: Each layer's rate as a share of the rate of the one above it.
-
-    Returns:
-        The parameters of each layer with their rate, the last layer first.
+    They are those of `timm.optim.param_groups_layer_decay`, with the decoder as the classifier:
+    its rate is 1, and each layer has the share `decay` of the rate of the one above it.
 
     Raises:
-        ConfigError: There is no such encoder, or timm does not divide it into layers.
+        ConfigError: There is no encoder of timm's, or timm does not divide it into layers.
     """
     import timm
     from timm.models import group_parameters
 
-    backbone = getattr(model, "backbone", None)
+    backbone: Any = getattr(model, "backbone", None)
     whole: Any = None
     if isinstance(backbone, Backbone):
         with torch.device("meta"):  # what hands out features has parameters of other names
             whole = timm.create_model(backbone.name)
     if not hasattr(whole, "group_matcher"):
         raise ConfigError(
-            f"optimizer.layer_decay: found {decay}, and the encoder of this "
-            f"{type(model).__name__} is not divided into layers\n  fix: delete it"
+            f"optimizer.layer_decay: found {decay}, and this {type(model).__name__} has no encoder "
+            "that timm divides into layers\n  fix: delete it"
         )
     found: Any = group_parameters(whole, whole.group_matcher(coarse=False), reverse=True)
     layer_of = {_plain(key): layer for key, layer in found.items()}

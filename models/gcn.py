@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import Backbone, build_backbone, build_timm
 from models.blocks import initialize, resize
-from models.encoder_names import Encoder, name_of, native_size
+from models.encoder_names import Encoder, name_of
 from models.pyramid import Pyramid
 from utils.errors import ConfigError
 
@@ -118,21 +118,6 @@ def _gcn_stage(
     return nn.Sequential(first, *rest)
 
 
-def _gcn_stages(wide: int) -> nn.Sequential:
-    return nn.Sequential(
-        _gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5),
-        _gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7),
-    )
-
-
-def _require_four(channels: tuple[int, ...], name: str) -> None:
-    if len(channels) < 4:
-        raise ConfigError(
-            f"arch.args.backbone: GCN scores four stages, and {name} has {len(channels)}; "
-            "docs/encoders.md lists those that have them"
-        )
-
-
 def _require_odd(num_filters: int) -> None:
     if num_filters % 2 == 0:
         raise ConfigError(
@@ -183,15 +168,16 @@ class GCN(BaseModel):
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
         _require_odd(num_filters)
-        first_stages = _first_stages if use_resnet_gcn else build_backbone
-        self.backbone = first_stages(backbone, in_channels=in_channels, pretrained=pretrained)
-        self.pyramid = Pyramid(self.backbone)
+        build = _first_stages if use_resnet_gcn else build_backbone
+        self.backbone = build(backbone, in_channels=in_channels, pretrained=pretrained)
+        self.pyramid = Pyramid(self.backbone, fewest=2 if use_resnet_gcn else 4)
         channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
         self.gcn_stages = nn.Sequential()
         if use_resnet_gcn:
-            self.gcn_stages = _gcn_stages(channels[-1])
-            channels = (*channels, 2 * channels[-1], 4 * channels[-1])
-        _require_four(channels, name_of(backbone))
+            wide = channels[-1]
+            self.gcn_stages.append(_gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5))
+            self.gcn_stages.append(_gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7))
+            channels = (*channels, 2 * wide, 4 * wide)
         self.score = nn.ModuleList(
             nn.Sequential(
                 GlobalConvolution(width, num_classes, num_filters),
@@ -233,17 +219,16 @@ class GCN(BaseModel):
 
 def _first_stages(encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> Backbone:
     """Build a ResNet up to stride 8: the stages that ResNet-GCN keeps."""
-    name = name_of(encoder)
     network = build_timm(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
         options={"features_only": True, "out_indices": (1, 2)},
     )
-    backbone = Backbone(network, name, in_channels=in_channels, native=native_size(encoder))
+    backbone = Backbone(network, encoder, in_channels=in_channels)
     if backbone.strides != (4, 8):
         raise ConfigError(
-            f"arch.args.use_resnet_gcn: {name} is no ResNet; write resnet50 or "
+            f"arch.args.use_resnet_gcn: {name_of(encoder)} is no ResNet; write resnet50 or "
             '"use_resnet_gcn": false'
         )
     return backbone

@@ -3,29 +3,27 @@
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from base.base_dataset import BaseDataset
 from models import MODELS
 from models.encoder_names import timm_name
 from utils.errors import ConfigError
 
-if TYPE_CHECKING:
-    from timm.models import PretrainedCfg
-
 log = logging.getLogger("segmentation")
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation, a value a channel
 
 _FAR = 0.1  # a difference of means or deviations that changes what the first layer sees
 
 
-def weight_statistics(name: str, args: Mapping[str, Any], *, asked: bool) -> "PretrainedCfg | None":
-    """Return timm's configuration of the weights that a model's encoder starts from.
+def weight_statistics(name: str, args: Mapping[str, Any], *, asked: bool) -> Statistics | None:
+    """Return the statistics of the images that a model's encoder was trained with.
 
     Args:
         name: A model of the table.
         args: Its arguments.
-        asked: Whether the config asks for the statistics; else weights that are not loaded have
-            none.
+        asked: Whether the config asks for them; else weights that are not loaded have none.
 
     Raises:
         ConfigError: timm has no such encoder, or they are asked for and there are none.
@@ -35,39 +33,35 @@ def weight_statistics(name: str, args: Mapping[str, Any], *, asked: bool) -> "Pr
     if "backbone" in arguments and (asked or arguments["pretrained"] is not False):
         from timm.models import get_pretrained_cfg
 
-        return get_pretrained_cfg(timm_name(arguments["backbone"]))
+        if weights := get_pretrained_cfg(timm_name(arguments["backbone"])):
+            return weights.mean, weights.std
     if asked:
         raise ConfigError(f"normalize: {name} has no encoder with weights\n  fix: delete it")
     return None
 
 
-def take_statistics(
-    datasets: Sequence[BaseDataset], weights: "PretrainedCfg", *, asked: bool
-) -> None:
+def take_statistics(datasets: Sequence[BaseDataset], weights: Statistics, *, asked: bool) -> None:
     """Normalize images as those of the weights were, or say where the two differ much.
 
     Raises:
         ConfigError: They have other channels.
     """
-    mean, std = datasets[0].mean, datasets[0].std
-    if len(mean) != len(weights.mean):
-        if asked:
-            raise ConfigError(
-                f"normalize: the weights saw images of {len(weights.mean)} channels, these have "
-                f"{len(mean)}\n  fix: delete it"
-            )
-        return
+    own = datasets[0].mean, datasets[0].std
+    if asked and len(own[0]) != len(weights[0]):
+        raise ConfigError(
+            f"normalize: the encoder's weights saw images of {len(weights[0])} channels, these "
+            f"have {len(own[0])}\n  fix: delete it"
+        )
     if asked:
         for dataset in datasets:
-            dataset.normalize_by(weights.mean, weights.std)
-        return
-    pairs = zip((*mean, *std), (*weights.mean, *weights.std), strict=True)
-    if any(abs(one - other) > _FAR for one, other in pairs):
+            dataset.normalize_by(*weights)
+    elif len(own[0]) == len(weights[0]) and any(
+        abs(one - other) > _FAR
+        for mine, theirs in zip(own, weights, strict=True)
+        for one, other in zip(mine, theirs, strict=True)
+    ):
         log.info(
-            "normalize: the images are normalized by mean %s and deviation %s, the encoder's "
-            'weights saw %s and %s: "normalize": "weights" takes these',
-            *(
-                [round(one, 3) for one in values]
-                for values in (mean, std, weights.mean, weights.std)
-            ),
+            "normalize: images are normalized by mean %s and deviation %s, those of the encoder's "
+            'weights were by %s and %s; "normalize": "weights" takes the latter',
+            *([round(value, 3) for value in values] for values in (*own, *weights)),
         )

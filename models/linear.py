@@ -6,10 +6,8 @@ Idea: features that were learned without labels already tell classes apart, so o
 the patches of a frozen encoder is enough to read them, and how well it does tells how good they are
 (Sec. 7.4). DINOv3, https://arxiv.org/abs/2508.10104, is measured in the same way.
 
-Differences from the paper:
-- The encoder is any of timm's, and it trains with the layer unless `freeze_backbone` is set.
-- Features are batch-normalized, as in the authors' code. There is no dropout.
-- Of an image that patches do not divide, the logits are resized with its padding and then cut.
+Differences from the paper: the encoder is any of timm's, and it trains with the layer unless
+`freeze_backbone` is set. As in the authors' code, features are batch-normalized.
 
 Parameters at 150 classes with ViT-S/14: 21 M in the authors' list, 22.1 M here.
 """

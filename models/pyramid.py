@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.any_size import cells
 from models.backbones import Backbone
 from models.blocks import initialize
+from utils.errors import ConfigError
 
 WIDTH = 256
 """Channels of each level of a simple feature pyramid."""
@@ -31,10 +32,24 @@ class Pyramid(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[float, ...]
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, fewest: int = 1) -> None:
+        """Build the levels of a plain encoder.
+
+        Args:
+            backbone: The encoder.
+            fewest: Stages that the decoder needs.
+
+        Raises:
+            ConfigError: There are fewer.
+        """
         super().__init__()
         self.channels, self.strides = backbone.channels, backbone.strides
         self.levels = nn.ModuleList()
+        if len(self.channels) < fewest:
+            raise ConfigError(
+                f"arch.args.backbone: {backbone.name} has {len(self.channels)} stages, this model "
+                f"needs {fewest}; docs/encoders.md lists which encoders it takes"
+            )
         if not backbone.plain:
             return
         from timm.layers import LayerNorm2d  # seconds; the encoder has paid them

@@ -8,8 +8,7 @@ stage to one width, all are resized to the finest and fused by a second linear l
 classifies (Sec. 3.2). No convolution looks at neighbors.
 
 Differences from the paper:
-- The encoder is any of timm's, where the paper's Mix Transformers are not; PVTv2 is nearest to
-  them, its b2 being as wide and deep as MiT-B2. A plain ViT gets a simple feature pyramid.
+- The encoder is any of timm's; of these PVTv2 is nearest to the paper's Mix Transformers.
 - Each stage's share of the fusing layer is computed before it is resized, which is linear too: the
   sum is the same for a third of the work.
 

@@ -87,7 +87,7 @@ def test_cells_of_a_border_that_convolutions_lose_are_put_back_evenly():
     ("name", "reason"),
     [
         ("test_coatnet", r"belongs to 160 x 160 \(timm: .+\)"),
-        ("test_vit_relpos", r"belongs to 160 x 160 \(timm: Input height \(\d+\) doesn't match"),
+        ("test_vit_relpos", r"belongs to 160 x 160 \(timm: Input width \(\d+\) doesn't match"),
     ],
 )
 def test_a_network_of_one_size_is_refused_with_the_reason(name, reason):
@@ -102,8 +102,8 @@ def test_a_map_that_ignores_the_image_is_refused():
     network.feature_info = SimpleNamespace(channels=lambda: [3], reduction=lambda: [4])
     network.forward = lambda batch: [F.adaptive_avg_pool2d(batch, 20)]
     network.weight = torch.nn.Parameter(torch.zeros(1))
-    with pytest.raises(ConfigError, match="its features do not follow the image"):
-        Backbone(network, "fixed", in_channels=3, native=80)
+    with pytest.raises(ConfigError, match=r"80 x 80 \(its features do not follow the image"):
+        Backbone(network, {"name": "test_vit", "img_size": 80}, in_channels=3)
 
 
 def test_a_stride_is_covered_by_whole_cells():
@@ -199,6 +199,6 @@ def test_a_dilated_decoder_takes_patches_of_its_stride_as_they_are():
 def test_four_stages_are_asked_for_where_fewer_are_there():
     with (
         torch.device("meta"),
-        pytest.raises(ConfigError, match="GCN scores four stages, and shvit_s1 has 3"),
+        pytest.raises(ConfigError, match="shvit_s1 has 3 stages, this model needs 4"),
     ):
         build_small("GCN", backbone="shvit_s1")

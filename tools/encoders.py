@@ -3,32 +3,38 @@
     python tools/encoders.py            writes it; nothing is downloaded, no weights are made
     python tools/encoders.py --check    exit 2 when it is out of step with the code or with timm
 
-The smallest model of each family stands for it. It takes minutes.
+A small model of each family stands for it. It takes many minutes.
 """
 
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
 
 from utils.errors import ConfigError, guard  # noqa: E402
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.backbones import Backbone
+
 FILE = ROOT / "docs" / "encoders.md"
 MARK = "<!-- Below this line: written by tools/encoders.py. -->"
 
-MODELS = ("Linear", "UperNet", "UNetResnet", "SegFormer", "GCN", "PSPNet", "DeepLab")
-"""What takes encoders of several families; the others have their own."""
+MODELS = ("Linear", "UperNet", "UNetResnet", "SegFormer", "GCN")
+"""What takes encoders of many families; PSPNet and DeepLab take those that can be dilated."""
 
 SIZES = ((65, 97), (131, 58))
 """Of the images that each is tried with."""
 
-_STRIDES = {"PSPNet": (8, 16, 32), "DeepLab": (8, 16)}
-# Where not all of a family takes any size, and the smallest does not.
+_SMALL = 15_000_000  # parameters
+# Where some of a family take any size, and the first of them does not.
 _INSTEAD = {"maxxvit": "maxvit_nano_rw_256"}
 
 
@@ -41,7 +47,8 @@ class Row(NamedTuple):
     """Of the encoder without a classifier."""
     strides: tuple[float, ...]
     taken_by: tuple[str, ...]
-    """Models, with the output strides where a model has them to choose."""
+    dilates: bool
+    """Whether its deepest features can have stride 8."""
     licenses: tuple[str, ...]
     refusal: str
     """Why no model takes it, or nothing."""
@@ -71,11 +78,15 @@ def rows() -> Iterator[Row]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's, over what it deprecates in itself
         for family in timm.list_modules():
-            yield row(family, _INSTEAD.get(family) or smallest(family))
+            yield row(family, _INSTEAD.get(family) or small(family))
 
 
 def row(family: str, name: str) -> Row:
-    """Try a model of a family."""
+    """Try a model of a family.
+
+    Raises:
+        RuntimeError: Its features are not as large as the encoder says.
+    """
     import timm
     import torch
 
@@ -83,49 +94,79 @@ def row(family: str, name: str) -> Row:
 
     tags = timm.list_models(module=family, pretrained=True, include_tags=True)
     weights = map(timm.models.get_pretrained_cfg, tags)
-    licenses = {one.license for one in weights if one is not None and one.license}
-    strides: tuple[float, ...] = ()
-    try:
-        with torch.device("meta"):
-            backbone = build_backbone(name, pretrained=False)
-        strides, refusal = backbone.strides, ""
-        parameters = sum(p.numel() for p in backbone.parameters())
-    except ConfigError as error:
-        refusal = str(error).partition(" does not take ")[2].partition("\n")[0] or str(error)
-        parameters = _parameters(name)
-    taken = () if refusal else tuple(filter(None, (taken_by(model, name) for model in MODELS)))
-    return Row(family, name, parameters, strides, taken, tuple(sorted(licenses)), refusal)
+    found = {one.license for one in weights if one is not None and one.license}
+    licenses = tuple(sorted(found))
+    with torch.device("meta"), torch.no_grad():
+        try:
+            backbone = build_backbone(name, pretrained=False).eval()
+        except ConfigError as error:
+            reason = str(error).partition(" does not take ")[2].partition("\n")[0] or str(error)
+            return Row(family, name, _parameters(name), (), (), False, licenses, reason)
+        features = {size: _features(backbone, size) for size in SIZES}
+        taken = tuple(model for model in MODELS if takes(model, backbone, features))
+        try:
+            build_backbone(name, output_stride=8, pretrained=False)
+            dilates = not backbone.plain
+        except ConfigError:
+            dilates = False
+    parameters = sum(p.numel() for p in backbone.parameters())
+    return Row(family, name, parameters, backbone.strides, taken, dilates, licenses, "")
 
 
-def taken_by(model: str, encoder: str) -> str:
-    """Return a model's name, with the output strides it offers on an encoder; nothing if none."""
-    choices = _STRIDES.get(model)
-    if choices is None:
-        return model if takes(model, encoder) else ""
-    found = [stride for stride in choices if takes(model, encoder, output_stride=stride)]
-    return f"{model} ({', '.join(map(str, found))})" if found else ""
+def _features(backbone: "Backbone", size: tuple[int, int]) -> "list[Tensor]":
+    import torch
+
+    features = backbone(torch.empty(1, 3, *size))
+    for feature, width, stride in zip(features, backbone.channels, backbone.strides, strict=True):
+        pairs = zip(feature.shape[2:], size, strict=True)
+        if feature.shape[1] != width or any(abs(n - side / stride) > 1 for n, side in pairs):
+            raise RuntimeError(
+                f"{backbone.name}: {tuple(feature.shape)} at stride {stride}, {size}"
+            )
+    return features
 
 
-def takes(model: str, encoder: str, **arguments: object) -> bool:
-    """Whether a model can be built on an encoder and answers images of odd sizes."""
+def takes(
+    model: str, backbone: "Backbone", features: "Mapping[tuple[int, int], list[Tensor]]"
+) -> bool:
+    """Whether a model can be built on an encoder and answers images of odd sizes.
+
+    Args:
+        model: Of `MODELS`.
+        backbone: The encoder, which is not asked again.
+        features: What it answers to images of each size.
+    """
     import torch
 
     from models import MODELS as TABLE
 
-    try:
-        with torch.device("meta"), torch.no_grad():
-            network = TABLE[model](2, backbone=encoder, pretrained=False, **arguments).eval()
-            return all(network(torch.empty(1, 3, *size)).shape[2:] == size for size in SIZES)
-    except ConfigError:
-        return False
+    network_class = TABLE[model]
+    where = f"{network_class.__module__}.build_backbone"
+    with (
+        mock.patch(where, return_value=backbone),
+        mock.patch.object(backbone, "forward", lambda images: list(features[images.shape[2:]])),
+    ):
+        try:
+            network = network_class(2, backbone=backbone.name, pretrained=False).eval()
+        except ConfigError:
+            return False
+        return all(network(torch.empty(1, 3, *size)).shape[2:] == size for size in SIZES)
 
 
-def smallest(family: str) -> str:
-    """Return the model of a family with the fewest parameters; those for tests only if no other."""
+def small(family: str) -> str:
+    """Return the first model of a family with few parameters, else the smallest.
+
+    Those that timm keeps for tests count only where there is no other.
+    """
     import timm
 
     names = timm.list_models(module=family)
-    return min([n for n in names if not n.startswith("test_")] or names, key=_parameters)
+    sizes: dict[str, int] = {}
+    for name in [n for n in names if not n.startswith("test_")] or names:
+        sizes[name] = _parameters(name)
+        if sizes[name] < _SMALL:
+            return name
+    return min(sizes, key=lambda name: sizes[name])
 
 
 def _parameters(name: str) -> int:
@@ -133,7 +174,7 @@ def _parameters(name: str) -> int:
     import torch
 
     with torch.device("meta"):
-        return sum(p.numel() for p in timm.create_model(name).parameters())
+        return sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters())
 
 
 def document(found: Sequence[Row]) -> str:
@@ -141,32 +182,30 @@ def document(found: Sequence[Row]) -> str:
     import timm
 
     taken = [one for one in found if not one.refusal]
-    counts = {
-        model: sum(any(t.startswith(model) for t in r.taken_by) for r in taken) for model in MODELS
-    }
-    said = ", ".join(f"{model} {count}" for model, count in counts.items())
+    counts = [f"{model} takes {sum(model in one.taken_by for one in found)}" for model in MODELS]
     sizes = " and ".join(f"{height} x {width}" for height, width in SIZES)
-    timm_s = f"Of the {len(found)} families of timm {timm.__version__}"
+    dilated = sum(one.dilates for one in found)
+    tried = f"Of the {len(found)} families of timm {timm.__version__}, tried with a small model at"
     lines = [
-        f"{timm_s}, tried with their smallest model at {sizes} pixels: {said}.",
+        f"{tried} {sizes} pixels: {', '.join(counts)}; {dilated} can be dilated.",
         "",
-        "| family | tried with | strides | parameters | taken by (output strides) | licenses |",
-        "|---" * 6 + "|",
+        "| family | tried with | strides | parameters | models | dilated | licenses of weights |",
+        "|---" * 7 + "|",
     ]
     lines += [
         f"| {one.family} | {one.model} | {', '.join(map(str, one.strides))} "
-        f"| {one.parameters / 1e6:.1f} M | {', '.join(one.taken_by)} | {', '.join(one.licenses)} |"
+        f"| {one.parameters / 1e6:.1f} M | {_but(one.taken_by)} | {'yes' if one.dilates else ''} "
+        f"| {', '.join(one.licenses)} |"
         for one in taken
     ]
-    lines += [
-        "",
-        "Refused, with the reason:",
-        "",
-        "| family | tried with | reason |",
-        "|---" * 3 + "|",
-    ]
+    lines += ["", "Refused:", "", "| family | tried with | reason |", "|---" * 3 + "|"]
     lines += [f"| {one.family} | {one.model} | {one.refusal} |" for one in found if one.refusal]
     return "\n".join([*lines, ""])
+
+
+def _but(models: Sequence[str]) -> str:
+    missing = [model for model in MODELS if model not in models]
+    return f"all but {', '.join(missing)}" if missing else "all"
 
 
 if __name__ == "__main__":
