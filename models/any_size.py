@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.blocks import crop
 from utils.errors import ConfigError
 
 _SMALLEST = 32  # side of the images that every network must take
@@ -54,6 +55,14 @@ def cells(side: int, stride: float) -> int:
     """Return how many cells of a stride, a multiple of a quarter, cover a side of an image."""
     quarters = round(4 * stride)
     return (4 * side + quarters - 1) // quarters
+
+
+def within(features: Tensor, size: Sequence[int], stride: float) -> Tensor:
+    """Crop features ``(N, C, h, w)`` of padded images to the cells that cover ``size``."""
+    rows, columns = (cells(side, stride) for side in size)
+    if torch.compiler.is_compiling():  # a slice ties the graph to whether it cuts anything off
+        return crop(features, (rows, columns))
+    return features[:, :, :rows, :columns]
 
 
 def _shapes(network: nn.Module, size: Sequence[int], *, meta: bool) -> list[torch.Size]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.any_size import cells, fit
+from models.any_size import cells, fit, within
 from models.encoder_names import (
     ALIASES,
     Encoder,
@@ -87,8 +87,10 @@ class Backbone(nn.Module):
         # Not a remainder: torch.export simplifies the padded side to a multiple only so.
         below, right = (cells(side, self.multiple) * self.multiple - side for side in size)
         features = self.network(F.pad(images, (0, right, 0, below)))
-        placed = zip(features, self._lost, self.strides, strict=True)
-        return [_place(map_, lost, size, stride) for map_, lost, stride in placed]
+        return [
+            _place(map_, lost, size, stride) if stride < self.multiple or lost else map_
+            for map_, lost, stride in zip(features, self._lost, self.strides, strict=True)
+        ]
 
     @property
     def plain(self) -> bool:
@@ -155,7 +157,7 @@ def _place(features: Tensor, lost: int, size: Sequence[int], stride: float) -> T
     """Bring the features of padded images to the cells that lie in images of ``size``."""
     if lost:  # at all sides, by convolutions without padding
         features = F.pad(features, (lost // 2, lost - lost // 2) * 2, mode="replicate")
-    return features[:, :, : cells(size[0], stride), : cells(size[1], stride)]
+    return within(features, size, stride)
 
 
 def _family(name: str) -> str:

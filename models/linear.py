@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
-from models.blocks import classifier, resize, resize_logits
+from models.blocks import classifier, crop, resize, resize_logits
 from models.encoder_names import Encoder
 from utils.errors import ConfigError
 
@@ -86,4 +86,4 @@ class Linear(BaseModel):
         # The last cells may reach over the border: to be stretched to it they must not.
         sides = zip(logits.shape[2:], (height, width), strict=True)
         covered = [torch.sym_max(cells * self.stride, side) for cells, side in sides]
-        return resize_logits(logits, covered)[:, :, :height, :width]
+        return crop(resize_logits(logits, covered), (height, width))

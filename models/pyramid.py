@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.any_size import cells
+from models.any_size import within
 from models.backbones import Backbone
 from models.blocks import initialize
 from utils.errors import ConfigError
@@ -89,8 +89,5 @@ class Pyramid(nn.Module):
         """
         if not self.levels:
             return features
-        levels = (level(features[-1]) for level in self.levels)
-        return [
-            x[:, :, : cells(size[0], stride), : cells(size[1], stride)]
-            for x, stride in zip(levels, self.strides, strict=True)
-        ]
+        levels = zip(self.levels, self.strides, strict=True)
+        return [within(level(features[-1]), size, stride) for level, stride in levels]
