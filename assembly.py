@@ -20,6 +20,8 @@ from base.parts import Parts, StepOptions
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
+from models.encoder_layers import layer_groups
+from models.input_statistics import take_statistics, weight_statistics
 from tables import TABLES
 from trainer import Trainer
 from utils import VERSION
@@ -80,12 +82,17 @@ def assemble(
 def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts:
     """Build the parts in the order in which faults are cheapest to find."""
     chosen = choose_components(config)
+    asked = config.normalize is not None
+    weights_saw = weight_statistics(chosen["arch"], asked=asked)
     start = check_model(chosen["arch"], config.init_from, state)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(
         **data_sections(config), pin_memory=device.type == "cuda"
     )
     data = train_loader.dataset
+    if weights_saw is not None:
+        held_out = [] if val_loader is None else [val_loader.dataset]
+        take_statistics([data, *held_out], weights_saw, asked=asked)
     check_classes(data.classes, state)
     loss = _loss(config, chosen["loss"], data)
     model = build_model(
@@ -95,11 +102,13 @@ def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts
         start=start,
     )
     network = _network(config, model, train_loader, device=device)
+    decay = config.optimizer.layer_decay
     optimizer = build_optimizer(
         model,
         chosen["optimizer"],
         differential_lr=config.optimizer.differential_lr,
         backbone_lr_factor=config.optimizer.backbone_lr_factor,
+        layers=None if decay is None else layer_groups(model, decay),
         no_decay_norm_bias=config.optimizer.no_decay_norm_bias,
     )
     iterations = -(-len(train_loader) // config.trainer.accumulate)

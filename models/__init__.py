@@ -34,6 +34,8 @@ MODELS: Table[Network] = Table(
         "UperNet": "models.upernet",
         "PSPNet": "models.pspnet",
         "PSPDenseNet": "models.pspnet",
+        "SegFormer": "models.segformer",
+        "Linear": "models.linear",
     }
 )
 """What `arch.type` may say."""

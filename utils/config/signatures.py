@@ -90,7 +90,8 @@ def _without_unknown_arms(annotation: Any) -> Any:
 
 def _is_json_type(annotation: Any) -> bool:
     try:
-        TypeAdapter(annotation, config=ConfigDict(strict=True)).json_schema()
+        # In a list, since a type with a config of its own takes no other.
+        TypeAdapter(list[annotation], config=ConfigDict(strict=True)).json_schema()
     except PydanticUserError:
         return False
     return True
