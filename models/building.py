@@ -16,6 +16,7 @@ from utils.files.tensor_files import read, weights_in
 from utils.hardware.depthwise import replace_depthwise
 from utils.hardware.parallel import shares, spread, synchronizes_batch_norm
 from utils.hardware.recompute import recompute_blocks
+from utils.run.folder import find_model
 
 log = logging.getLogger("segmentation")
 
@@ -36,7 +37,8 @@ def check_model(
     if state is not None:
         check_weights(state)
         return {}
-    start = None if init_from is None else weights_in(read(Path(init_from)), Path(init_from))
+    file = None if init_from is None else find_model(Path(init_from))
+    start = None if file is None else weights_in(read(file), file)
     arch = arch if start is None else arch.but(pretrained=False)
     # What computes with values while it is built cannot be built so, and is left to `build_model`.
     with torch.device("meta"), contextlib.suppress(RuntimeError, TypeError):

@@ -413,7 +413,7 @@ def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
 
 def test_what_is_left_out_of_streamed_images_is_said(tmp_path):
     job, said = noise(tmp_path / "a.tif", 100, 100), []
-    extras = Extras(overlay=True, probabilities=True)
+    extras = Extras(overlay=0.5, array=True)
     made = segmenter(ColorModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
     assert only(made.run([job])) is None
     assert said == [
