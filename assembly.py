@@ -3,6 +3,7 @@
 The command lines are elsewhere (train.py), and so is what the parts do together (trainer.py).
 """
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,10 +22,12 @@ from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
 from tables import TABLES
 from trainer import Trainer
+from utils import VERSION
 from utils.config.config import Config
 from utils.config.registry import Choice, choose
 from utils.errors import ConfigError
 from utils.hardware import distributed
+from utils.hardware.devices import device_name
 from utils.hardware.precision import resolve_precision
 from utils.losses.contract import SegmentationLoss
 from utils.losses.table import WithAuxiliary, build_loss
@@ -200,6 +203,30 @@ def _description(config: Config, data: BaseDataset, plugins: Sequence[str]) -> d
         "plugins": list(plugins),
         **{name: getattr(data, name) for name in _OF_THE_DATA},
     }
+
+
+def start_lines(config: Config, trainer: Trainer) -> list[str]:
+    """What a run consists of, a line a subject; its page reads them in train.log."""
+    parts, data, section = trainer.parts, trainer.data, config.trainer
+    weights = [(p.numel() / 1e6, p.requires_grad) for p in parts.model.parameters()]
+    count, trained = sum(n for n, _ in weights), sum(n for n, changes in weights if changes)
+    val = 0 if parts.val_loader is None else len(parts.val_loader.dataset)
+    steps, done = parts.schedule.total_steps, trainer.position.step
+    optimizer = [f"{name} {value}" for name, value in config.optimizer.args.items()]
+    facts = {
+        "device": f"{distributed.world_size()} x {device_name(trainer.device)}",
+        "precision": trainer.options.precision,
+        "model": f"{config.arch.type}, {count:.2f} M parameters, {trained:.2f} M trained",
+        "data": f"{config.train_loader.type}, {len(data.classes)} classes, {len(data):,} images "
+        f"to train on, {val:,} to validate",
+        "batch": f"{section.accumulate} x {parts.train_loader.batch_size} images an iteration",
+        "optimizer": ", ".join([config.optimizer.type, *optimizer]),
+        "schedule": f"{config.lr_scheduler.type}, {section.epochs} epochs, {steps:,} iterations, "
+        f"{done:,} done",
+        "software": f"segmentation {VERSION}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}",
+    }
+    return [f"{name:<12}{value}" for name, value in facts.items()]
 
 
 def open_log(config: Config, state: Mapping | None, folder: Path | None) -> RunLog:

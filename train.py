@@ -159,7 +159,9 @@ def _train(
     device_name: str | None,
     plugins: Sequence[str],
 ) -> int:
-    from assembly import assemble, open_log
+    from assembly import assemble, open_log, start_lines
+    from utils.hardware.memory import peak_memory
+    from utils.pages.runs import write_report
 
     with _processes_met(config, device_name) as device:
         _check_folders(config, folder)
@@ -167,8 +169,12 @@ def _train(
         with open_log(config, state, folder) as run:
             if state is not None:
                 state.clear()  # callers hold it: a second copy of all weights, for the whole run
+            for line in start_lines(config, trainer):
+                log.info("%s", line)
             trainer.fit(run)
             if run.folder is not None:
+                log.info("peak memory %.0f MiB", peak_memory(device) / 2**20)
+                write_report(run.folder)
                 _print_result(config, trainer, run.folder)
     return 0
 

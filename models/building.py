@@ -80,8 +80,6 @@ def build_model(
         words = ("tensors taken", "left for their shape", "missing in it", "unexpected in it")
         for group, what in zip(groups, words, strict=True):
             log.info("init_from: %d %s  %s", len(group), what, ", ".join(group[:3]))
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("arch: %s, %.2f M trainable parameters", arch.name, count / 1e6)
     return model
 
 
@@ -117,7 +115,8 @@ def place(
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if recompute:
         blocks = recompute_blocks(getattr(model, "backbone", None))
-        effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
+        without = "no effect: the model has no backbone made of repeated blocks"
+        effect = f"{blocks} blocks of the backbone" if blocks else without
         log.info("trainer.recompute: %s", effect)
     if device.type == "cpu":
         replace_depthwise(model)
