@@ -5,15 +5,19 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny_config
 from PIL import Image
 from processes import together
 
+from assembly import assemble
 from dataloaders import label_counts
 from dataloaders.building import build_loaders, build_whole, check_data
 from dataloaders.folder import Folder
 from models import MODELS, model_from_checkpoint
 from models.building import build_model
 from train import main
+from utils.config import registry
 from utils.config.config import parse_config
 from utils.config.registry import choose
 from utils.data import pixel_cache
@@ -101,6 +105,21 @@ def test_more_workers_than_cores_are_said_in_a_line(tmp_path, caplog):
     workers = usable_cores() + 1
     build_loaders(("Folder", folder(tmp_path) | {"num_workers": workers}), None, **COMMON)
     assert f"train_loader: {workers} workers, {workers - 1} cores; one a core is as" in caplog.text
+
+
+def test_what_a_config_names_is_checked_once_when_it_is_built(tmp_path, monkeypatch):
+    checked, check = [], registry.argument_faults
+
+    def counting(kind, *arguments, **options):
+        checked.append(kind)
+        return check(kind, *arguments, **options)
+
+    monkeypatch.setattr(registry, "argument_faults", counting)
+    config = parse_config(tiny_config(tmp_path))
+    assert checked == [], "before torch the schema is what checks"
+    assemble(config, None, device=torch.device("cpu"))
+    loaders = ["train_loader", "val_loader"]
+    assert checked == ["arch", "optimizer", "loss", "lr_scheduler", *loaders]
 
 
 class Surplus(MODELS["ENet"]):

@@ -86,11 +86,13 @@ class Choice(Generic[T]):
             ConfigError: The entry does not take what the program passes, or torch refuses a value.
         """
         parameters = inspect.signature(self.factory).parameters
-        if refused := [key for key in supplied if key not in parameters]:
-            raise ConfigError(
-                f"{self.kind}.type: {self.name} has no argument {refused[0]!r}, which the program "
-                "passes; add it to its signature"
-            )
+        if refused := [
+            f"{self.kind}.type: {self.name} has no argument {key!r}, which the program passes; "
+            "add it to its signature"
+            for key in supplied
+            if key not in parameters
+        ]:
+            raise ConfigError("\n".join(refused))
         try:
             return self.factory(**(supplied | dict(self.args)))
         except ValueError as error:
