@@ -137,6 +137,7 @@ def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
     from tables import add_plugins
     from utils.inference.model import Model
     from utils.run.checkpoint import config_in
+    from utils.run.folder import date_of
 
     add_plugins(options.plugin)
     file, network, checkpoint = read_model(options.model)
@@ -156,8 +157,8 @@ def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
         precision=options.precision,
         say=lambda line: print(line, file=sys.stderr),
     )
-    of_model = {"arch": checkpoint["arch"], "checkpoint": str(file)}
-    about = of_model | about | {"epoch": checkpoint.get("epoch")}
+    run = {"run": config.name, "date": date_of(file.parent), "arch": checkpoint["arch"]}
+    about = run | about | {"checkpoint": str(file), "epoch": checkpoint.get("epoch")}
     return Scored(data, model, about | _about(options, settings, device))
 
 

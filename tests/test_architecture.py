@@ -35,7 +35,8 @@ PACKAGES_OF_UTILS = {
     "data": {"drawing", "files", "hardware"},
     "run": {"config", "files"},
     "inference": {"data", "drawing", "files", "hardware"},
-    "evaluation": {"drawing", "hardware", "inference", "metrics"},
+    "pages": {"drawing", "files", "run"},
+    "evaluation": {"drawing", "hardware", "inference", "metrics", "pages"},
 }
 OURS = {*PACKAGES, *COMMANDS, *BELOW}
 

@@ -435,6 +435,21 @@ def test_images_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch)
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
 
 
+def test_bands_get_smaller_when_memory_runs_out(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    monkeypatch.setattr("utils.inference.segmenter.free_memory", lambda: 1e5)
+
+    class Scarce(Blur):
+        def forward(self, images):
+            if images.shape[3] > 128:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(images)
+
+    found = segmenter(Scarce(), window=256, say=str).segment(pixels)
+    expected = segmenter(Blur(), window=128, say=str).segment(pixels)
+    assert np.array_equal(found.mask, expected.mask)
+
+
 @pytest.mark.parametrize(
     ("mode", "shape"), [("whole", (1, 140_000, 3)), ("multiscale", (140_000, 1, 3))]
 )

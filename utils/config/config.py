@@ -99,6 +99,10 @@ class Config(Section):
     arch: Component
     """The model."""
 
+    normalize: Literal["weights"] | None = None
+    """Mean and deviation that images are normalized by. null: the data set's. "weights": those of
+    the images that the encoder's weights were trained with."""
+
     train_loader: Component
     """The training data: a data set and how batches are made of it."""
 
