@@ -42,6 +42,8 @@ def labelled_folders(
     labels: dict[str, Any]
     if name == "Folder":
         labels = {key: args[key] for key in _LABELS if key in args}
+        if isinstance(table := labels.get("label_map"), str):
+            labels["label_map"] = str(Path(args["data_dir"], table).absolute())
     else:  # what its values mean depends on its arguments alone, not on its files
         blank = object.__new__(DATASETS[name])
         vars(blank).update(args, ignore_index=about["ignore_index"])

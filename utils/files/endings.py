@@ -8,9 +8,7 @@ FOREIGN = {
     **dict.fromkeys((".heic", ".heif", ".avif"), "magick mogrify -format jpg *{ending}"),
     **dict.fromkeys((".dcm", ".dicom"), "pydicom reads it: np.save of its pixel_array as .npy"),
     **dict.fromkeys((".nii", ".gz", ".mha", ".nrrd"), "SimpleITK reads it: save slices as .npy"),
-    **dict.fromkeys((".cr2", ".nef", ".arw", ".dng"), "rawpy reads it: save it as TIFF"),
     ".jp2": "gdal_translate -of GTiff a.jp2 a.tif",
-    ".xml": "boxes or polygons of another program: export them as COCO JSON",
 }
 """Endings that cannot be read, and what reads or converts them."""
 
@@ -18,8 +16,6 @@ JSON_OF = {
     "_via_": "VGG Image Annotator: export the annotations in COCO format",
     "FeatureCollection": "GeoJSON: gdal_rasterize draws it as a TIFF mask",
     "classTitle": "Supervisely: export the project as COCO or as segmentation masks",
-    "label_config": "Label Studio: export as COCO, or as PNG brush labels",
-    "completions": "Label Studio: export as COCO, or as PNG brush labels",
     "imgHeight": 'Cityscapes polygons: "type": "CityScapes" takes the *_labelIds.png beside them',
 }
 """What a JSON file of labels holds that cannot be read, and what converts it."""
