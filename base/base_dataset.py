@@ -20,9 +20,9 @@ from base.samples import Pair, Sample
 from utils.data import transforms
 from utils.data.color_labels import ColorTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
-from utils.data.normalize import mean_color
+from utils.data.normalize import FULL_SCALE, mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
 from utils.files.raw_pixels import Decoded
 from utils.seeding import sample_generator, split_order
@@ -59,6 +59,12 @@ class BaseDataset(Augmentation):
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.border = mean_color(self.mean, self.input_dtype)
+        self.spread = tuple(one * FULL_SCALE[self.input_dtype] for one in self.std)
+        if len(self.mean) != 3 and (self.saturation or self.hue):
+            raise ConfigError(
+                f"saturation, hue: are of RGB images, and these have {len(self.mean)} channels\n"
+                "  fix: delete them"
+            )
 
     def normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Set `mean` and `std`, one value a channel, and the color of borders after them."""
@@ -103,7 +109,7 @@ class BaseDataset(Augmentation):
         size = self.known_size(index)
         if not self.augments:
             return size
-        return self.draw_view(size, sample_generator(self.seed, epoch, index)).size
+        return self.draw_view(size, (epoch, index), sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -148,10 +154,7 @@ class BaseDataset(Augmentation):
         if self.augments:
             rng = sample_generator(self.seed, epoch, index)
             image, mask = self._warped(index, lambda mask: self._plan(mask, key, rng))
-            if self.blur:
-                image = transforms.random_blur(image, rng)
-            if self.jitter:
-                image = transforms.random_jitter(image, rng, jitter=self.jitter, pivot=self.border)
+            image = self.recolored(image, key, rng)
         elif self.val and self.crop_size is not None:
             crop_size = self.crop_size
             image, mask = self._warped(
@@ -232,7 +235,7 @@ class BaseDataset(Augmentation):
     def _plan(
         self, mask: np.ndarray, key: tuple[int, int], rng: np.random.Generator
     ) -> transforms.Geometry:
-        view = self.draw_view(mask.shape, rng)
+        view = self.draw_view(mask.shape, key, rng)
         return self.choose_view(view, mask, key, num_classes=self.num_classes).geometry()
 
     def _warped(

@@ -2,12 +2,13 @@
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from base.base_dataset import BaseDataset
-from models import MODELS
+from base.base_model import BaseModel
 from models.encoder_names import timm_name
+from utils.config.registry import Choice
 from utils.errors import ConfigError
 
 log = logging.getLogger("segmentation")
@@ -17,26 +18,27 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation, 
 _FAR = 0.1  # a difference of means or deviations that changes what the first layer sees
 
 
-def weight_statistics(name: str, args: Mapping[str, Any], *, asked: bool) -> Statistics | None:
+def weight_statistics(arch: Choice[BaseModel], *, asked: bool) -> Statistics | None:
     """Return the statistics of the images that a model's encoder was trained with.
 
     Args:
-        name: A model of the table.
-        args: Its arguments.
+        arch: The model.
         asked: Whether the config asks for them; else weights that are not loaded have none.
 
     Raises:
         ConfigError: timm has no such encoder, or they are asked for and there are none.
     """
-    parameters = inspect.signature(MODELS[name]).parameters
-    arguments = {key: args.get(key, parameter.default) for key, parameter in parameters.items()}
+    parameters = inspect.signature(arch.factory).parameters
+    arguments: dict[str, Any] = {
+        key: arch.args.get(key, parameter.default) for key, parameter in parameters.items()
+    }
     if "backbone" in arguments and (asked or arguments["pretrained"] is not False):
         from timm.models import get_pretrained_cfg
 
         if weights := get_pretrained_cfg(timm_name(arguments["backbone"])):
             return weights.mean, weights.std
     if asked:
-        raise ConfigError(f"normalize: {name} has no encoder with weights\n  fix: delete it")
+        raise ConfigError(f"normalize: {arch.name} has no encoder with weights\n  fix: delete it")
     return None
 
 

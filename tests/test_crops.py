@@ -82,14 +82,16 @@ def choose(view, mask, seed=0, **options):
     seed=st.integers(0, 2**31), height=st.integers(8, 90), width=st.integers(8, 90),
     base_size=st.none() | st.integers(8, 160), crop_size=st.integers(8, 80),
     rotate=st.booleans(), flip=st.booleans(), down=st.floats(0, 0.999), across=st.floats(0, 0.999),
+    turns=st.integers(0, 3), upended=st.booleans(),
 )  # fmt: skip
 def test_a_pixel_is_centered_as_far_as_the_image_reaches(
-    seed, height, width, base_size, crop_size, rotate, flip, down, across
+    seed, height, width, base_size, crop_size, rotate, flip, down, across, turns, upended
 ):
     view = training_view(
-        height, width, rng=np.random.default_rng(seed), base_size=base_size, crop_size=crop_size,
-        scale_range=(0.5, 2.0), rotate=rotate, flip=flip,
-    )  # fmt: skip
+        *((width, height) if turns % 2 else (height, width)), rng=np.random.default_rng(seed),
+        base_size=base_size, crop_size=crop_size, scale_range=(0.5, 2.0),
+        rotate_range=(-10, 10) if rotate else None, flip=flip,
+    )._replace(source=(height, width), turns=turns, upended=upended)  # fmt: skip
     pixel = (int(down * height), int(across * width))
     moved = view.centered_on(*pixel)
     assert moved._replace(offset=view.offset) == view
@@ -150,6 +152,8 @@ def test_a_crop_without_a_valid_pixel_is_drawn_again():
     "rest", [{"augment": True}, {"crop_size": 32}, {"val": True, "augment": True, "crop_size": 32}]
 )
 def test_without_random_crops_there_is_nothing_to_choose(knob, rest):
-    with pytest.raises(ConfigError, match=re.escape(f"{knob}: chooses among random crops")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f'{knob}: has no effect without "augment" and "crop_size"')
+    ):
         Shapes(**rest, **{knob: 0.5})
     Shapes(augment=True, crop_size=32, **{knob: 0.5})

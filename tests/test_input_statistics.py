@@ -4,11 +4,14 @@ import logging
 
 import pytest
 import timm
+import torch
 from conftest import tiny_config
 from training import trainer_of
 
 from dataloaders import DATASETS
+from models import MODELS
 from models.input_statistics import take_statistics, weight_statistics
+from utils.config.registry import choose
 from utils.data.normalize import mean_color
 from utils.errors import ConfigError
 
@@ -25,8 +28,9 @@ def test_both_loaders_and_the_run_take_them(tmp_path):
     config = {**tiny_config(tmp_path), "normalize": "weights"}
     config["arch"] = {"type": "Linear", "args": LINEAR}
     trainer = trainer_of(config)
-    assert trainer.normalize.mean.flatten().tolist() == pytest.approx(STATISTICS[0])
-    assert trainer.normalize.std.flatten().tolist() == pytest.approx(STATISTICS[1])
+    white = trainer.normalize(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
+    pairs = zip(*STATISTICS, strict=True)
+    assert white == pytest.approx([(1 - mean) / std for mean, std in pairs], rel=1e-5)
     for loader in (trainer.parts.train_loader, trainer.parts.val_loader):
         assert (loader.dataset.mean, loader.dataset.std) == STATISTICS
         assert loader.dataset.border == mean_color(STATISTICS[0], "uint8")
@@ -47,12 +51,13 @@ def test_left_out_nothing_changes_and_a_large_difference_is_said(caplog):
 
 
 def test_weights_that_are_not_loaded_have_none_unless_they_are_asked_for():
-    assert weight_statistics("Linear", LINEAR, asked=False) is None
-    assert weight_statistics("Linear", {**LINEAR, "pretrained": True}, asked=False) == STATISTICS
-    assert weight_statistics("Linear", LINEAR, asked=True) == STATISTICS
-    assert weight_statistics("UNet", {}, asked=False) is None
+    linear, unet = choose("arch", MODELS, "Linear", LINEAR), choose("arch", MODELS, "UNet", {})
+    assert weight_statistics(linear, asked=False) is None
+    assert weight_statistics(linear.but(pretrained=True), asked=False) == STATISTICS
+    assert weight_statistics(linear, asked=True) == STATISTICS
+    assert weight_statistics(unet, asked=False) is None
     with pytest.raises(ConfigError, match="normalize: UNet has no encoder with weights"):
-        weight_statistics("UNet", {}, asked=True)
+        weight_statistics(unet, asked=True)
 
 
 def test_images_of_other_channels_are_refused():

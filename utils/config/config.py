@@ -93,8 +93,8 @@ class Config(Section):
     process for all of them."""
 
     init_from: Annotated[str, MinLen(1)] | None = None
-    """A file to take the initial weights from: a checkpoint of this program, or .pth, .ckpt or
-    .safetensors of another; what fits by name and shape is taken, the rest is reported."""
+    """A file to take the initial weights from: a checkpoint or run folder of this program, or .pth,
+    .ckpt or .safetensors of another; what fits by name and shape is taken, the rest reported."""
 
     arch: Component
     """The model."""

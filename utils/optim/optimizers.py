@@ -1,12 +1,12 @@
 """Optimizers by name, and the parameter groups of a model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from torch import nn
 from torch.optim import Optimizer
 
-from utils.config.registry import build
+from utils.config.registry import Choice
 from utils.optim.torch_optimizers import OPTIMIZERS
 
 __all__ = ["OPTIMIZERS", "build_optimizer"]
@@ -30,9 +30,8 @@ class TwoPartModel(Protocol):
 
 def build_optimizer(
     model: TwoPartModel,
+    choice: Choice[Optimizer],
     *,
-    name: str,
-    args: Mapping[str, object],
     differential_lr: bool = False,
     backbone_lr_factor: float = 0.1,
     layers: Sequence[tuple[list[nn.Parameter], float]] | None = None,
@@ -44,8 +43,7 @@ def build_optimizer(
 
     Args:
         model: Says which parameters are its backbone.
-        name: A key of `OPTIMIZERS`.
-        args: The optimizer's arguments, `lr` among them.
+        choice: From `OPTIMIZERS`.
         differential_lr: Two groups: 0 the decoder, 1 the backbone.
         backbone_lr_factor: The rate of group 1 as a share of `lr`.
         layers: The backbone's layers, each with its rate as a share of the backbone's: a group for
@@ -54,7 +52,7 @@ def build_optimizer(
             then form groups of their own behind the others, in the same order.
 
     Raises:
-        ConfigError: Unknown name, or arguments that the optimizer does not take.
+        ConfigError: A value that torch's optimizer refuses.
     """
     decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
     factor = backbone_lr_factor if differential_lr else 1.0
@@ -69,7 +67,7 @@ def build_optimizer(
             chosen = [p for p in parameters if p.requires_grad and (id(p) in plain) != decays]
             groups.append((chosen, rate, decays))
     params = [{"params": parameters} for parameters, _, _ in groups]
-    optimizer = build("optimizer", OPTIMIZERS, name, args, params=params)
+    optimizer = choice.build(params=params)
     for group, (_, rate, decays) in zip(optimizer.param_groups, groups, strict=True):
         group["lr"] *= rate
         if not decays and "weight_decay" in group:
