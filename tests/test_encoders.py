@@ -14,7 +14,7 @@ from models import MODELS
 from models.any_size import cells
 from models.backbones import Backbone, build_backbone
 from models.pyramid import Pyramid
-from utils.config.registry import choose
+from utils.config.registry import build
 from utils.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:timm")
@@ -29,7 +29,6 @@ KINDS = {
     "dla46x_c": (32, (2, 4, 8, 16, 32)),
     "inception_v3": (96, (2, 4, 8, 16, 32)),  # convolutions without padding
 }
-WITHOUT = {"pretrained": False}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -114,8 +113,9 @@ def test_a_stride_is_covered_by_whole_cells():
 
 def test_an_object_gives_the_size_and_the_drop_path_rate():
     encoder = {"name": "test_vit", "img_size": 96, "drop_path_rate": 0.3}
-    arch = choose("arch", MODELS, "Linear", {**WITHOUT, "backbone": encoder})
-    model = arch.build(num_classes=3)
+    model = build(
+        "arch", MODELS, "Linear", {"backbone": encoder, "pretrained": False}, num_classes=3
+    )
     network = model.backbone.network.model
     assert network.pos_embed.shape[1] == network.num_prefix_tokens + 6 * 6
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in network.blocks]
@@ -154,7 +154,7 @@ def test_the_position_table_of_a_weight_file_is_brought_to_another_size(tmp_path
 )
 def test_a_wrong_object_is_explained(value, message):
     with pytest.raises(ConfigError, match=message):
-        choose("arch", MODELS, "UperNet", {**WITHOUT, "backbone": value}).build(num_classes=3)
+        build("arch", MODELS, "UperNet", {"backbone": value, "pretrained": False}, num_classes=3)
 
 
 @pytest.mark.parametrize(("patch", "name"), [(16, "test_vit"), (14, "eva02_tiny_patch14_224")])
