@@ -170,7 +170,7 @@ class GCN(BaseModel):
         _require_odd(num_filters)
         build = _first_stages if use_resnet_gcn else build_backbone
         self.backbone = build(backbone, in_channels=in_channels, pretrained=pretrained)
-        self.pyramid = Pyramid(self.backbone, fewest=2 if use_resnet_gcn else 4)
+        self.pyramid = Pyramid(self.backbone, fewest=1 if use_resnet_gcn else 4)
         channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
         self.gcn_stages = nn.Sequential()
         if use_resnet_gcn:
