@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     from utils.inference.exporting import Deployed
     from utils.inference.prediction import MINIMUM_SIZE
     from utils.run.checkpoint import load
+    from utils.run.folder import find_model
 
     if options.size and min(options.size) < MINIMUM_SIZE:
         height, width = options.size
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         )
 
     add_plugins(options.plugin)
+    options.model = find_model(options.model)
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
     deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
@@ -64,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
+    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
     add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
@@ -148,8 +150,11 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
         from utils.data.normalize import mean_color
         from utils.inference.inputs import Expected, read_input
 
-        jobs = find_images(
-            options.images, extension=options.extension, recursive=False, output=options.output
+        jobs, _ = find_images(
+            [options.images],
+            extensions=[options.extension],
+            recursive=False,
+            output=options.output,
         )
         expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
         read = (read_input(job.image, expected).pixels for job in jobs[:_IMAGES])

@@ -125,7 +125,7 @@ def _check_data(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
     """Look at all data, and then for whatever else a training refuses before its first batch."""
-    from assembly import assemble, check_components, data_sections
+    from assembly import assemble, choose_components, data_sections
     from dataloaders.building import check_data
     from utils.hardware.devices import pick_device
     from utils.hardware.distributed import environment_rank
@@ -133,7 +133,7 @@ def _check_data(
     if environment_rank() != 0:
         return 0
     _check_folders(config, folder)
-    check_components(config)
+    choose_components(config)
     report, usable = check_data(**data_sections(config))
     print(report)
     if usable:

@@ -196,7 +196,9 @@ def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[Ma
     if varying := [one for one in facts if one.alpha]:
         apart = any(TRANSPARENT in one.values for one in varying)
         meaning = (
-            'less than half is "transparent" in label_map' if apart else "colours tell as much"
+            'below 128 it is "transparent" in label_map'
+            if apart
+            else "it is left out, since the colors alone tell the classes apart"
         )
         example = varying[0].path
         result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")

@@ -11,7 +11,7 @@ from dataloaders import DATASETS
 from dataloaders.building import build_dataset
 from dataloaders.folder import Folder
 from dataloaders.folder_files import find_pairs
-from utils.config.registry import loader_arguments
+from utils.config.registry import choose_loader
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
 from utils.files.raw_pixels import header
@@ -32,7 +32,8 @@ def unnormalized(
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
-    for_data, _ = loader_arguments("train_loader", DATASETS, name, args, loader=BaseDataLoader)
+    choice, _ = choose_loader("train_loader", DATASETS, name, args, loader=BaseDataLoader)
+    for_data = choice.args
     if DATASETS[name] is Folder and "mean" not in for_data:
         given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
         chosen = {"images": "images", "masks": "masks", "split": None} | given

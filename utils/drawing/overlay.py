@@ -8,13 +8,17 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.drawing.palette import Color, to_colors
 from utils.drawing.text import in_percent
 
-_OPACITY = 0.5
 _BACKGROUND = (255, 255, 255)
 _INK = (0, 0, 0)
 
 
 def overlay(
-    image: np.ndarray, mask: np.ndarray, palette: Sequence[Color], classes: Sequence[str]
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: Sequence[Color],
+    classes: Sequence[str],
+    *,
+    opacity: float = 0.5,
 ) -> Image.Image:
     """Draw class colors over an image and add a legend with names and shares.
 
@@ -23,13 +27,14 @@ def overlay(
         mask: (H, W) class ids; the highest value of the dtype is void.
         palette: A color for each class.
         classes: A name for each class.
+        opacity: How much of the colors is seen, the rest is the image; in [0, 1].
 
     Returns:
         RGB, as wide as the image (at least as wide as the longest name), higher by the legend.
     """
     void = np.iinfo(mask.dtype).max
     colours = to_colors(mask, palette, ignore_index=void).astype(np.float32)
-    mixed = (1 - _OPACITY) * shown(image) + _OPACITY * colours
+    mixed = (1 - opacity) * shown(image) + opacity * colours
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
     counts = np.bincount(mask[mask != void], minlength=len(classes))
     present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]

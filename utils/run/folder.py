@@ -103,6 +103,21 @@ def find_checkpoint(path: Path) -> tuple[Path, dict]:
     return furthest
 
 
+def find_model(path: Path) -> Path:
+    """Return the file to take a network from: `path` itself, of a run folder its best model.
+
+    Raises:
+        CheckpointError: The folder holds none; names the runs in it.
+    """
+    if not path.is_dir():
+        return path
+    files = [path / BEST, path / LAST, *_newest(path, "iter"), *_newest(path, "epoch")]
+    found = next(filter(Path.exists, files), None)
+    if found is None:
+        raise CheckpointError(f"{path}: a folder without {BEST} and {LAST}{_runs_below(path)}")
+    return found
+
+
 def _runs_below(path: Path) -> str:
     """Whoever names `saved` or `saved/<name>` means one of the runs in it: the newest ones."""
     files = [*path.glob("*/*.pth"), *path.glob("*/*/*.pth")]
