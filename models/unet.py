@@ -129,7 +129,7 @@ class UpSkip(nn.Module):
 
 
 class UNetResnet(BaseModel):
-    """U-Net on a pretrained encoder: the ancestor's variation, of which there is no paper.
+    """U-Net on a pretrained encoder, a variation of which there is no paper.
 
     Its decoder has the ancestor's widths, with the nonlinearities that were missing there, on an
     encoder with all its skips. Parameters at 19 classes with ResNet-50: 30.00 M in

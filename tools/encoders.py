@@ -35,7 +35,7 @@ SIZES = ((65, 97), (131, 58))
 
 _SMALL = 15_000_000  # parameters
 # Where some of a family take any size, and the first of them does not.
-_INSTEAD = {"maxxvit": "maxvit_nano_rw_256"}
+_INSTEAD = {"byoanet": "halonet_h1", "maxxvit": "maxvit_nano_rw_256"}
 
 
 class Row(NamedTuple):
