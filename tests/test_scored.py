@@ -211,6 +211,7 @@ def test_masks_of_0_and_255_do_not_become_a_score_of_the_background(test_set, ca
         ("--predictions a --masks masks --classes c", 3, "--predictions a: no such folder"),
         ("--predictions masks --masks b --classes c", 3, "--masks b: no such folder"),
         ("--predictions ids --masks masks --classes a=1 b=#000000", 2, "are mixed"),
+        ("--predictions ids --masks masks --classes c -mo sliding", 2, "--mode or --precision: wi"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(test_set, capsys, flags, code, told):
