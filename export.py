@@ -101,7 +101,9 @@ def _export(
 
     proofs = _proofs(checkpoint, options)
     example = torch.from_numpy(proofs[0] if options.size else proofs[0].repeat(2, axis=0))
+    _say("1/3 recording the network")
     program = trace(deployed, example, free_sizes=options.size is None)
+    _say(f"2/3 writing {options.output.name}")
     output = "masks" if options.argmax else "logits"
     if options.output.suffix == ".onnx":
         write_onnx(program, path, metadata=describe(checkpoint), output=output)
@@ -111,12 +113,18 @@ def _export(
             torch.export.save(program, file, extra_files=describe(checkpoint))
         exported = program_runner(path)
     reference = torch_runner(deployed)
+    _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
     comparisons = []
     rounding = Rounding(deployed)
     for images in proofs:
         comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])
     require_equal(comparisons, options.output)
+
+
+def _say(line: str) -> None:
+    """What is being done, while there is no result to print yet."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _print(one: "Comparison") -> None:

@@ -286,7 +286,7 @@ class Trainer(BaseTrainer):
         if self.first:
             log.info("%s  %s", title, one_line(headline(metrics)))
             ious = f"IoU  {one_line(metrics['Class_IoU'])}"
-            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
+            log.info("%s", textwrap.fill(ious, 80, subsequent_indent="     "))
             self.run.image(
                 self.position.step,
                 "val/inputs_targets_predictions",

@@ -192,7 +192,7 @@ class BaseTrainer:
                 "best so far: %s %.4f, saved to %s",
                 self.monitor.metric,
                 self.monitor.best,
-                folder / run_folder.BEST,
+                run_folder.BEST,
             )
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:

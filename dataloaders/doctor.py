@@ -5,11 +5,12 @@ pixel. It reads only.
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from utils.drawing.text import in_percent
 from utils.errors import DataError
 from utils.files.images import opened, orientation
 from utils.hardware.workers import START_METHOD
+from utils.run.progress import progress
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
@@ -102,7 +104,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
-    findings = _run(partial(_examine_pair, dataset, full), looked_at)
+    findings = _run(partial(_examine_pair, dataset, full), looked_at, title=kind)
     headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
     facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
@@ -122,11 +124,10 @@ Task = Callable[[int], Any]
 _inherited: list[Task] = []  # in a process of the pool: its task
 
 
-def _run(task: Task, indices: Iterable[int]) -> list[Any]:
-    indices = list(indices)
+def _run(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
-        return [task(index) for index in indices]
+        return [task(index) for index in progress(indices, title, len(indices))]
     # OpenCV's threads would not live on in forked processes, which would then wait for them.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -136,7 +137,8 @@ def _run(task: Task, indices: Iterable[int]) -> list[Any]:
         with multiprocessing.get_context(START_METHOD).Pool(
             processes, initializer=_inherit, initargs=(task,)
         ) as pool:
-            return pool.map(_inherited_task, indices, chunksize=16)
+            found = pool.imap(_inherited_task, indices, chunksize=16)
+            return list(progress(found, title, len(indices)))
     finally:
         cv2.setNumThreads(threads)
 
@@ -283,6 +285,11 @@ def check(
     if isinstance(train, BaseDataset) and batch_size > 1:
         results[0].problems += _mixed_sizes(train)
     if isinstance(train, BaseDataset) and isinstance(val, BaseDataset):
+        if tuple(train.classes) != tuple(val.classes):
+            results[-1].problems.append(
+                f"found the classes {', '.join(val.classes)}, expected those of train_loader\n"
+                f'    fix: in both: "classes": {json.dumps(train.classes)}'
+            )
         shared = overlap(train, val)
         if shared is not None:
             # Before a training it is said and allowed: overfitting on purpose is a good test.

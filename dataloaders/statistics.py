@@ -15,6 +15,7 @@ from utils.config.registry import choose_loader
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
 from utils.files.raw_pixels import header
+from utils.run.progress import progress
 from utils.seeding import check_order
 
 _SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes
@@ -60,7 +61,8 @@ def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray,
     """
     channels = len(dataset.mean)
     total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
-    for index in check_order(len(dataset), seed=dataset.seed)[:count].tolist():
+    order = check_order(len(dataset), seed=dataset.seed)[:count].tolist()
+    for index in progress(order, "statistics", len(order)):
         pair = dataset.pairs[index] if dataset.pairs else None
         image, void = dataset.read_image(pair.image) if pair else (dataset.load(index)[0], None)
         known = image.reshape(-1, channels) if void is None else image[~void]

@@ -1,6 +1,7 @@
 """What a run shows while it goes on: on a terminal, in a pipe, and when it is stopped."""
 
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from training import plain_config, trainer_of
 import train
 from utils.errors import guard
 from utils.run.log import log_to_console
+from utils.run.progress import progress
 from utils.run.stopwatch import Forecast, Stopwatch, duration
 
 
@@ -94,6 +96,24 @@ def test_the_progress_line_has_the_score_and_the_waiting(terminal, tmp_path, col
     longest = len("100/300 4h05m 1234/2345")
     assert found.end() - len(f"1/9 {found[1]} 2/3") + longest <= columns + 1
     assert 0 <= float(found[3]) <= 1
+
+
+@pytest.mark.parametrize(("seconds", "seen"), [(0.1, False), (1.5, True)])
+def test_what_takes_over_two_seconds_shows_how_far_it_is(terminal, monkeypatch, seconds, seen):
+    clock = itertools.count(0, seconds)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    screen = terminal(80)
+    assert list(progress(iter("abcde"), "statistics", 5)) == list("abcde")
+    shown = screen.close()
+    assert bool(re.search(r"statistics: +\d+%.* \d/5 ", shown)) is seen
+    assert screen.screen(shown)[-1] == ""  # nothing is left of it
+
+
+def test_in_a_pipe_there_is_no_bar(capsys, monkeypatch):
+    clock = itertools.count(0, 1.5)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    assert list(progress("ab", "statistics", 2)) == ["a", "b"]
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c_leaves_a_clean_line_that_says_how_to_go_on(
