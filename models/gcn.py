@@ -145,7 +145,7 @@ class GCN(BaseModel):
         paper="Large Kernel Matters, 2017",
         arxiv="1703.02719",
         strides="32",
-        encoders="any of timm's",
+        encoders="any of timm's for any image size",
         small={"backbone": "test_resnet"},
         sizes=(
             Size(19, {"backbone": "resnet18"}, 11.67, "predecessor"),

@@ -100,7 +100,7 @@ def row(family: str, name: str) -> Row:
         try:
             backbone = build_backbone(name, pretrained=False).eval()
         except ConfigError as error:
-            reason = str(error).partition(" does not take ")[2].partition("\n")[0] or str(error)
+            reason = str(error).partition("any size, it is ")[2].partition("\n")[0] or str(error)
             return Row(family, name, _parameters(name), (), (), False, licenses, reason)
         features = {size: _features(backbone, size) for size in SIZES}
         taken = tuple(model for model in MODELS if takes(model, backbone, features))
