@@ -14,14 +14,17 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
+from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
+
+_FILES = ("metrics.json", "confusion.csv", "report.html")
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +38,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
+    written, results = Written(options.output), [options.output / name for name in _FILES]
+    written.refuse_others(results, overwrite=options.overwrite)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
     from tables import add_plugins
-    from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
     from utils.run.checkpoint import load
 
@@ -49,12 +53,12 @@ def main(arguments: Sequence[str]) -> int:
     with distributed.process_group(device.type):
         data, split = _data(config, options.split)
         _check_data(data, checkpoint)
-        if distributed.rank() == 0:
-            prepare_folder(options.output)
-        evaluation = _evaluate(options, checkpoint, config, data, device)
-        if distributed.rank() == 0:
-            about = _about(options, checkpoint, config, device, split)
-            _write(evaluation, data, about, options.output)
+        first = distributed.rank() == 0
+        with written.opened(results) if first else nullcontext():
+            evaluation = _evaluate(options, checkpoint, config, data, device)
+            if first:
+                about = _about(options, checkpoint, config, device, split)
+                _write(evaluation, data, about, written, options.output)
     return 0
 
 
@@ -95,6 +99,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
     )
+    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
     add(
         "--plugin",
         action="append",
@@ -266,24 +271,29 @@ def _about(
 
 
 def _write(
-    evaluation: "Evaluation", data: "BaseDataset", about: Mapping[str, Any], output: Path
+    evaluation: "Evaluation",
+    data: "BaseDataset",
+    about: Mapping[str, Any],
+    written: Written,
+    output: Path,
 ) -> None:
     from utils.evaluation.report import render
     from utils.evaluation.summary import confusion_csv, summarize, table
-    from utils.files.outputs import write_whole
+    from utils.inference.results import writing
 
     summary = summarize(evaluation, classes=data.classes, about=about)
-    files = {
-        "metrics.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
-        "confusion.csv": confusion_csv(evaluation.counts, data.classes),
-        "report.html": render(evaluation, summary, palette=data.palette),
-    }
-    for name, text in files.items():
+    texts = (
+        json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        confusion_csv(evaluation.counts, data.classes),
+        render(evaluation, summary, palette=data.palette),
+    )
+    for name, text in zip(_FILES, texts, strict=True):
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
-        write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
+        with writing(output / name):
+            written.write(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     print(table(summary))
     print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
-    print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")
+    print(f"{summary['images']} whole images; written: {', '.join(_FILES)} in {output}")
 
 
 if __name__ == "__main__":

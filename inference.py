@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
-from utils.files.outputs import Job, find_images, prepare_folder, refuse_overwriting
+from utils.files.outputs import Job, find_images, refuse_overwriting
+from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ def main(arguments: Sequence[str]) -> int:
         output=options.output,
     )
     refuse_overwriting(jobs)
+    written, results = Written(options.output), _results(jobs, options)
+    written.refuse_others(results, overwrite=options.overwrite)
     restrict_gpus(options.device)
     segmenter = _segmenter(options)
-    prepare_folder(options.output)
-    failures = _run(jobs, segmenter)
+    with written.opened(results):
+        failures = _run(jobs, segmenter, written)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} images segmented, masks in {options.output}")
     if failures:
         listed = "\n".join(f"  {error}" for error in failures)
@@ -68,6 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--overlay", action="store_true", help="also the image with its classes drawn in")
     add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
     add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
+    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
     add(
         "--plugin",
         action="append",
@@ -99,6 +103,18 @@ def _check(options: argparse.Namespace) -> None:
         flag = "--scales" if options.scales else "--window"
         fix = "multiscale" if options.scales else "sliding"
         raise ConfigError(f"{flag} has no effect in mode whole\n  fix: --mode {fix}")
+
+
+def _results(jobs: Sequence[Job], options: argparse.Namespace) -> list[Path]:
+    """The files that may be written; the mask of a TIFF is a TIFF where it has a place."""
+    from utils.files.rasters import SUFFIXES
+
+    extras = [".overlay.jpg"] * options.overlay + [".npy"] * options.save_probs
+    return [
+        job.result(suffix)
+        for job in jobs
+        for suffix in (".png", *extras, *([".tif"] if job.image.suffix.lower() in SUFFIXES else []))
+    ]
 
 
 def _segmenter(options: argparse.Namespace) -> "Segmenter":
@@ -147,14 +163,14 @@ def _config(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:
+def _run(jobs: Sequence[Job], segmenter: "Segmenter", written: Written) -> list[UserError]:
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     failures = []
     started = said = time.monotonic()
     with tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=not terminal) as bar:
-        for done, (_, error) in enumerate(segmenter.run(jobs), start=1):
+        for done, (_, error) in enumerate(segmenter.run(jobs, written.write), start=1):
             bar.update()
             if error is not None:
                 failures.append(error)

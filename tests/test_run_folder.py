@@ -9,6 +9,7 @@ from test_checkpoint import CONTENT
 
 from utils.errors import CheckpointError, ConfigError, ResourceError
 from utils.files.outputs import write_whole
+from utils.files.written import remove_leftovers
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 
@@ -113,5 +114,8 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2
-    run_folder.remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+    (tmp_path / ".mine.partial").touch()
+    (tmp_path / ".notes.pth.0123abcd.partial").touch()
+    remove_leftovers(tmp_path, run_folder.OURS.fullmatch)
+    kept = {".mine.partial", ".notes.pth.0123abcd.partial", "last.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == kept  # the others are the user's

@@ -14,7 +14,7 @@ from utils.run.log import RunLog, log_to_console, open_run
 
 def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
     """A first that has a worker which outlives it, as a data loader's does for some seconds."""
-    leftover = tmp_path / ".last.pth.1234.partial"
+    leftover = tmp_path / ".last.pth.0123abcd.partial"
     leftover.touch()
     reading, writing = os.pipe()
     first = os.fork()

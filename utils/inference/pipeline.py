@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from utils.errors import UserError
+from utils.errors import DataError, UserError
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -32,7 +32,8 @@ def overlapped(
 
     Yields:
         Every item in order once it is written, with the user's mistake that kept it from being
-        read or computed, if any. Other exceptions, and all from `write`, end the whole.
+        read or computed, or a DataError that kept it from being written, if any. Other exceptions
+        end the whole.
     """
     waiting = iter(items)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -60,5 +61,8 @@ def overlapped(
 def _finished(item: Item, outcome: Future[object] | UserError) -> tuple[Item, UserError | None]:
     if isinstance(outcome, UserError):
         return item, outcome
-    outcome.result()
+    try:
+        outcome.result()
+    except DataError as error:
+        return item, error
     return item, None

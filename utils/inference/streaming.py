@@ -22,7 +22,7 @@ from torch import Tensor
 from utils.drawing.palette import Color
 from utils.errors import ResourceError
 from utils.files.lock import claim
-from utils.files.outputs import write_whole
+from utils.files.outputs import Save, write_whole
 from utils.files.rasters import Raster, write_mask_tiff
 from utils.inference.predictor import class_ids
 from utils.inference.tiles import Axis, Grid, bands
@@ -90,7 +90,7 @@ class MaskRows:
         self._width = width
         self.dtype = dtype
         self._file = self._data.open("ab")
-        if not claim(self._file, inherited=True):  # `read` opens the file once more
+        if claim(self._file, inherited=True) is False:  # `read` opens the file once more
             self._file.close()
             raise ResourceError(
                 f"{target}: another run is working on it\n  fix: another --output, or wait"
@@ -207,9 +207,11 @@ def _read_ahead(
     return ahead
 
 
-def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color]) -> None:
+def finish(
+    rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color], save: Save
+) -> None:
     """Turn complete rows into the result, a TIFF that lies where the image lies."""
-    write_whole(
+    save(
         target,
         lambda path: write_mask_tiff(
             path,

@@ -14,6 +14,9 @@ log = logging.getLogger("segmentation")
 
 LAST = "last.pth"
 BEST = "best_model.pth"
+OURS = re.compile(
+    r"last\.pth|best_model\.pth|checkpoint-(epoch|iter)\d+\.pth|config\.json|nonfinite\.json"
+)
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
 
 
@@ -109,12 +112,6 @@ def trim(folder: Path, *, keep: int | None) -> None:
     for file in [*old, *_newest(folder, "iter")[_KEPT_ITERATIONS:]]:
         with suppress(PermissionError):  # on Windows somebody reads it: the next time, then
             file.unlink()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a process that was killed while it wrote."""
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
 
 
 def _newest(folder: Path, kind: str) -> list[Path]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.files.lock import claim
+from utils.files.written import remove_leftovers
 from utils.run import folder as run_folder
 from utils.run.checkpoint import write_durably
 
@@ -169,7 +170,7 @@ def open_run(
         resume_step=None if resumed is None else resumed["step"],
     )
     # Only now: until RunLog has claimed the folder, a leftover may be another process's file.
-    run_folder.remove_leftovers(folder)
+    remove_leftovers(folder, run_folder.OURS.fullmatch)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     write_durably(folder / "config.json", text.encode())
     return run
@@ -178,7 +179,7 @@ def open_run(
 def _claimed(path: Path) -> BinaryIO:
     """Open the rows to append; no second process can, until this one ends in whatever way."""
     file = path.open("ab")
-    if not claim(file, inherited=False):  # workers may outlive a kill for some seconds
+    if claim(file, inherited=False) is False:  # workers may outlive a kill for some seconds
         file.close()
         raise ConfigError(
             f"{path.parent}: another process is training in this run folder\n"
