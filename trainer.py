@@ -79,6 +79,8 @@ class Trainer(BaseTrainer):
         self.first = distributed.rank() == 0
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
+        for loader in filter(None, (parts.train_loader, parts.val_loader)):
+            loader.signals = self.signals
         self.update = Update(
             parts.optimizer, self.scaler, clip_grad_norm=options.clip_grad_norm, device=device
         )

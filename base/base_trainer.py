@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from base.base_data_loader import raise_worker_death
-from base.signals import StopSignals
+from base import workers
+from base.signals import StopAskedError, StopSignals
 from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
 from utils.hardware import distributed
@@ -123,10 +123,10 @@ class BaseTrainer:
             run: Where rows, scalars and checkpoints go.
 
         Raises:
-            RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
+            RunInterruptedError: SIGINT, SIGTERM or SIGHUP came; the state was saved.
             NumericError: A loss, gradient, weight or batch statistic stopped being finite; nothing
                 of it was saved.
-            ResourceError: A worker process died, or the disk is full.
+            ResourceError: A worker process died or hangs, or the disk is full.
         """
         self.run = run
         started = time.monotonic()
@@ -134,7 +134,12 @@ class BaseTrainer:
             try:
                 self._run_epochs()
             except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
-                raise_worker_death(error)
+                workers.raise_death(error)
+            except StopAskedError as error:  # a worker hangs; the last iteration is finished
+                if distributed.world_size() == 1:
+                    self.stop_if_asked()
+                # The others wait for this process's gradients: a state has sums of all.
+                raise self._stopped(self.signals.number or 0, "not saved, no data came") from error
         if self.monitor.exhausted():
             log.info(
                 "stopped early: %s did not improve for %d epochs",
@@ -282,12 +287,14 @@ class BaseTrainer:
         if not number:
             return
         self._save_last(self.state())
-        where = ""
+        raise self._stopped(number, "saved")
+
+    def _stopped(self, number: int, outcome: str) -> RunInterruptedError:
         if self.run.folder is not None:
             folder, plugins = str(self.run.folder), self.description["plugins"]
             command = command_line("train.py", "--resume", folder, plugins=plugins)
-            where = f"\n  go on with: {command}"
+            outcome += f"\n  go on with: {command}"
         name = signal.Signals(number).name
-        raise RunInterruptedError(
-            f"{name} at iteration {self.position.step}: saved{where}", signal_number=number
+        return RunInterruptedError(
+            f"{name} at iteration {self.position.step}: {outcome}", signal_number=number
         )

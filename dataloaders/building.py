@@ -51,7 +51,7 @@ def build_loaders(
         datasets["val_loader"] = datasets["train_loader"].split_off()
         shared = batches["train_loader"]
         batches["val_loader"] = {
-            key: shared[key] for key in ("batch_size", "num_workers") if key in shared
+            key: shared[key] for key in ("batch_size", "num_workers", "timeout") if key in shared
         }
     _look_at(datasets, batch_size=_own_share(train))
     _check_memory(datasets.values())

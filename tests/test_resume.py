@@ -113,7 +113,9 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["TERM", "INT", "HUP"],
 )
 def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypatch, number, code):
     """The signal comes in the fourth iteration of six, in the middle of the second epoch."""
