@@ -76,6 +76,7 @@ class Trainer(BaseTrainer):
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
+        self.unproven: list[int] = []  # what was trained on since all was finite
         self.first = distributed.rank() == 0
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
@@ -113,7 +114,8 @@ class Trainer(BaseTrainer):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
-                if self._log_due(last=self.position.iteration == iterations):
+                last = self.position.iteration == iterations
+                if last or self.position.step % self.plan.log_per_iter == 0:
                     bar.say(self.log_iteration(epoch))
                 self.save_iteration()
                 self.stop_if_asked()
@@ -150,6 +152,7 @@ class Trainer(BaseTrainer):
             self.totals.add(loss / distributed.world_size(), logits, masks)
             del logits, loss  # or they would live through the next forward
             self.stopwatch.count(len(batch.images))
+            self.unproven += batch.indices
         self.update_weights()
         if self.ema is not None:
             self.ema.update(self.model)
@@ -203,9 +206,6 @@ class Trainer(BaseTrainer):
 
     # What is read back, at log lines and saves.
 
-    def _log_due(self, *, last: bool) -> bool:
-        return last or self.position.step % self.plan.log_per_iter == 0
-
     def log_iteration(self, epoch: int) -> dict[str, object]:
         """Write a log row and scalars; return what the progress bar shows.
 
@@ -244,9 +244,14 @@ class Trainer(BaseTrainer):
         name = next(filter(None, map(not_finite, networks)), None)
         if distributed.agree(name is not None):
             raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
+        self.unproven.clear()
 
     def _diverged(self, what: str) -> NumericError:
-        return self.update.diverged(what, step=self.position.step, epoch=self.position.epoch + 1)
+        epoch, step = self.position.epoch + 1, self.position.step
+        facts = {"what": what, "epoch": epoch, "step": step, **self.update.facts()}
+        names = [self.data.name(index) for index in dict.fromkeys(self.unproven)]
+        self.run.nonfinite({**facts, "loss": self.totals.last_loss(), "images": names})
+        return self.update.diverged(what, step=step, epoch=epoch)
 
     def running_state(self) -> dict:
         """The sums of the unfinished epoch.
@@ -255,7 +260,7 @@ class Trainer(BaseTrainer):
             NumericError: They are not finite; such a state is never saved.
         """
         self._require_finite()
-        return self.totals.state()
+        return {**self.totals.state(), "by_process": distributed.collect(self.totals.own_losses())}
 
     def restore(self, state: Mapping) -> None:
         """Go on where a checkpoint left off, at the rates of its last update."""

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import cv2
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from base import workers
@@ -132,10 +132,10 @@ class BaseDataLoader:
 
     dataset: BaseDataset
     _: KW_ONLY
-    batch_size: Annotated[int, Ge(1)]
+    batch_size: Annotated[int, Ge(1), Le(65536)]
     shuffle: bool = False
     num_workers: Annotated[int, Ge(0)] = 1
-    timeout: Annotated[int, Ge(1)] = 300
+    timeout: Annotated[int, Ge(1), Le(86400)] = 300
     drop_last: bool | None = None
     seed: int = 0
     rank: int = 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from base.samples import Pair, Sample
 from utils.data import transforms
@@ -51,8 +51,8 @@ class BaseDataset:
         seed: Seed of the augmentation (set by the program).
     """
 
-    base_size: Annotated[int, Ge(1)] | None = None
-    crop_size: Annotated[int, Ge(1)] | None = None
+    base_size: Annotated[int, Ge(1), Le(65536)] | None = None
+    crop_size: Annotated[int, Ge(1), Le(65536)] | None = None
     scale: bool = True
     flip: bool = False
     rotate: bool = False

@@ -9,7 +9,6 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base import workers
+from base.plan import Plan, Position
 from base.signals import StopAskedError, StopSignals
 from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
-from utils.optim.restoring import restore_optimizer
+from utils.optim.restoring import restore_optimizer, state_bytes
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
@@ -36,30 +36,6 @@ _UNFIT = (
     "the checkpoint's {} do not fit the network and the data that its config gives here; "
     "keep arch and the channels of the data, or start anew with init_from:"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long a run goes on and what it writes; the config's `trainer` section as plain values."""
-
-    epochs: int
-    save_period: int = 1
-    save_per_iters: int | None = None
-    keep: int | None = None
-    monitor: str = "off"
-    early_stop: int = 0
-    log_per_iter: int = 20
-    val: bool = True
-    val_per_epochs: int = 1
-
-
-@dataclass
-class Position:
-    """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
-
-    epoch: int = 0
-    iteration: int = 0
-    step: int = 0
 
 
 class BaseTrainer:
@@ -129,6 +105,7 @@ class BaseTrainer:
             ResourceError: A worker process died or hangs, or the disk is full.
         """
         self.run = run
+        self._require_room()
         started = time.monotonic()
         with self.signals.caught():
             try:
@@ -200,7 +177,8 @@ class BaseTrainer:
             )
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:
-            paths.append(folder / f"checkpoint-epoch{self.position.epoch}.pth")
+            # First: killed between the two, the resumed run makes it the last one.
+            paths.insert(0, folder / f"checkpoint-epoch{self.position.epoch}.pth")
         checkpoint.save(paths, state)
         run_folder.trim(folder, keep=self.plan.keep)
         self.run.flush()
@@ -215,6 +193,18 @@ class BaseTrainer:
             path = self.run.folder / f"checkpoint-iter{self.position.step}.pth"
             checkpoint.save([path], state)
             run_folder.trim(self.run.folder, keep=self.plan.keep)
+
+    def _require_room(self) -> None:
+        """Refuse a disk that is too full for the first checkpoint, before an epoch is lost to it.
+
+        Raises:
+            ResourceError: It has no room for a checkpoint and the one that will replace it.
+        """
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        averaged = 0 if self.ema is None else weights
+        needed = 2 * (weights + averaged + state_bytes(self.optimizer))
+        if self.run.folder is not None:
+            checkpoint.require_room(self.run.folder, needed)
 
     def _save_last(self, state: Mapping[str, object]) -> None:
         if self.run.folder is not None:
@@ -236,7 +226,7 @@ class BaseTrainer:
             "monitor_best": self.monitor.best,
             "monitor_epochs": [self.monitor.best_epoch, self.monitor.last_epoch],
             "running": running,
-            "log_bytes": self.run.position,
+            "log_bytes": self.run.durable_length(),
         }
 
     def _best_state(self) -> dict:

@@ -12,6 +12,7 @@ from base.base_model import BaseModel, Network
 from utils.config.registry import Table, build
 from utils.errors import CheckpointError, ConfigError
 from utils.files.matching import Match, align, match, require
+from utils.hardware.memory import building_memory
 
 __all__ = [
     "MODELS",
@@ -57,9 +58,10 @@ def build_network(
     Raises:
         ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
     """
-    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
-    with torch.no_grad():
-        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    with building_memory(name):
+        model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+        with torch.no_grad():
+            found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
     if found != num_classes:
         raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
     return model.train()

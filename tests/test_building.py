@@ -11,7 +11,7 @@ from processes import together
 from dataloaders import label_counts
 from dataloaders.building import build_loaders, build_whole, check_data
 from dataloaders.folder import Folder
-from models import MODELS, model_from_checkpoint
+from models import MODELS, build_network, model_from_checkpoint
 from models.building import build_model
 from train import main
 from utils.config.config import parse_config
@@ -257,3 +257,10 @@ def test_caches_in_memory_are_summed_up(two_folders, monkeypatch, kib, processes
     for error in together(start, processes=processes):
         with pytest.raises(ResourceError, match=message):
             raise error
+
+
+def test_a_network_that_no_memory_holds_is_a_message():
+    with pytest.raises(
+        ResourceError, match=r"^arch: the memory here does not hold a UNet(.|\n)*fix"
+    ):
+        build_network("UNet", {"base_channels": 2**31}, num_classes=2, in_channels=3)

@@ -72,6 +72,25 @@ def _explained(doing: str, advice: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def building_memory(name: str) -> Iterator[None]:
+    """Turn a network that no memory holds into a message.
+
+    Raises:
+        ResourceError: The host's memory does not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error) and "overflow" not in str(error):
+            raise
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ResourceError(
+            f"arch: the memory here does not hold a {name} of this size: {first_line[:200]}\n"
+            "  fix: smaller numbers in arch.args"
+        ) from error
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether an error of torch means that memory ran out, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
