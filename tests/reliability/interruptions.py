@@ -13,7 +13,7 @@ from pathlib import Path
 import forks
 import torch
 from forks import run
-from runs import begin, brought_to_its_end, fault_of, reference, resume, run_of, write
+from runs import begin, brought_to_its_end, fault_of, reference, resume, run_of, warm, write
 from test_resume import contents, differing
 from test_run_folder import save
 
@@ -56,6 +56,7 @@ def _planted(work, *plants):
 
 
 def _duration(folder: Path) -> float:
+    warm()
     began = time.monotonic()
     assert run(begin(write(folder)), folder / "words").code == 0
     return time.monotonic() - began

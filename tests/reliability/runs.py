@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -43,8 +45,20 @@ def resume(place: Path):
 
 
 @cache
+def warm() -> None:
+    """A run in this process, so that no child has to import and set up what all need."""
+    folder = Path(mkdtemp())
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            train.main(["--config", str(write(folder))])
+    finally:
+        shutil.rmtree(folder)
+
+
+@cache
 def reference() -> dict:
     """What the uninterrupted run ends with."""
+    warm()
     folder = Path(mkdtemp())
     try:
         ended = run(begin(write(folder)), folder / "words")

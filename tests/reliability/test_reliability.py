@@ -69,6 +69,7 @@ PLANTS = {
 def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
     """Each child draws the same numbers from its start on, as a process with a fixed seed does."""
     runs = table.interruptions
+    runs.warm()
     random.seed(0)
     monkeypatch.setattr(*PLANTS[plant])
     runs.reference.cache_clear()
