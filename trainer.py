@@ -19,7 +19,7 @@ from base.base_data_loader import BaseDataLoader, Batch
 from base.base_trainer import BaseTrainer, Plan
 from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
-from utils.drawing.grid import comparison_grid
+from utils.drawing.grid import comparison_sheet
 from utils.errors import NumericError
 from utils.hardware import distributed
 from utils.hardware.devices import kernel_search
@@ -32,7 +32,7 @@ from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.update import Update, not_finite
 from utils.run.numbers import headline, training_line, training_scalars
 from utils.run.progress import ProgressBar, one_line
-from utils.run.stopwatch import LoaderWarning, Stopwatch
+from utils.run.stopwatch import Forecast, LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
 from validation import Validator
 
@@ -78,6 +78,7 @@ class Trainer(BaseTrainer):
         self.stopwatch = Stopwatch()
         self.unproven: list[int] = []  # what was trained on since all was finite
         self.first = distributed.rank() == 0
+        self.forecast = Forecast(parts.schedule.total_steps, shown=self.first)
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
         for loader in filter(None, (parts.train_loader, parts.val_loader)):
@@ -116,14 +117,15 @@ class Trainer(BaseTrainer):
                 bar.advance()
                 last = self.position.iteration == iterations
                 if last or self.position.step % self.plan.log_per_iter == 0:
-                    bar.say(self.log_iteration(epoch))
+                    values = self.log_iteration(epoch)
+                    bar.say(values, left=self.forecast.left(self.position.step))
                 self.save_iteration()
                 self.stop_if_asked()
         metrics = self.totals.compute()
         if self.first:
-            log.info(
-                "%s  %s", title, one_line(self._line(metrics, *self.stopwatch.read(epoch=True)))
-            )
+            line = self._line(metrics, *self.stopwatch.read(epoch=True))
+            left = self.forecast.left(self.position.step)
+            log.info("%s  %s", title, one_line(line | ({"left": left} if left else {})))
         return metrics
 
     def memory_advice(self) -> AbstractContextManager[None]:
@@ -291,10 +293,10 @@ class Trainer(BaseTrainer):
         if self.first:
             log.info("%s  %s", title, one_line(headline(metrics)))
             ious = f"IoU  {one_line(metrics['Class_IoU'])}"
-            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
+            log.info("%s", textwrap.fill(ious, 80, subsequent_indent="     "))
             self.run.image(
                 self.position.step,
                 "val/inputs_targets_predictions",
-                comparison_grid(samples, self.data),  # pyrefly: ignore[bad-argument-type]
+                comparison_sheet(samples, self.data),  # pyrefly: ignore[bad-argument-type]
             )
         return metrics

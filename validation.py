@@ -1,6 +1,7 @@
 """Scoring a network on the validation data while it trains."""
 
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ Sample = tuple[Tensor, Tensor, Tensor]
 """An image (C, H, W), its mask (H, W) and its prediction (H, W), on the device."""
 
 
+@dataclass(eq=False)
 class Validator:
     """Scores whole batches of a loader, whatever their size.
 
@@ -34,22 +36,12 @@ class Validator:
             for the advice when memory runs out.
     """
 
-    def __init__(
-        self,
-        loader: BaseDataLoader,
-        loss: WithAuxiliary,
-        *,
-        normalize: nn.Module,
-        device: torch.device,
-        precision: str,
-        accumulate: int | None,
-    ) -> None:
-        self.loader = loader
-        self.loss = loss
-        self.normalize = normalize
-        self.device = device
-        self.precision = precision
-        self.accumulate = accumulate
+    loader: BaseDataLoader
+    loss: WithAuxiliary
+    normalize: nn.Module
+    device: torch.device
+    precision: str
+    accumulate: int | None
 
     @torch.inference_mode()
     def run(

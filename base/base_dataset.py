@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Lt
 
+from base.augmentation import Augmentation
 from base.samples import Pair, Sample
 from utils.data import transforms
 from utils.data.color_labels import ColorTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
-from utils.data.normalize import mean_color
+from utils.data.normalize import FULL_SCALE, mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
 from utils.errors import ConfigError, DataError
 from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
@@ -28,44 +29,18 @@ from utils.seeding import sample_generator, split_order
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class BaseDataset:
-    """Pairs of image and mask with the documented augmentation.
+class BaseDataset(Augmentation):
+    """Pairs of image and mask with the documented augmentation; see `Augmentation`.
 
     Args:
-        base_size: Long side in pixels that an image is rescaled to before the random factor;
-            None leaves sizes alone, and then `scale` has nothing to scale.
-        crop_size: Side of the square training crop; of the center crop with `val`. None: whole.
-        scale: Rescale by a random factor of the long side.
-        flip: Flip left-right half of the time.
-        rotate: Rotate by -10..10 degrees.
-        blur: Blur half of the samples.
-        augment: Apply the five above and the random crop; without it images come as they are.
-        val: Validation: with `crop_size` the short side becomes crop_size and the center is cut,
-            without it the image is whole. Wins over `augment`.
-        scale_range: The random factor of `scale`, smallest and largest.
-        jitter: Brightness, contrast and saturation each change by a factor of up to 1 -+ jitter.
         cache: Keep decoded pixels: in memory, or on disk where they outlast the run.
         cache_dir: The folder of the disk cache; default: segmentation/pixels in the user's cache.
         val_split: The share of the samples that is held out and validated; in `train_loader` only.
-        ignore_index: The mask value of void, padding and corners (set by the program).
-        seed: Seed of the augmentation (set by the program).
     """
 
-    base_size: Annotated[int, Ge(1), Le(65536)] | None = None
-    crop_size: Annotated[int, Ge(1), Le(65536)] | None = None
-    scale: bool = True
-    flip: bool = False
-    rotate: bool = False
-    blur: bool = False
-    augment: bool = False
-    val: bool = False
-    scale_range: tuple[Annotated[float, Gt(0)], Annotated[float, Gt(0)]] = transforms.SCALE_RANGE
-    jitter: Annotated[float, Ge(0), Lt(1)] = 0.0
     cache: Literal["ram", "disk"] | None = None
     cache_dir: str | None = None
     val_split: Annotated[float, Gt(0), Lt(1)] | None = None
-    ignore_index: int = 255
-    seed: int = 0
 
     classes: ClassVar[tuple[str, ...]]
     palette: ClassVar[tuple[tuple[int, int, int], ...]]
@@ -76,10 +51,7 @@ class BaseDataset:
 
     def __post_init__(self) -> None:
         """Prepare what every sample needs; a subclass sets `pairs` and calls this first."""
-        if self.scale_range[0] > self.scale_range[1]:
-            raise ConfigError(
-                f"scale_range: found {list(self.scale_range)}, expected the smaller factor first"
-            )
+        super().__post_init__()
         self.pairs: tuple[Pair, ...] = ()
         self.image_sizes: list[tuple[int, int]] | None = None
         self.notes: tuple[str, ...] = ()  # what of the files is left over
@@ -87,6 +59,17 @@ class BaseDataset:
         self.table = self.label_table()
         refuse_void_class(self.classes, self.ignore_index, self.table.mapping)
         self.border = mean_color(self.mean, self.input_dtype)
+        self.spread = tuple(one * FULL_SCALE[self.input_dtype] for one in self.std)
+        if len(self.mean) != 3 and (self.saturation or self.hue):
+            raise ConfigError(
+                f"saturation, hue: are of RGB images, and these have {len(self.mean)} channels\n"
+                "  fix: delete them"
+            )
+
+    def normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Set `mean` and `std`, one value a channel, and the color of borders after them."""
+        self.mean, self.std = mean, std  # pyrefly: ignore[read-only]
+        self.border = mean_color(mean, self.input_dtype)
 
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""
@@ -101,11 +84,6 @@ class BaseDataset:
     def color_table(self) -> ColorTable | None:
         """How colors become train ids, where masks are coded by color."""
         return None
-
-    @property
-    def augments(self) -> bool:
-        """Whether samples are augmented."""
-        return self.augment and not self.val
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -131,7 +109,7 @@ class BaseDataset:
         size = self.known_size(index)
         if not self.augments:
             return size
-        return self._draw_geometry(size, sample_generator(self.seed, epoch, index)).size
+        return self.draw_view(size, (epoch, index), sample_generator(self.seed, epoch, index)).size
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Read pair `index` whole.
@@ -175,15 +153,13 @@ class BaseDataset:
         epoch, index = key
         if self.augments:
             rng = sample_generator(self.seed, epoch, index)
-            image, mask = self._warped(index, lambda *size: self._draw_geometry(size, rng))
-            if self.blur:
-                image = transforms.random_blur(image, rng)
-            if self.jitter:
-                image = transforms.random_jitter(image, rng, jitter=self.jitter, pivot=self.border)
+            image, mask = self._warped(index, lambda mask: self._plan(mask, key, rng))
+            image = self.recolored(image, key, rng)
         elif self.val and self.crop_size is not None:
             crop_size = self.crop_size
             image, mask = self._warped(
-                index, lambda *size: transforms.validation_geometry(*size, crop_size=crop_size)
+                index,
+                lambda mask: transforms.validation_geometry(*mask.shape, crop_size=crop_size),
             )
         else:
             image, mask = self._pixels(index)
@@ -256,30 +232,23 @@ class BaseDataset:
     def _pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.load(index) if self._cache is None else self._cache.get(index, self.load)
 
-    def _draw_geometry(
-        self, size: tuple[int, ...], rng: np.random.Generator
+    def _plan(
+        self, mask: np.ndarray, key: tuple[int, int], rng: np.random.Generator
     ) -> transforms.Geometry:
-        return transforms.training_geometry(
-            *size,
-            rng=rng,
-            base_size=self.base_size,
-            crop_size=self.crop_size,
-            scale_range=self.scale_range if self.scale else None,
-            rotate=self.rotate,
-            flip=self.flip,
-        )
+        view = self.draw_view(mask.shape, key, rng)
+        return self.choose_view(view, mask, key, num_classes=self.num_classes).geometry()
 
     def _warped(
-        self, index: int, plan: Callable[[int, int], transforms.Geometry]
+        self, index: int, plan: Callable[[np.ndarray], transforms.Geometry]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a pair no larger than needed and warp it as `plan(height, width)` says."""
+        """Read a pair no larger than needed and warp it as `plan(mask)` says."""
         pair = self.pairs[index] if self.pairs and self.reducible and not self._cache else None
         if pair is None or pair.mask is None or pair.image.suffix.lower() not in (".jpg", ".jpeg"):
             image, mask = self._pixels(index)
-            geometry = plan(*mask.shape)
+            geometry = plan(mask)
         else:
             mask = self.read_labels(pair.mask)
-            geometry = plan(*mask.shape)
+            geometry = plan(mask)
             image = self.read_image(pair.image, scale=geometry.scale).pixels
             # The header is asked only where the pixels do not show the size.
             if geometry.scale <= REDUCED or image.shape[:2] != mask.shape:

@@ -117,13 +117,14 @@ class BaseTrainer:
                     self.stop_if_asked()
                 # The others wait for this process's gradients: a state has sums of all.
                 raise self._stopped(self.signals.number or 0, "not saved, no data came") from error
+            finally:
+                log.info("trained for %.0f s", time.monotonic() - started)
         if self.monitor.exhausted():
             log.info(
                 "stopped early: %s did not improve for %d epochs",
                 self.monitor.metric,
                 self.monitor.last_epoch - self.monitor.best_epoch,
             )
-        log.info("trained for %.0f s", time.monotonic() - started)
 
     def _run_epochs(self) -> None:
         for epoch in range(self.position.epoch + 1, self.plan.epochs + 1):
@@ -173,7 +174,7 @@ class BaseTrainer:
                 "best so far: %s %.4f, saved to %s",
                 self.monitor.metric,
                 self.monitor.best,
-                folder / run_folder.BEST,
+                run_folder.BEST,
             )
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:

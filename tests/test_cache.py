@@ -32,7 +32,8 @@ def root(tmp_path):
 
 def camvid(root, **options):
     return CamVid(data_dir=str(root / "data"), split="train", cache_dir=str(root / "cache"),
-                  augment=True, crop_size=16, base_size=30, flip=True, **options)  # fmt: skip
+                  augment=True, crop_size=16, base_size=30, flip=True, rare_crops=0.5,
+                  cat_max_ratio=0.75, **options)  # fmt: skip
 
 
 def epochs(data, workers=0):

@@ -253,3 +253,22 @@ def test_an_empty_release_is_said(release):
         path.unlink()
     with pytest.raises(DataError, match=r"cls: no \*\.mat file, expected the class masks of SBD"):
         sbd.main(["--sbd", str(release / "sbd"), "--data-dir", str(release)])
+
+
+def test_each_augmentation_is_shown_alone(tmp_path, capsys):
+    data = {"type": "Shapes", "augment": True, "crop_size": 32, "flip": True, "hue": 0.2}
+    path, out = config(tmp_path, {**data, "rare_crops": 0.5}), tmp_path / "each.png"
+    assert preview.main(["-c", path, "-o", str(out), "--each"]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: 16 samples of 1000, ")
+    common = {"augment": True, "crop_size": 32, "scale": False}
+    whole = Shapes(**common, flip=True, hue=0.2, rare_crops=0.5)
+    alone = {"flip: True": {"flip": True}, "hue: 0.2": {"hue": 0.2},
+             "rare_crops: 0.5": {"rare_crops": 0.5}, "nothing": {}}  # fmt: skip
+    rows = preview.one_by_one(whole)
+    assert rows.keys() == alone.keys()
+    for name, row in rows.items():
+        expected = Shapes(**common, **alone[name])[(1, 2)]
+        assert (row[(1, 2)].image == expected.image).all()
+    for nothing in ({"augment": False, "flip": True}, {"augment": True}):
+        with pytest.raises(ConfigError, match="--each: the training images are not augmented"):
+            preview.one_by_one(Shapes(**nothing, scale=False))

@@ -1,27 +1,32 @@
+import itertools
+import re
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataloaders.shapes import Shapes
 from utils.data import transforms
+from utils.errors import ConfigError
 from utils.seeding import sample_generator
 
 VOID = -1
 STEP = 32  # image values per pixel of the ramps
 
 
-def draw(seed, height, width, **options):
+def draw(seed, height, width, *, upended=False, turns=0, **options):
     knobs = {
         "base_size": None,
         "crop_size": None,
         "scale_range": None,
-        "rotate": False,
+        "rotate_range": None,
         "flip": False,
     }
-    return transforms.training_geometry(
-        height, width, rng=np.random.default_rng(seed), **(knobs | options)
-    )
+    size = (width, height) if turns % 2 else (height, width)
+    view = transforms.training_view(*size, rng=np.random.default_rng(seed), **(knobs | options))
+    return view._replace(source=(height, width), upended=upended, turns=turns).geometry()
 
 
 def grown(mask):
@@ -34,7 +39,7 @@ def test_a_signed_mask_is_warped_as_an_unsigned_one():
     mask = rng.integers(0, 150, (120, 160)).astype(np.uint8)
     for seed in range(20):
         geometry = draw(seed, 120, 160, base_size=160, crop_size=150, scale_range=(0.5, 2),
-                        rotate=True, flip=True)  # fmt: skip
+                        rotate_range=(-10, 10), flip=True)  # fmt: skip
         expected = transforms.warp_mask(mask, geometry, 255).astype(np.int16)
         for void in (255, VOID, -32768, 300):
             warped = transforms.warp_mask(mask.astype(np.int16), geometry, void)
@@ -53,9 +58,11 @@ def test_a_signed_mask_is_warped_as_an_unsigned_one():
     rotate=st.booleans(),
     flip=st.booleans(),
     validation=st.booleans(),
+    upended=st.booleans(),
+    turns=st.integers(0, 3),
 )
 def test_an_image_made_from_its_mask_stays_equal_to_it(
-    seed, height, width, base_size, crop_size, scale, rotate, flip, validation
+    seed, height, width, base_size, crop_size, scale, rotate, flip, validation, upended, turns
 ):
     """Masks hold the pixel's row and column; the image holds the same numbers times STEP."""
     if validation and crop_size is not None:
@@ -63,7 +70,8 @@ def test_an_image_made_from_its_mask_stays_equal_to_it(
     else:
         geometry = draw(
             seed, height, width, base_size=base_size, crop_size=crop_size,
-            scale_range=(0.5, 2.0) if scale else None, rotate=rotate, flip=flip,
+            scale_range=(0.5, 2.0) if scale else None, rotate_range=(-10, 10) if rotate else None,
+            flip=flip, upended=upended, turns=turns,
         )  # fmt: skip
     rows, columns = np.mgrid[:height, :width].astype(np.int16)
     image = np.stack([rows, columns, rows, columns], axis=2).astype(np.uint16) * STEP
@@ -160,6 +168,52 @@ def test_a_crop_without_scaling_copies_pixels():
     assert (warped == image[top : top + 32, left : left + 32]).all()
 
 
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("upended", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_flips_and_quarter_turns_copy_pixels(turns, upended, flipped):
+    mask = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9)
+    expected = np.rot90(mask, -turns)
+    expected = expected[:: -1 if upended else 1, :: -1 if flipped else 1]
+    whole = transforms.View((6, 9), expected.shape, expected.shape, 0.0, (0, 0), flipped, upended,
+                            turns)  # fmt: skip
+    assert (transforms.warp_mask(mask, whole.geometry(), 255) == expected).all()
+    part = whole._replace(size=(4, 5), offset=(2, 1))
+    # The cut is made before the flips.
+    before = np.rot90(mask, -turns)[2:6, 1:6]
+    before = before[:: -1 if upended else 1, :: -1 if flipped else 1]
+    if expected.shape == (6, 9):
+        assert (transforms.warp_mask(mask, part.geometry(), 255) == before).all()
+
+
+def test_turns_and_flips_of_samples_are_equally_likely():
+    data = Shapes(augment=True, vertical_flip=True, rotate90=True, height=32, width=48, cache="ram")
+    data.open_cache()
+    whole = data.load(0)[1]
+    found = dict.fromkeys(itertools.product(range(4), (False, True)), 0)
+    for epoch in range(400):
+        sample = data[(epoch, 0)]
+        assert data.sample_size(epoch, 0) == sample.mask.shape == sample.image.shape[:2]
+        for turns, upended in found:
+            same = np.rot90(whole, -turns)[:: -1 if upended else 1]
+            found[turns, upended] += np.array_equal(sample.mask, same)
+    assert sum(found.values()) == 400
+    assert min(found.values()) > 30  # 50 are expected, three standard deviations are 20
+
+
+def test_rotate_range_bounds_the_angle():
+    angles = [
+        np.degrees(np.arctan2(matrix[0, 1], matrix[1, 1]))
+        for seed in range(300)
+        for matrix in [draw(seed, 50, 50, rotate_range=(20, 70)).matrix]
+    ]
+    assert deviation(np.array(angles), 20, 70) < 0.09
+    with pytest.raises(
+        ConfigError, match=re.escape("rotate_range: found [5, -5], expected the sm")
+    ):
+        Shapes(augment=True, rotate=True, rotate_range=(5, -5))
+
+
 def deviation(values, low, high):
     """The Kolmogorov distance from a uniform distribution."""
     ordered = (np.sort(values) - low) / (high - low)
@@ -169,10 +223,10 @@ def deviation(values, low, high):
 def test_scale_angle_and_flip_follow_the_documented_distributions():
     longs, angles, flips, tops = [], [], [], []
     for index in range(4000):
-        geometry = transforms.training_geometry(
+        geometry = transforms.training_view(
             300, 400, rng=sample_generator(1, 2, index), base_size=400, crop_size=64,
-            scale_range=(0.5, 2.0), rotate=True, flip=True,
-        )  # fmt: skip
+            scale_range=(0.5, 2.0), rotate_range=(-10, 10), flip=True,
+        ).geometry()  # fmt: skip
         (a, b), (c, d) = geometry.matrix[:, :2]
         flipped = a * d - b * c < 0
         angles.append(np.degrees(np.arctan2(b, d)))
@@ -184,10 +238,10 @@ def test_scale_angle_and_flip_follow_the_documented_distributions():
     assert deviation(np.array(angles), -10, 10) < 0.03
     assert abs(np.mean(flips) - 0.5) < 0.03
     for index in range(4000):
-        geometry = transforms.training_geometry(
+        geometry = transforms.training_view(
             300, 400, rng=sample_generator(1, 2, index), base_size=None, crop_size=200,
-            scale_range=None, rotate=False, flip=False,
-        )  # fmt: skip
+            scale_range=None, rotate_range=None, flip=False,
+        ).geometry()  # fmt: skip
         tops.append(geometry.matrix[1, 2])
     assert set(tops) == set(range(101))
 
@@ -205,33 +259,12 @@ def test_validation_takes_the_center_of_the_short_side():
     assert (transforms.warp_image(image, geometry, (0.0,)) == 200).all()
 
 
-def test_every_blur_has_an_effect_and_half_of_the_samples_are_blurred():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
-    softened = []
-    for index in range(600):
-        blurred = transforms.random_blur(image.copy(), sample_generator(0, 0, index))
-        if (blurred != image).any():
-            softened.append(blurred.std() / image.std())
-    assert 0.44 < len(softened) / 600 < 0.56
-    assert max(softened) < 0.85  # sigma 0.5, the weakest
-    assert min(softened) < 0.25  # sigma 1.5, the strongest
-
-
-def test_blur_of_one_channel_keeps_the_axis():
-    image = np.random.default_rng(0).integers(0, 60000, (20, 20, 1)).astype(np.uint16)
-    shapes = {
-        transforms.random_blur(image.copy(), sample_generator(0, 0, i)).shape for i in range(8)
-    }
-    assert shapes == {(20, 20, 1)}
-
-
 @pytest.mark.parametrize("channels", [1, 3, 4, 5, 7])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_channels_and_dtypes(channels, dtype):
     rng = np.random.default_rng(0)
     image = (rng.random((30, 40, channels)) * 200).astype(dtype)
-    geometry = draw(1, 30, 40, base_size=60, crop_size=32, rotate=True)
+    geometry = draw(1, 30, 40, base_size=60, crop_size=32, rotate_range=(-10, 10))
     border = tuple(float(channel + 1) for channel in range(channels))
     warped = transforms.warp_image(image, geometry, border)
     assert warped.shape == (32, 32, channels)
@@ -242,49 +275,11 @@ def test_channels_and_dtypes(channels, dtype):
         assert np.allclose(alone[..., 0], warped[..., channel], atol=1e-3)
 
 
-def test_jitter_stays_in_range_and_leaves_the_pivot():
-    pivot = (100.0, 110.0, 120.0)
-    flat = np.full((4, 4, 3), pivot, np.uint8)
-    ratios = []
-    for index in range(800):
-        changed = transforms.random_jitter(flat, sample_generator(0, 0, index), jitter=0.2,
-                                           pivot=pivot)  # fmt: skip
-        ratios.append(changed[0, 0].astype(float).sum() / sum(pivot))
-    # Contrast leaves the mean color alone, saturation its luma: brightness remains.
-    assert min(ratios) < 0.83
-    assert max(ratios) > 1.17
-    assert min(ratios) >= 0.79
-    assert max(ratios) <= 1.21
-
-
-def test_jitter_changes_contrast_and_saturation():
-    image = np.array([[[50, 100, 150], [200, 100, 50]]], np.uint8)
-    contrasts, saturations = [], []
-    for index in range(300):
-        changed = transforms.random_jitter(image, sample_generator(0, 0, index), jitter=0.3,
-                                           pivot=(100.0,) * 3).astype(float)  # fmt: skip
-        luma = changed @ np.array(transforms.GRAY)
-        saturations.append(np.ptp(changed[0, 0]) / luma.mean())
-        contrasts.append(abs(luma[0, 0] - luma[0, 1]))
-    assert np.ptp(contrasts) > 10
-    assert np.ptp(saturations) > 0.5
-
-
-def test_jitter_of_five_channels_saturates():
-    image = np.full((2, 2, 5), 65000, np.uint16)
-    changed = [
-        transforms.random_jitter(image, sample_generator(0, 0, i), jitter=0.5, pivot=(30000.0,) * 5)
-        for i in range(20)
-    ]
-    assert max(c.max() for c in changed) == 65535
-    assert changed[0].dtype == np.uint16
-
-
 def test_the_warp_follows_a_source_decoded_smaller():
     rows, columns = np.mgrid[:64, :96]
     ramp = np.stack([rows, columns], axis=2).astype(np.float32)
     half = ramp.reshape(32, 2, 48, 2, 2).mean(axis=(1, 3)).astype(np.float32)
-    geometry = draw(5, 64, 96, base_size=40, crop_size=24, rotate=True, flip=True)
+    geometry = draw(5, 64, 96, base_size=40, crop_size=24, rotate_range=(-10, 10), flip=True)
     whole = transforms.warp_image(ramp, geometry, (-9.0,) * 2)
     reduced = transforms.warp_image(half, geometry.reduced(32, 48), (-9.0,) * 2)
     void = transforms.warp_mask(rows.astype(np.int16), geometry, VOID) == VOID

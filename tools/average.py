@@ -41,8 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     written = Written(options.output.parent)
     written.refuse_others([options.output], overwrite=options.overwrite)
     from utils.run.checkpoint import load, save
+    from utils.run.folder import find_model
 
-    save([options.output], average(options.checkpoints, [load(p) for p in options.checkpoints]))
+    files = [find_model(path) for path in options.checkpoints]
+    save([options.output], average(files, [load(file) for file in files]))
     written.add(options.output, content=options.output)
     print(f"{options.output}: the average of {len(options.checkpoints)} checkpoints")
     return 0

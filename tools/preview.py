@@ -2,12 +2,15 @@
 
     python tools/preview.py --config config.json                    # writes preview.png
     python tools/preview.py --config config.json -n 24 -o sheet.png --epoch 3
+    python tools/preview.py --config config.json --each             # each augmentation alone
 
 Each sample stands twice, alone and under its mask; void has its own color. Below: how much of the
-labelled area of these samples each class takes.
+labelled area of these samples each class takes. With --each a row shows what one setting of the
+config does to the first image, in four epochs and without the other settings.
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", default="preview.png", help="the image to write")
     parser.add_argument("--epoch", type=int, default=0, help="whose augmentation is shown")
     parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
+    parser.add_argument("--each", action="store_true", help="each augmentation alone, one a row")
     args = parser.parse_args(arguments)
     output = Path(args.output)
     written = Written(output.parent)
@@ -64,8 +68,14 @@ def main(arguments: Sequence[str]) -> int:
         seed=config.seed,
     )
     order = epoch_order(len(dataset), seed=config.seed, epoch=args.epoch)[: args.number]
-    samples = [dataset[(args.epoch, int(index))] for index in order]
-    sheet = draw_sheet(samples, dataset)
+    if args.each:
+        rows = one_by_one(dataset)
+        epochs = range(args.epoch, args.epoch + _COLUMNS)
+        samples = [row[(epoch, int(order[0]))] for row in rows.values() for epoch in epochs]
+        sheet = draw_sheet(samples, dataset, [name for name in rows for _ in epochs])
+    else:
+        samples = [dataset[(args.epoch, int(index))] for index in order]
+        sheet = draw_sheet(samples, dataset)
     kind = Image.registered_extensions().get(output.suffix.lower(), "PNG")
     with written.opened([output]):
         written.write(output, lambda path: sheet.save(path, format=kind))
@@ -73,12 +83,41 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def draw_sheet(samples: "Sequence[Sample]", dataset: "BaseDataset") -> Image.Image:
+def one_by_one(dataset: "BaseDataset") -> "dict[str, BaseDataset]":
+    """Return the data set with each of its augmentations alone, by what the config says of it.
+
+    The first one only crops.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    from base.augmentation import AT_REST
+
+    on = {name: getattr(dataset, name) for name in AT_REST}
+    on = {name: value for name, value in on.items() if value != AT_REST[name]}
+    if dataset.base_size is None:
+        on.pop("scale", None)  # there is nothing that it would scale
+    if not dataset.augments or not on:
+        raise ConfigError(
+            "--each: the training images are not augmented\n"
+            '  fix: "augment": true in train_loader.args, beside what shall be shown'
+        )
+    rows = {"nothing": copy.copy(dataset)}
+    vars(rows["nothing"]).update(AT_REST)
+    for name, value in on.items():
+        rows[f"{name}: {value}"] = row = copy.copy(rows["nothing"])
+        setattr(row, name, value)
+    return rows
+
+
+def draw_sheet(
+    samples: "Sequence[Sample]", dataset: "BaseDataset", names: Sequence[str] | None = None
+) -> Image.Image:
     """Draw samples, overlays and the histogram; a sample keeps its pixels up to a size."""
     from utils.evaluation.summary import short_names
 
     tiles = [_tile(sample, dataset) for sample in samples]
-    names = short_names([dataset.name(sample.index) for sample in samples])
+    names = names or short_names([dataset.name(sample.index) for sample in samples])
     width, height = (max(tile.size[axis] for tile in tiles) for axis in (0, 1))
     captions = [_lines(name, width) for name in names]
     step = (width + _GAP, height + _LINE * max(map(len, captions)) + _GAP)

@@ -12,6 +12,8 @@ _SPLIT = 3
 _SHAPES = 4
 _CHECK = 5
 _ITERATION = 6
+_CROP = 7
+_EFFECT = 8
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -21,6 +23,16 @@ def _generator(*key: int) -> np.random.Generator:
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the generator that augments sample `index` in `epoch`; all numbers >= 0."""
     return _generator(_SAMPLE, seed, epoch, index)
+
+
+def crop_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator that chooses which part of sample `index` is cut out in `epoch`."""
+    return _generator(_CROP, seed, epoch, index)
+
+
+def effect_generator(name: str, seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator of one named effect on sample `index` in `epoch`."""
+    return _generator(_EFFECT, int.from_bytes(name.encode()), seed, epoch, index)
 
 
 def epoch_order(length: int, *, seed: int, epoch: int) -> np.ndarray:

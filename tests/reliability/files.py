@@ -307,7 +307,7 @@ def users_files(folder: Path, count: int) -> Trials:
 
     def judge(case):
         make, name = case
-        for path in list(out.glob("*")) + list(out.glob(".*")):
+        for path in list(out.iterdir()) if out.exists() else []:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         out.mkdir(exist_ok=True)
         makes[make](out / name)

@@ -1,14 +1,13 @@
-"""Geometry and color of a sample, in the file's own dtype.
+"""Geometry of a sample, in the file's own dtype.
 
-Scale, rotation, crop and flip are ONE affine warp from the source straight to the crop: no
+Scale, rotation, crop and flips are ONE affine warp from the source straight to the crop: no
 intermediate image, no float copy. Documented ranges of training:
 
     scale    the long side becomes uniform(low, high) x base_size, default (0.5, 2)
-    rotate   uniform(-10, 10) degrees about the center of the rescaled image
+    rotate   uniform(low, high) degrees about the center of the rescaled image, default (-10, 10);
+             with rotate90 after 0 to 3 quarter turns, equally likely
     crop     every whole-pixel position equally likely; a smaller image lands anywhere inside
-    flip     left-right, probability 0.5
-    blur     probability 0.5, Gaussian with sigma uniform(0.5, 1.5) pixels of the crop
-    jitter   brightness, contrast and saturation each times uniform(1 - jitter, 1 + jitter)
+    flip     left-right, probability 0.5; vertical_flip likewise
 
 Validation: the short side becomes crop_size, then a center crop.
 
@@ -22,12 +21,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-ROTATION_DEGREES = 10.0
+ROTATE_RANGE = (-10.0, 10.0)
 FLIP_PROBABILITY = 0.5
-BLUR_PROBABILITY = 0.5
-BLUR_SIGMA = (0.5, 1.5)
 SCALE_RANGE = (0.5, 2.0)
-GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma, as Pillow and OpenCV use
 
 
 class Geometry(NamedTuple):
@@ -58,7 +54,81 @@ class Geometry(NamedTuple):
         return self._replace(matrix=matrix, source=(height, width))
 
 
-def training_geometry(
+class View(NamedTuple):
+    """What a sample shows of its source, which is resized, turned, cut and flipped.
+
+    Attributes:
+        source: (height, width) of the source.
+        canvas: (height, width) that it is resized and then quarter-turned to.
+        size: (height, width) of the cut.
+        angle: Degrees by which the canvas is turned about its center.
+        offset: (top, left) of the cut on the canvas, negative where the canvas is smaller.
+        flipped: Whether left and right change places.
+        upended: Whether top and bottom do.
+        turns: Quarter turns clockwise.
+    """
+
+    source: tuple[int, int]
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+    angle: float = 0.0
+    offset: tuple[int, int] = (0, 0)
+    flipped: bool = False
+    upended: bool = False
+    turns: int = 0
+
+    def rooms(self) -> tuple[int, int]:
+        """Return by how much the canvas is higher and wider than the cut."""
+        return self.canvas[0] - self.size[0], self.canvas[1] - self.size[1]
+
+    def placed(self, down: float, across: float) -> "View":
+        """Return the view with its cut elsewhere; uniform shares make all places equally likely."""
+        top, left = (
+            min(0, room) + int(share * (abs(room) + 1))
+            for room, share in zip(self.rooms(), (down, across), strict=True)
+        )
+        return self._replace(offset=(top, left))
+
+    def centered_on(self, row: int, column: int) -> "View":
+        """Return the view with its cut about a source pixel, as far as the canvas reaches."""
+        matrix = self._replace(offset=(0, 0), flipped=False, upended=False).geometry().matrix
+        x, y = np.linalg.solve(matrix[:, :2], (column, row) - matrix[:, 2])
+        top, left = (
+            _about(round(place), side, room)
+            for place, side, room in zip((y, x), self.size, self.rooms(), strict=True)
+        )
+        return self._replace(offset=(top, left))
+
+    def geometry(self) -> Geometry:
+        """Chain flips, crop, rotation and resize, each as a map from its output to its input."""
+        source, canvas, size, angle, offset, *flips, turns = self
+        (step_x, left), (step_y, top) = (
+            (-1, begin + side - 1) if flipped else (1, begin)
+            for begin, side, flipped in zip(offset[::-1], size[::-1], flips, strict=True)
+        )
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        for _ in range(turns):
+            cos, sin = -sin, cos
+        upright = canvas[::-1] if turns % 2 else canvas
+        right, below = left - (canvas[1] - 1) / 2, top - (canvas[0] - 1) / 2
+        down, across = source[0] / upright[0], source[1] / upright[1]
+        x = across * (cos * right + sin * below + (upright[1] - 1) / 2 + 0.5) - 0.5
+        y = down * (cos * below - sin * right + (upright[0] - 1) / 2 + 0.5) - 0.5
+        matrix = [
+            [across * cos * step_x, across * sin * step_y, x],
+            [-down * sin * step_x, down * cos * step_y, y],
+        ]
+        return Geometry(np.array(matrix), size, source, max(canvas) / max(source))
+
+
+def _about(place: int, side: int, room: int) -> int:
+    """Return where a cut begins that has `place` in its middle, or as near as the canvas allows."""
+    begin = min(max(place - side // 2, min(0, room)), max(0, room))
+    # Turned, the place may lie outside the canvas, and is seen all the same.
+    return min(max(begin, place - side + 1), place)
+
+
+def training_view(
     height: int,
     width: int,
     *,
@@ -66,10 +136,10 @@ def training_geometry(
     base_size: int | None,
     crop_size: int | None,
     scale_range: tuple[float, float] | None,
-    rotate: bool,
+    rotate_range: tuple[float, float] | None,
     flip: bool,
-) -> Geometry:
-    """Draw the warp of a training sample.
+) -> View:
+    """Draw what a training sample shows.
 
     Args:
         height: Source height in pixels.
@@ -78,7 +148,7 @@ def training_geometry(
         base_size: Long side before the random factor; None keeps the source's size.
         crop_size: Side of the square output; None gives the whole rescaled image.
         scale_range: Random factor of the long side; None rescales to base_size exactly.
-        rotate: Whether to rotate.
+        rotate_range: Random angle in degrees; None does not rotate.
         flip: Whether to flip.
     """
     # One call: five would take as long as the warp of a mask.
@@ -89,15 +159,12 @@ def training_geometry(
         longest = max(1.0, base_size * (low + (high - low) * scaled))
         ratio = longest / max(height, width)
         canvas = (max(1, round(height * ratio)), max(1, round(width * ratio)))
-    angle = ROTATION_DEGREES * (2 * turned - 1) if rotate else 0.0
+    low, high = rotate_range or (0.0, 0.0)
+    angle = (low + high) / 2 + (high - low) / 2 * (2 * turned - 1)
     size = canvas if crop_size is None else (crop_size, crop_size)
-    rooms = (canvas[0] - size[0], canvas[1] - size[1])
-    top, left = (
-        min(0, room) + int(share * (abs(room) + 1))
-        for room, share in zip(rooms, (down, across), strict=True)
-    )
     flipped = flip and mirrored < FLIP_PROBABILITY
-    return _compose((height, width), canvas, size, angle=angle, offset=(top, left), flipped=flipped)
+    view = View((height, width), canvas, size, angle, flipped=flipped)
+    return view.placed(down, across)
 
 
 def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
@@ -105,29 +172,7 @@ def validation_geometry(height: int, width: int, *, crop_size: int) -> Geometry:
     short = min(height, width)
     canvas = (round(height * crop_size / short), round(width * crop_size / short))
     offset = ((canvas[0] - crop_size) // 2, (canvas[1] - crop_size) // 2)
-    size = (crop_size, crop_size)
-    return _compose((height, width), canvas, size, angle=0.0, offset=offset, flipped=False)
-
-
-def _compose(
-    source: tuple[int, int],
-    canvas: tuple[int, int],
-    size: tuple[int, int],
-    *,
-    angle: float,
-    offset: tuple[int, int],
-    flipped: bool,
-) -> Geometry:
-    """Chain flip, crop, rotation and resize, each as a map from its output to its input."""
-    step, begin = (-1, offset[1] + size[1] - 1) if flipped else (1, offset[1])
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    middle_y, middle_x = (canvas[0] - 1) / 2, (canvas[1] - 1) / 2
-    right, below = begin - middle_x, offset[0] - middle_y
-    down, across = source[0] / canvas[0], source[1] / canvas[1]
-    x = across * (cos * right + sin * below + middle_x + 0.5) - 0.5
-    y = down * (cos * below - sin * right + middle_y + 0.5) - 0.5
-    matrix = [[across * cos * step, across * sin, x], [-down * sin * step, down * cos, y]]
-    return Geometry(np.array(matrix), size, source, max(canvas) / max(source))
+    return View((height, width), canvas, (crop_size, crop_size), offset=offset).geometry()
 
 
 def warp_image(image: np.ndarray, geometry: Geometry, border: tuple[float, ...]) -> np.ndarray:
@@ -197,42 +242,3 @@ def warp_mask(mask: np.ndarray, geometry: Geometry, ignore_index: int) -> np.nda
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(ignore_index % 2 ** (8 * mask.itemsize),),
     ).view(mask.dtype)
-
-
-def random_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur (H, W, C) with the documented probability and range."""
-    blurred, sigma = rng.random() < BLUR_PROBABILITY, rng.uniform(*BLUR_SIGMA)
-    if not blurred:
-        return image
-    side = 2 * math.ceil(2 * sigma) + 1  # 95 % of the Gaussian's weight along each axis
-    kernel = cv2.getGaussianKernel(side, sigma)
-    # Faster than OpenCV's GaussianBlur, and rounded once where that rounds after each axis.
-    return cv2.sepFilter2D(image, -1, kernel, kernel).reshape(image.shape)
-
-
-def random_jitter(
-    image: np.ndarray, rng: np.random.Generator, *, jitter: float, pivot: tuple[float, ...]
-) -> np.ndarray:
-    """Change brightness, contrast and (with three channels) saturation as one linear map.
-
-    Args:
-        image: (H, W, C), any dtype; values of integer dtypes saturate at the dtype's ends.
-        rng: The sample's own generator.
-        jitter: Each factor is uniform in [1 - jitter, 1 + jitter].
-        pivot: The color that contrast leaves alone (the data set's mean), one value a channel.
-    """
-    brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, size=3)
-    channels = image.shape[2]
-    color = np.eye(channels)
-    if channels == 3:
-        color = saturation * color + (1 - saturation) * np.tile(GRAY, (3, 1))
-    matrix = brightness * contrast * color
-    shift = brightness * (1 - contrast) * color @ np.asarray(pivot, np.float64)
-    if channels <= 4:
-        changed = cv2.transform(image, np.column_stack([matrix, shift]))
-        return changed.reshape(image.shape)
-    changed = image @ matrix.T + shift
-    if np.issubdtype(image.dtype, np.integer):
-        limits = np.iinfo(image.dtype)
-        changed = np.clip(np.rint(changed), limits.min, limits.max)
-    return changed.astype(image.dtype)

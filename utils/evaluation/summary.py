@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.drawing.text import in_percent
+from utils.drawing.text import percent
 from utils.evaluation.scoring import Evaluation, ImageScore
 from utils.metrics.confusion import mean_present, ratio
 from utils.metrics.scores import class_scores, mean_scores, top_confusions
@@ -147,11 +147,6 @@ def table(summary: Mapping[str, Any]) -> str:
     longest = max(map(len, scores))
     lines += ["", *(f"{key.ljust(longest)}  {percent(scores[key]):>8}" for key in scores)]
     return "\n".join(lines)
-
-
-def percent(value: float | None) -> str:
-    """0.12345 -> "12.35 %"; "-" where there is nothing to score."""
-    return "-" if value is None else f"{in_percent(value, 2)} %"
 
 
 def overall(summary: Mapping[str, Any]) -> dict[str, float | None]:
