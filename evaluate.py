@@ -26,8 +26,6 @@ from utils.errors import CheckpointError, ConfigError, DataError, guard
 from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
-_FILES = ("metrics.json", "confusion.csv", "report.html")
-
 if TYPE_CHECKING:
     import torch
 
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from utils.evaluation.scoring import Evaluation, Predict
     from utils.inference.predictor import Settings
 
+_FILES = ("metrics.json", "confusion.csv", "report.html")
 # Where what is scored comes from: the flags that it needs, and those without effect.
 _SOURCES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "predictions": (
@@ -68,10 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     device = pick_device(options.device, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
         scored = _of_model(options, device) if options.model else _of_predictions(options)
-        first = distributed.rank() == 0
-        with written.opened(results) if first else nullcontext():
+        with written.opened(results) if distributed.rank() == 0 else nullcontext():
             evaluation = _evaluate(options, scored)
-            if first:
+            if distributed.rank() == 0:
                 _write(evaluation, scored, written, options.output)
     return 0
 

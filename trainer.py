@@ -81,8 +81,7 @@ class Trainer(BaseTrainer):
         self.forecast = Forecast(parts.schedule.total_steps, shown=self.first)
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
-        for loader in filter(None, (parts.train_loader, parts.val_loader)):
-            loader.signals = self.signals
+        parts.train_loader.signals = self.signals
         self.update = Update(
             parts.optimizer, self.scaler, clip_grad_norm=options.clip_grad_norm, device=device
         )
@@ -90,6 +89,7 @@ class Trainer(BaseTrainer):
     def _validator(self, loader: BaseDataLoader | None) -> Validator | None:
         if loader is None:
             return None
+        loader.signals = self.signals
         shared = self.data.val_split is not None  # both loaders have the training's batch size
         return Validator(
             loader,
@@ -249,18 +249,14 @@ class Trainer(BaseTrainer):
         self.unproven.clear()
 
     def _diverged(self, what: str) -> NumericError:
-        epoch, step = self.position.epoch + 1, self.position.step
-        facts = {"what": what, "epoch": epoch, "step": step, **self.update.facts()}
+        where = {"epoch": self.position.epoch + 1, "step": self.position.step}
+        facts = {"what": what, **where, **self.update.facts(), "loss": self.totals.last_loss()}
         names = [self.data.name(index) for index in dict.fromkeys(self.unproven)]
-        self.run.nonfinite({**facts, "loss": self.totals.last_loss(), "images": names})
-        return self.update.diverged(what, step=step, epoch=epoch)
+        self.run.nonfinite({**facts, "images": names})
+        return self.update.diverged(what, **where)
 
     def running_state(self) -> dict:
-        """The sums of the unfinished epoch.
-
-        Raises:
-            NumericError: They are not finite; such a state is never saved.
-        """
+        """The sums of the unfinished epoch; NumericError where a state must not be saved."""
         self._require_finite()
         return {**self.totals.state(), "by_process": distributed.collect(self.totals.own_losses())}
 

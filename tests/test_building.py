@@ -280,7 +280,5 @@ def test_caches_in_memory_are_summed_up(two_folders, monkeypatch, kib, processes
 
 
 def test_a_network_that_no_memory_holds_is_a_message():
-    with pytest.raises(
-        ResourceError, match=r"^arch: the memory here does not hold a UNet(.|\n)*fix"
-    ):
+    with pytest.raises(ResourceError, match=r"^out of memory in building UNet(.|\n)*fix: smaller"):
         build_network("UNet", {"base_channels": 2**31}, num_classes=2, in_channels=3)

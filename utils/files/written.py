@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import ConfigError
@@ -32,9 +32,7 @@ class Written:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._digests: defaultdict[str, set[str]] = defaultdict(set)
-        for name, digest in _lines(folder / LIST):
-            self._digests[name].add(digest)
+        self._digests = _listed(folder / LIST)
 
     def refuse_others(self, results: Iterable[Path], *, overwrite: bool) -> None:
         """Make sure that writing some files costs nobody anything; makes nothing.
@@ -107,19 +105,14 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> list[tuple[str, str]]:
-    lines = []
-    try:
-        text = path.read_bytes()
-    except OSError:  # none yet: whatever is there is not ours
-        return []
-    for line in text.splitlines():
-        try:
-            name, digest = json.loads(line)
-            lines.append((str(name), str(digest)))
-        except (ValueError, TypeError):  # cut by a kill
-            continue
-    return lines
+def _listed(path: Path) -> defaultdict[str, set[str]]:
+    digests: defaultdict[str, set[str]] = defaultdict(set)
+    with suppress(OSError):  # none yet: whatever is there is not ours
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, TypeError):  # cut by a kill
+                name, digest = json.loads(line)
+                digests[name].add(digest)
+    return digests
 
 
 def _digest(path: Path) -> str:

@@ -58,6 +58,11 @@ def validation_memory_advice(
     )
 
 
+def building_memory(name: str) -> AbstractContextManager[None]:
+    """Turn a network that no memory holds into a message; raises ResourceError."""
+    return _explained(f"building {name}", "  fix: smaller numbers in arch.args\n")
+
+
 @contextmanager
 def _explained(doing: str, advice: str) -> Iterator[None]:
     try:
@@ -69,25 +74,6 @@ def _explained(doing: str, advice: str) -> Iterator[None]:
         raise ResourceError(
             f"out of memory in {doing}: {first_line}\n{advice}"
             "  what was saved is sound: go on with --resume and --set as above"
-        ) from error
-
-
-@contextmanager
-def building_memory(name: str) -> Iterator[None]:
-    """Turn a network that no memory holds into a message.
-
-    Raises:
-        ResourceError: The host's memory does not suffice.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error) and "overflow" not in str(error):
-            raise
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise ResourceError(
-            f"arch: the memory here does not hold a {name} of this size: {first_line[:200]}\n"
-            "  fix: smaller numbers in arch.args"
         ) from error
 
 

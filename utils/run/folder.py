@@ -19,7 +19,8 @@ LAST = "last.pth"
 BEST = "best_model.pth"
 ROWS = "metrics.jsonl"
 OURS = re.compile(
-    r"last\.pth|best_model\.pth|checkpoint-(epoch|iter)\d+\.pth|config\.json|nonfinite\.json|validation\.png|report\.html"
+    r"(last|best_model|checkpoint-(epoch|iter)\d+)\.pth|(config|nonfinite)\.json"
+    r"|validation\.png|report\.html"
 )
 _LONGEST_NAME = 255  # bytes, on all file systems in use
 IMAGES = "validation.png"  # of the last validation
