@@ -12,6 +12,9 @@ from typing import NamedTuple
 from utils.errors import ConfigError, DataError, ResourceError
 from utils.files.endings import EXTENSIONS, advice
 
+Save = Callable[[Path, Callable[[Path], object]], object]
+"""Puts a file in its place: a path, and what fills a temporary file; `write_whole` is one."""
+
 RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".confidence.png", ".npy")
 
 
