@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import prediction_flags
 from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
+from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from utils.evaluation.scoring import Evaluation, Predict
     from utils.inference.predictor import Settings
 
+_FILES = ("metrics.json", "confusion.csv", "report.html")
 # Where what is scored comes from: the flags that it needs, and those without effect.
 _SOURCES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "predictions": (
@@ -56,19 +58,19 @@ class Scored(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
+    written, results = Written(options.output), [options.output / name for name in _FILES]
+    written.refuse_others(results, overwrite=options.overwrite)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
-    from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
 
     device = pick_device(options.device, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
         scored = _of_model(options, device) if options.model else _of_predictions(options)
-        if distributed.rank() == 0:
-            prepare_folder(options.output)
-        evaluation = _evaluate(options, scored)
-        if distributed.rank() == 0:
-            _write(evaluation, scored, options.output)
+        with written.opened(results) if distributed.rank() == 0 else nullcontext():
+            evaluation = _evaluate(options, scored)
+            if distributed.rank() == 0:
+                _write(evaluation, scored, written, options.output)
     return 0
 
 
@@ -111,6 +113,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
     )
+    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
     prediction_flags.add_flags(parser, mode="whole")
     options = parser.parse_args(arguments)
     _check(options)
@@ -128,7 +131,10 @@ def _check(options: argparse.Namespace) -> None:
     needed, useless = _SOURCES[source]
     if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
         raise ConfigError(f"--{source} is given: {' and '.join(missing)} is missing")
-    if extra := [f"--{name}" for name in useless if getattr(options, name)]:
+    extra = [f"--{name}" for name in useless if getattr(options, name)]
+    if source == "predictions" and (options.mode, options.precision) != ("whole", "fp32"):
+        extra.append("--mode or --precision")
+    if extra:
         raise ConfigError(f"{', '.join(extra)}: without effect beside --{source} alone")
 
 
@@ -271,25 +277,26 @@ def _about(
     }
 
 
-def _write(evaluation: "Evaluation", scored: Scored, output: Path) -> None:
+def _write(evaluation: "Evaluation", scored: Scored, written: Written, output: Path) -> None:
     from utils.evaluation.report import render
     from utils.evaluation.summary import confusion_csv, summarize, table
-    from utils.files.outputs import write_whole
+    from utils.inference.results import writing
 
     data, about = scored.data, scored.about
     summary = summarize(evaluation, classes=data.classes, about=about)
-    files = {
-        "metrics.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
-        "confusion.csv": confusion_csv(evaluation.counts, data.classes),
-        "report.html": render(evaluation, summary, palette=data.palette),
-    }
-    for name, text in files.items():
+    texts = (
+        json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
+        confusion_csv(evaluation.counts, data.classes),
+        render(evaluation, summary, palette=data.palette),
+    )
+    for name, text in zip(_FILES, texts, strict=True):
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
-        write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
+        with writing(output / name):
+            written.write(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     how = f" Predicted in {about['precision']} on {about['device']}." if "device" in about else ""
     print(table(summary))
     print(f"\n{summary['rules']}{how}")
-    print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")
+    print(f"{summary['images']} whole images; written: {', '.join(_FILES)} in {output}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from utils import VERSION
 from utils.errors import ConfigError, guard
-from utils.files.outputs import find_images, prepare_folder, write_whole
+from utils.files.outputs import find_images
+from utils.files.written import Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     suffix = options.output.suffix
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"--output {options.output}: found {suffix!r}, expected .onnx or .pt2")
+    written = Written(options.output.parent)
+    written.refuse_others([options.output], overwrite=options.overwrite)
     from models import model_from_checkpoint
     from tables import add_plugins
     from utils.inference.exporting import Deployed
@@ -51,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
     deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
-    prepare_folder(options.output.parent)
-    write_whole(options.output, lambda path: _export(deployed, checkpoint, path, options))
+    with written.opened([options.output]):
+        written.write(options.output, lambda path: _export(deployed, checkpoint, path, options))
     before, after = options.model.stat().st_size, options.output.stat().st_size
     print(
         f"{options.output}: {after / 1e6:.1f} MB (checkpoint {before / 1e6:.1f} MB), proven equal"
@@ -68,6 +71,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
+    add("--overwrite", action="store_true", help="replace an --output that is not ours, too")
     add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
     add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
     add("--argmax", action="store_true", help="answer with class ids instead of logits")

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import prediction_flags
 from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
-from utils.files.outputs import Job, find_images, prepare_folder, refuse_overwriting
+from utils.files.outputs import Job, find_images, refuse_overwriting
+from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
@@ -43,14 +44,16 @@ def main(arguments: Sequence[str]) -> int:
     if left_out:
         print(f"left out, by --extension: {left_out}", file=sys.stderr)
     refuse_overwriting(jobs)
+    written, results = Written(options.output), _results(jobs, options)
+    written.refuse_others(results, overwrite=options.overwrite)
     restrict_gpus(options.device)
     model = _model(options)
     from utils.inference.results import Extras
 
     extras = Extras(options.overlay, array=options.save_probs, confidence=options.save_confidence)
     segmenter = model.segmenter(extras=extras)
-    prepare_folder(options.output)
-    failures = _run(jobs, segmenter)
+    with written.opened(results):
+        failures = _run(jobs, segmenter, written)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} images segmented, masks in {options.output}")
     if failures:
         listed = "\n".join(f"  {error}" for error in failures)
@@ -67,6 +70,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-i", "--images", type=Path, nargs="+", required=True, help="folders and images")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
+    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
     add(
         "-e",
         "--extension",
@@ -105,6 +109,19 @@ def _check(options: argparse.Namespace) -> None:
             f"--device {options.device}: inference runs on one device\n"
             "  fix: one index here, and a share of the images for each further process"
         )
+
+
+def _results(jobs: Sequence[Job], options: argparse.Namespace) -> list[Path]:
+    """The files that may be written; the mask of a TIFF is a TIFF where it has a place."""
+    from utils.files.rasters import SUFFIXES
+
+    extras = [".overlay.jpg"] * bool(options.overlay) + [".npy"] * options.save_probs
+    extras += [".confidence.png"] * options.save_confidence
+    return [
+        job.result(suffix)
+        for job in jobs
+        for suffix in (".png", *extras, *([".tif"] if job.image.suffix.lower() in SUFFIXES else []))
+    ]
 
 
 def load(  # noqa: PLR0913  the flags
@@ -190,14 +207,14 @@ def _config(path: Path, checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _run(jobs: Sequence[Job], segmenter: "Segmenter") -> list[UserError]:
+def _run(jobs: Sequence[Job], segmenter: "Segmenter", written: Written) -> list[UserError]:
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     failures = []
     started = said = time.monotonic()
     with tqdm(total=len(jobs), unit="image", dynamic_ncols=True, disable=not terminal) as bar:
-        for done, (_, error) in enumerate(segmenter.run(jobs), start=1):
+        for done, (_, error) in enumerate(segmenter.run(jobs, written.write), start=1):
             bar.update()
             if error is not None:
                 failures.append(error)

@@ -6,6 +6,7 @@
     torchrun --nnodes 2 --nproc_per_node 8 ... train.py --config config.json
 
 Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 not finite, 6 resource,
+129 SIGHUP,
 130 Ctrl-C, 143 SIGTERM.
 """
 

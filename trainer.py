@@ -76,10 +76,12 @@ class Trainer(BaseTrainer):
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
         self.stopwatch = Stopwatch()
+        self.unproven: list[int] = []  # what was trained on since all was finite
         self.first = distributed.rank() == 0
         self.forecast = Forecast(parts.schedule.total_steps, shown=self.first)
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
+        parts.train_loader.signals = self.signals
         self.update = Update(
             parts.optimizer, self.scaler, clip_grad_norm=options.clip_grad_norm, device=device
         )
@@ -87,6 +89,7 @@ class Trainer(BaseTrainer):
     def _validator(self, loader: BaseDataLoader | None) -> Validator | None:
         if loader is None:
             return None
+        loader.signals = self.signals
         shared = self.data.val_split is not None  # both loaders have the training's batch size
         return Validator(
             loader,
@@ -112,7 +115,8 @@ class Trainer(BaseTrainer):
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
-                if self._log_due(last=self.position.iteration == iterations):
+                last = self.position.iteration == iterations
+                if last or self.position.step % self.plan.log_per_iter == 0:
                     values = self.log_iteration(epoch)
                     bar.say(values, left=self.forecast.left(self.position.step))
                 self.save_iteration()
@@ -150,6 +154,7 @@ class Trainer(BaseTrainer):
             self.totals.add(loss / distributed.world_size(), logits, masks)
             del logits, loss  # or they would live through the next forward
             self.stopwatch.count(len(batch.images))
+            self.unproven += batch.indices
         self.update_weights()
         if self.ema is not None:
             self.ema.update(self.model)
@@ -203,9 +208,6 @@ class Trainer(BaseTrainer):
 
     # What is read back, at log lines and saves.
 
-    def _log_due(self, *, last: bool) -> bool:
-        return last or self.position.step % self.plan.log_per_iter == 0
-
     def log_iteration(self, epoch: int) -> dict[str, object]:
         """Write a log row and scalars; return what the progress bar shows.
 
@@ -244,18 +246,19 @@ class Trainer(BaseTrainer):
         name = next(filter(None, map(not_finite, networks)), None)
         if distributed.agree(name is not None):
             raise self._diverged(f"weights or batch statistics ({name or 'of another process'})")
+        self.unproven.clear()
 
     def _diverged(self, what: str) -> NumericError:
-        return self.update.diverged(what, step=self.position.step, epoch=self.position.epoch + 1)
+        where = {"epoch": self.position.epoch + 1, "step": self.position.step}
+        facts = {"what": what, **where, **self.update.facts(), "loss": self.totals.last_loss()}
+        names = [self.data.name(index) for index in dict.fromkeys(self.unproven)]
+        self.run.nonfinite({**facts, "images": names})
+        return self.update.diverged(what, **where)
 
     def running_state(self) -> dict:
-        """The sums of the unfinished epoch.
-
-        Raises:
-            NumericError: They are not finite; such a state is never saved.
-        """
+        """The sums of the unfinished epoch; NumericError where a state must not be saved."""
         self._require_finite()
-        return self.totals.state()
+        return {**self.totals.state(), "by_process": distributed.collect(self.totals.own_losses())}
 
     def restore(self, state: Mapping) -> None:
         """Go on where a checkpoint left off, at the rates of its last update."""

@@ -62,8 +62,8 @@ class Augmentation:
         seed: Seed of the augmentation (set by the program).
     """
 
-    base_size: Annotated[int, Ge(1)] | None = None
-    crop_size: Annotated[int, Ge(1)] | None = None
+    base_size: Annotated[int, Ge(1), Le(65536)] | None = None
+    crop_size: Annotated[int, Ge(1), Le(65536)] | None = None
     scale: bool = True
     flip: bool = False
     rotate: bool = False

@@ -6,20 +6,22 @@ persist over epochs.
 """
 
 import itertools
-import signal
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, NamedTuple, NoReturn
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from base import workers
 from base.base_dataset import BaseDataset
 from base.samples import Batch, Sample
+from base.signals import StopSignals
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.hardware.workers import START_METHOD
 from utils.seeding import epoch_order
@@ -43,9 +45,11 @@ class _Batches(Dataset["Batch | _Failure"]):
 
     def __getitem__(self, index: list[Key]) -> "Batch | _Failure":
         try:
-            return collate([self.dataset[key] for key in index], self.dataset)
+            batch = collate([self.dataset[key] for key in index], self.dataset)
+            workers.shared(batch.images, batch.masks)
         except UserError as error:
             return _Failure(type(error), str(error))
+        return batch
 
 
 def collate(samples: list[Sample], dataset: BaseDataset) -> Batch:
@@ -110,6 +114,8 @@ class BaseDataLoader:
         batch_size: Samples of a batch, all processes together.
         shuffle: A new random order every epoch; a validation loader needs none and takes none.
         num_workers: Worker processes; 0 loads in this process.
+        timeout: Seconds that a batch may let wait for itself before the run is given up, with
+            workers; a file that hangs without them cannot be told from a slow one.
         drop_last: Whether a training epoch leaves out a last batch that is short (None: it does).
             The only batch is never left out, nor is any when not training.
         seed: Seed of the order (set by the program).
@@ -126,9 +132,10 @@ class BaseDataLoader:
 
     dataset: BaseDataset
     _: KW_ONLY
-    batch_size: Annotated[int, Ge(1)]
+    batch_size: Annotated[int, Ge(1), Le(65536)]
     shuffle: bool = False
     num_workers: Annotated[int, Ge(0)] = 1
+    timeout: Annotated[int, Ge(1), Le(86400)] = 300
     drop_last: bool | None = None
     seed: int = 0
     rank: int = 0
@@ -149,10 +156,12 @@ class BaseDataLoader:
             # OpenCV's threads would not live on in forked workers, which would then wait for them.
             cv2.setNumThreads(0)
         self._epoch, self._batch = 0, 0
+        self._asked_for: deque[list[Key]] = deque()
+        self.signals = StopSignals()  # the trainer puts its own here
         self._evaluation = None if self.train else self._evaluation_batches()
         self._loader = self._torch_loader()
         # Python would send SIGTERM to the workers at exit and wait; they ignore it.
-        self._finalizer = weakref.finalize(self, _stop_workers, self._loader)
+        self._finalizer = weakref.finalize(self, workers.stop, self._loader)
 
     def close(self) -> None:
         """End the worker processes; also happens at exit and when the loader is forgotten."""
@@ -194,15 +203,26 @@ class BaseDataLoader:
 
         Raises:
             UserError: What a worker found wrong, as it would have been raised here.
-            ResourceError: A worker process died.
+            ResourceError: A worker process died or hangs.
+            StopAskedError: A worker hangs, and a signal came.
         """
+        self._asked_for.clear()
         try:
-            for batch in self._loader:
+            batches = iter(self._loader)
+            while batch := workers.next_of(batches, timeout=self.timeout, signals=self.signals):
                 if isinstance(batch, _Failure):
                     raise batch.kind(batch.message)
+                self._asked_for.popleft()
                 yield batch
         except RuntimeError as error:
-            raise_worker_death(error)
+            workers.raise_death(error)
+        except TimeoutError:
+            names = ", ".join(self.dataset.name(index) for _, index in self._asked_for[0])
+            raise ResourceError(
+                f"a data-loading worker hangs: no batch for {self.timeout} s; one of {names}\n"
+                '  fix: see that they can be read (a network disk that is gone?); "timeout" says '
+                "how many seconds to wait"
+            ) from None
 
     def endless(self) -> Iterator[Batch]:
         """Yield the batches of one epoch after the other."""
@@ -216,6 +236,11 @@ class BaseDataLoader:
         if rest < self.world_size:
             return full
         return full if full and self.drop_last is not False else full + 1
+
+    def _noted(self) -> Iterator[list[Key]]:
+        for keys in self._remaining():
+            self._asked_for.append(keys)
+            yield keys
 
     def _remaining(self) -> Iterator[list[Key]]:
         if self._evaluation is not None:
@@ -250,11 +275,12 @@ class BaseDataLoader:
         return _Loader(
             _Batches(self.dataset),
             batch_size=None,  # a key is a whole batch, so a worker collates it
-            sampler=_Order(self._remaining, len(self)),
+            sampler=_Order(self._noted, len(self)),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=_unchanged,  # pyrefly: ignore[bad-argument-type] (no list: see batch_size)
-            worker_init_fn=_start_worker,
+            worker_init_fn=workers.start,
+            timeout=workers.LOOK_AROUND if self.num_workers else 0,
             multiprocessing_context=START_METHOD if self.num_workers else None,
             pin_memory=self.pin_memory,
             generator=torch.Generator().manual_seed(self.seed),  # never the global one
@@ -263,28 +289,3 @@ class BaseDataLoader:
 
 def _unchanged(batch: "Batch | _Failure") -> "Batch | _Failure":
     return batch
-
-
-def _start_worker(worker: int) -> None:  # noqa: ARG001 (torch passes the number)
-    # The main process decides what a signal means; workers end when it ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-
-
-def _stop_workers(loader: "DataLoader[Batch | _Failure]") -> None:
-    # Dropping the loader would do unless a half-read epoch still holds torch's iterator.
-    workers = loader._iterator
-    if workers is not None and loader.num_workers:
-        workers._shutdown_workers()  # pyrefly: ignore[missing-attribute]
-
-
-def raise_worker_death(error: RuntimeError) -> NoReturn:
-    """Raise ResourceError when torch reports a dead worker, else the error itself."""
-    if "DataLoader worker" not in str(error):
-        raise error
-    raise ResourceError(
-        f"a data-loading worker process died: {error}\n"
-        "  likely: memory ran out, or /dev/shm is too small (docker: --shm-size)\n"
-        '  fix: fewer "num_workers" (0 loads in the main process) or a smaller "batch_size"'
-    ) from None

@@ -9,20 +9,20 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from base.base_data_loader import raise_worker_death
-from base.signals import StopSignals
+from base import workers
+from base.plan import Plan, Position
+from base.signals import StopAskedError, StopSignals
 from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
 from utils.hardware import distributed
 from utils.optim.ema import ExponentialMovingAverage
-from utils.optim.restoring import restore_optimizer
+from utils.optim.restoring import restore_optimizer, state_bytes
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 from utils.run.log import RunLog
@@ -36,30 +36,6 @@ _UNFIT = (
     "the checkpoint's {} do not fit the network and the data that its config gives here; "
     "keep arch and the channels of the data, or start anew with init_from:"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long a run goes on and what it writes; the config's `trainer` section as plain values."""
-
-    epochs: int
-    save_period: int = 1
-    save_per_iters: int | None = None
-    keep: int | None = None
-    monitor: str = "off"
-    early_stop: int = 0
-    log_per_iter: int = 20
-    val: bool = True
-    val_per_epochs: int = 1
-
-
-@dataclass
-class Position:
-    """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
-
-    epoch: int = 0
-    iteration: int = 0
-    step: int = 0
 
 
 class BaseTrainer:
@@ -123,18 +99,24 @@ class BaseTrainer:
             run: Where rows, scalars and checkpoints go.
 
         Raises:
-            RunInterruptedError: SIGINT or SIGTERM came; the state was saved.
+            RunInterruptedError: SIGINT, SIGTERM or SIGHUP came; the state was saved.
             NumericError: A loss, gradient, weight or batch statistic stopped being finite; nothing
                 of it was saved.
-            ResourceError: A worker process died, or the disk is full.
+            ResourceError: A worker process died or hangs, or the disk is full.
         """
         self.run = run
+        self._require_room()
         started = time.monotonic()
         with self.signals.caught():
             try:
                 self._run_epochs()
             except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
-                raise_worker_death(error)
+                workers.raise_death(error)
+            except StopAskedError as error:  # a worker hangs; the last iteration is finished
+                if distributed.world_size() == 1:
+                    self.stop_if_asked()
+                # The others wait for this process's gradients: a state has sums of all.
+                raise self._stopped(self.signals.number or 0, "not saved, no data came") from error
             finally:
                 log.info("trained for %.0f s", time.monotonic() - started)
         if self.monitor.exhausted():
@@ -196,7 +178,8 @@ class BaseTrainer:
             )
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:
-            paths.append(folder / f"checkpoint-epoch{self.position.epoch}.pth")
+            # First: killed between the two, the resumed run makes it the last one.
+            paths.insert(0, folder / f"checkpoint-epoch{self.position.epoch}.pth")
         checkpoint.save(paths, state)
         run_folder.trim(folder, keep=self.plan.keep)
         self.run.flush()
@@ -211,6 +194,18 @@ class BaseTrainer:
             path = self.run.folder / f"checkpoint-iter{self.position.step}.pth"
             checkpoint.save([path], state)
             run_folder.trim(self.run.folder, keep=self.plan.keep)
+
+    def _require_room(self) -> None:
+        """Refuse a disk that is too full for the first checkpoint, before an epoch is lost to it.
+
+        Raises:
+            ResourceError: It has no room for a checkpoint and the one that will replace it.
+        """
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        averaged = 0 if self.ema is None else weights
+        needed = 2 * (weights + averaged + state_bytes(self.optimizer))
+        if self.run.folder is not None:
+            checkpoint.require_room(self.run.folder, needed)
 
     def _save_last(self, state: Mapping[str, object]) -> None:
         if self.run.folder is not None:
@@ -232,7 +227,7 @@ class BaseTrainer:
             "monitor_best": self.monitor.best,
             "monitor_epochs": [self.monitor.best_epoch, self.monitor.last_epoch],
             "running": running,
-            "log_bytes": self.run.position,
+            "log_bytes": self.run.durable_length(),
         }
 
     def _best_state(self) -> dict:
@@ -283,12 +278,14 @@ class BaseTrainer:
         if not number:
             return
         self._save_last(self.state())
-        where = ""
+        raise self._stopped(number, "saved")
+
+    def _stopped(self, number: int, outcome: str) -> RunInterruptedError:
         if self.run.folder is not None:
             folder, plugins = str(self.run.folder), self.description["plugins"]
             command = command_line("train.py", "--resume", folder, plugins=plugins)
-            where = f"\n  go on with: {command}"
+            outcome += f"\n  go on with: {command}"
         name = signal.Signals(number).name
-        raise RunInterruptedError(
-            f"{name} at iteration {self.position.step}: saved{where}", signal_number=number
+        return RunInterruptedError(
+            f"{name} at iteration {self.position.step}: {outcome}", signal_number=number
         )

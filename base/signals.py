@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_CAUGHT = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last when the terminal goes; not on Windows
+
+
+class StopAskedError(Exception):
+    """A signal came while a batch was waited for that does not come."""
 
 
 class StopSignals:
-    """Takes note of Ctrl-C and SIGTERM.
+    """Takes note of Ctrl-C, SIGTERM and SIGHUP; whatever was ignored at the start stays so (nohup).
 
     Attributes:
         number: The signal that came, or None. Other processes may have got none.
@@ -21,7 +25,9 @@ class StopSignals:
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Note signals instead of ending the process."""
-        previous = {number: signal.signal(number, self.note) for number in _CAUGHT}
+        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        heard = [one for one in numbers if signal.getsignal(one) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self.note) for number in heard}
         try:
             yield
         finally:

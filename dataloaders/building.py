@@ -54,7 +54,7 @@ def build_loaders(
             "val_loader",
             train[0],
             BaseDataLoader,
-            {key: shared[key] for key in ("batch_size", "num_workers") if key in shared},
+            {key: shared[key] for key in ("batch_size", "num_workers", "timeout") if key in shared},
         )
     _look_at(datasets, batch_size=_own_share(train))
     _check_memory(datasets.values())

@@ -11,6 +11,7 @@ from base.base_model import BaseModel, Network
 from utils.config.registry import Choice, Table, choose
 from utils.errors import CheckpointError, ConfigError
 from utils.files.matching import Match, align, match, require
+from utils.hardware.memory import building_memory
 
 __all__ = [
     "MODELS",
@@ -56,9 +57,10 @@ def build_network(arch: Choice[BaseModel], *, num_classes: int, in_channels: int
     Raises:
         ConfigError: Weights that cannot be had, or other channels.
     """
-    model = arch.build(num_classes=num_classes, in_channels=in_channels)
-    with torch.no_grad():
-        found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
+    with building_memory(arch.name):
+        model = arch.build(num_classes=num_classes, in_channels=in_channels)
+        with torch.no_grad():
+            found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
     if found != num_classes:
         raise ConfigError(f"arch.type: {arch.name} has {found} outputs for {num_classes} classes")
     return model.train()

@@ -148,7 +148,7 @@ class UNetResnet(BaseModel):
         paper="U-Net on an encoder",
         arxiv="1505.04597",
         strides="32",
-        encoders="any of timm's",
+        encoders="any of timm's for any image size",
         small={"backbone": "test_resnet"},
         sizes=(Size(19, {}, 30.00, "predecessor"),),
     )

@@ -14,7 +14,7 @@ from assembly import assemble
 from dataloaders import label_counts
 from dataloaders.building import build_loaders, build_whole, check_data
 from dataloaders.folder import Folder
-from models import MODELS, model_from_checkpoint
+from models import MODELS, build_network, model_from_checkpoint
 from models.building import build_model
 from train import main
 from utils.config import registry
@@ -277,3 +277,8 @@ def test_caches_in_memory_are_summed_up(two_folders, monkeypatch, kib, processes
     for error in together(start, processes=processes):
         with pytest.raises(ResourceError, match=message):
             raise error
+
+
+def test_a_network_that_no_memory_holds_is_a_message():
+    with pytest.raises(ResourceError, match=r"^out of memory in building UNet(.|\n)*fix: smaller"):
+        build_network("UNet", {"base_channels": 2**31}, num_classes=2, in_channels=3)

@@ -191,3 +191,23 @@ JSON = st.recursive(
 def test_any_object_is_accepted_or_refused(changes):
     message = refusal(SHORT | changes)
     assert message is None or message.startswith("c.json: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trainer": {"accumulate": 2**64}}, "trainer.accumulate: expected an integer of at most"),
+        ({"trainer": {"accumulate": 2**20}}, "trainer.accumulate: expected"),
+        ({"arch": {"type": "UNet", "args": {"base_channels": 10**30}}}, "arch.args.base_channels:"),
+        ({"train_loader": {"type": "Shapes", "args": {"batch_size": 2**53}}}, "batch_size: exp"),
+        ({"train_loader": {"type": "Shapes", "args": {"batch_size": 2**20}}}, "batch_size: exp"),
+        (
+            {"train_loader": {"type": "Shapes", "args": {"batch_size": 2, "crop_size": 2**40}}},
+            "train_loader.args.crop_size: expected",
+        ),
+        ({"trainer": {"epochs": 10**21}}, "trainer.epochs: expected an integer of at most"),
+    ],
+)
+def test_absurd_numbers_are_refused_before_anything_counts_to_them(change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config({**SHORT, **change}, source="c.json")

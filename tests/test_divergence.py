@@ -93,6 +93,29 @@ def test_what_is_not_finite_is_not_saved_and_the_last_good_checkpoint_stays(
     assert files(folder) == before
     assert checkpoint.load(folder / "last.pth")["epoch"] == 1
     assert re.match(rf"{what} stopped being finite before iteration 6 \(epoch 2", said)
+    facts = json.loads((folder / "nonfinite.json").read_text())
+    assert (facts["epoch"], facts["step"]) == (2, 6)
+    assert re.match(what, facts["what"])
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert facts["learning_rates"] != rows[0]["learning_rates"]
+    assert all(0 < rate < 0.05 for rate in facts["learning_rates"])
+
+
+def test_the_images_behind_a_gradient_that_is_not_finite_are_named(tmp_path):
+    """Those of the iterations since all was last seen to be finite: here the fifth and sixth."""
+    trainer = trainer_of(plain_config(tmp_path, epochs=2, log_per_iter=2))
+    folder, seen = tmp_path / "run", {}
+    iteration = trainer.train_iteration
+
+    def noted(micro_batches):
+        seen[trainer.position.step] = [i for batch in micro_batches for i in batch.indices]
+        iteration(micro_batches)
+
+    trainer.train_iteration = noted
+    run_until_it_diverges(trainer, folder, at=5, plant=lambda: trainer.update._withheld.add_(1))
+    facts = json.loads((folder / "nonfinite.json").read_text())
+    assert facts["images"] == [trainer.data.name(index) for index in seen[4] + seen[5]]
+    assert facts["what"] == "the gradient"
 
 
 def test_a_signal_does_not_save_it_either(tmp_path):

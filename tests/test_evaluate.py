@@ -1,5 +1,6 @@
 """evaluate.py from the command line: files, repeatability, processes, and every message."""
 
+import errno
 import json
 import os
 import re
@@ -245,3 +246,15 @@ def test_the_manual_lists_every_flag(capsys):
     rows = re.findall(r"^\| (?:`-\w+`, )?`(--[a-z-]+)`", MANUAL.read_text(), re.MULTILINE)
     assert set(rows) == offered - {"--help"}
     assert "--boundary" in rows
+
+
+def test_a_full_disk_is_a_message_and_leaves_no_half_report(model, tmp_path, monkeypatch, capsys):
+    def full(self, _data):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    arguments = ["--model", str(model), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert guard(evaluate.main, arguments) == 6
+    assert "metrics.json: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []

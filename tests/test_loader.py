@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from base.base_data_loader import BaseDataLoader, raise_worker_death
+from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
+from base.workers import raise_death
 from dataloaders.shapes import Shapes
 from utils.errors import ConfigError, DataError, ResourceError
 from utils.run.stopwatch import usable_cores
@@ -184,7 +185,7 @@ def test_a_dead_worker_is_a_resource_error():
 
 def test_other_runtime_errors_stay_what_they_are():
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        raise_worker_death(RuntimeError("shapes do not match"))
+        raise_death(RuntimeError("shapes do not match"))
 
 
 def test_workers_outlive_the_signals_of_their_terminal():

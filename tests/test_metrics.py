@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.metrics.confusion import ConfusionMatrix
-from utils.metrics.totals import ValidationTotals
+from utils.metrics.totals import Totals, ValidationTotals
 
 
 def oracle(predictions, labels, num_classes, ignore_index):
@@ -159,3 +159,24 @@ def test_a_validation_loss_is_the_mean_over_pixels_however_many_there_are():
     assert validation_loss([1.0, 4.0], [None, None]) == 2.5  # regions: a batch is a batch
     assert validation_loss([0.0], [0.0]) is None
     assert validation_loss([], []) is None
+
+
+def test_the_sums_of_an_epoch_are_those_of_each_process_again(monkeypatch):
+    """Float sums depend on their order: each process goes on from its own share."""
+    for rank in (0, 1):
+        monkeypatch.setattr("utils.metrics.totals.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("utils.metrics.totals.world_size", lambda: 2)
+        totals = Totals(2, 255, ("a", "b"), torch.device("cpu"))
+        shares = [[0.1, 0.2], [0.3, 0.4]]
+        state = {
+            "losses": torch.tensor([0.4, 0.6]),
+            "counts": torch.ones(2, 2, dtype=torch.int64),
+            "iterations": [2, 1],
+            "by_process": shares,
+        }
+        totals.restore(state)
+        assert totals.own_losses() == torch.tensor(shares[rank]).tolist()
+        assert int(totals.confusion.counts.sum()) == (0 if rank else 4)
+        monkeypatch.setattr("utils.metrics.totals.world_size", lambda: 1)
+        totals.restore(state)  # as many processes no more: the first has the sum
+        assert totals.own_losses() == ([0, 0] if rank else torch.tensor([0.4, 0.6]).tolist())

@@ -113,7 +113,9 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["TERM", "INT", "HUP"],
 )
 def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypatch, number, code):
     """The signal comes in the fourth iteration of six, in the middle of the second epoch."""
@@ -256,6 +258,19 @@ def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     assert differing(expected, contents(run_folder())) == []
 
 
+def test_resuming_a_vision_transformer_with_rates_by_layer_is_exact(write_config, run_folder):
+    def change(config):
+        args = {"backbone": {"name": "test_vit", "drop_path_rate": 0.2}, "pretrained": False}
+        config["arch"] = {"type": "Linear", "args": args}
+        config["optimizer"] = {"type": "AdamW", "layer_decay": 0.8, "args": {"lr": 0.001}}
+
+    options = {"ema": 0.9, "accumulate": 2, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter1.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
+
+
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     folder = run_folder()
@@ -329,3 +344,63 @@ def test_a_run_that_is_done_says_so_and_names_no_file_that_is_not_there(
     printed, said = capsys.readouterr()
     assert "all 1 epochs are done, nothing is left to train; more: --set" in said
     assert "next:" not in printed
+
+
+def test_a_kill_before_the_last_file_of_an_epoch_changes_nothing(
+    write_config, run_folder, monkeypatch
+):
+    """The epoch's own checkpoint is there, last.pth is the previous epoch's."""
+    assert train.main(["--config", str(write_config(epochs=2))]) == 0
+    folder = run_folder()
+    expected = contents(folder)
+    (folder / "last.pth").write_bytes((folder / "checkpoint-epoch1.pth").read_bytes())
+    assert train.main(["--resume", str(folder)]) == 0
+    assert differing(expected, contents(folder)) == []
+
+
+def test_a_killed_save_of_an_epoch_leaves_its_own_checkpoint_first(
+    write_config, run_folder, monkeypatch
+):
+    order, write = [], checkpoint.write_durably
+    monkeypatch.setattr(
+        "utils.run.checkpoint.write_durably",
+        lambda path, data: (order.append(path.name), write(path, data)),
+    )
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    assert order == ["best_model.pth", "checkpoint-epoch1.pth", "last.pth"]
+
+
+def test_a_run_that_goes_back_leaves_its_history_whole_and_says_so(
+    write_config, run_folder, monkeypatch, capsys
+):
+    """Gone back to epoch 1 and killed at once, the run goes on from there, not from the old end."""
+    assert train.main(["--config", str(write_config(epochs=3))]) == 0
+    folder = run_folder()
+    expected, rows = contents(folder), (folder / "metrics.jsonl").read_text()
+    later = {
+        name: (folder / name).read_bytes()
+        for name in ("last.pth", "checkpoint-epoch2.pth", "checkpoint-epoch3.pth")
+    }
+
+    def killed(self, batches):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_iteration", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(["--resume", str(folder / "checkpoint-epoch1.pth")])
+    assert "a history is left: last.pth, checkpoint-epoch3.pth" in capsys.readouterr().err
+    assert {name: (folder / "left-1" / name).read_bytes() for name in later} == later
+    assert (folder / "left-1" / "metrics.jsonl").read_text() == rows
+    assert train.main(["--resume", str(folder)]) == 0
+    assert "going on from " + str(folder / "last.pth (epoch 1, it") in capsys.readouterr().err
+    assert differing(expected, contents(folder)) == []
+
+
+def test_a_run_folder_without_its_rows_is_still_the_runs(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    folder = run_folder()
+    (folder / "metrics.jsonl").unlink()
+    assert train.main(["--resume", str(folder), "--set", "trainer.epochs=2"]) == 0
+    rows = (run_folder() / "metrics.jsonl").read_text().splitlines()  # there is one folder
+    assert {json.loads(row)["epoch"] for row in rows} == {2}

@@ -1,7 +1,10 @@
 """Run folders belong to one run; the furthest sound checkpoint is found; old ones go."""
 
+import errno
 import os
 import re
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from test_checkpoint import CONTENT
 
 from utils.errors import CheckpointError, ConfigError, ResourceError
 from utils.files.outputs import write_whole
+from utils.files.written import remove_leftovers
 from utils.run import checkpoint
 from utils.run import folder as run_folder
 
@@ -113,5 +117,67 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         write_whole(tmp_path / "last.pth", lambda path: path.touch() or os._exit(0))
     os.waitpid(child, 0)
     assert len(list(tmp_path.iterdir())) == 2
-    run_folder.remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
+    (tmp_path / ".mine.partial").touch()
+    (tmp_path / ".notes.pth.0123abcd.partial").touch()
+    remove_leftovers(tmp_path, run_folder.OURS.fullmatch)
+    kept = {".mine.partial", ".notes.pth.0123abcd.partial", "last.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == kept  # the others are the user's
+
+
+def test_the_third_newest_checkpoint_is_tried_too(tmp_path, caplog):
+    for epoch in (1, 2, 3):
+        save(tmp_path / f"checkpoint-epoch{epoch}.pth", 10 * epoch)
+    for name in ("last.pth", "checkpoint-epoch3.pth", "checkpoint-epoch2.pth"):
+        (tmp_path / name).write_bytes(b"half a file")
+    assert run_folder.find_checkpoint(tmp_path)[0].name == "checkpoint-epoch1.pth"
+    passed = [line.split(": ")[1] for line in caplog.messages if line.startswith("passed over: ")]
+    assert [Path(one).name for one in passed] == [
+        "last.pth",
+        "checkpoint-epoch3.pth",
+        "checkpoint-epoch2.pth",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_takes_checkpoints(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def refused(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", refused)
+    save(tmp_path / "last.pth", 1)
+    assert checkpoint.load(tmp_path / "last.pth")["step"] == 1
+
+
+def test_the_new_folders_are_made_durable_from_the_top(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda handle: (
+            synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())),
+            fsync(handle),
+        ),
+    )
+    run_folder.create(tmp_path / "saved", "net")
+    assert set(synced) == {str(tmp_path), f"{tmp_path}/saved", f"{tmp_path}/saved/net"}
+
+
+LINKS = {"dangling": "nowhere", "loop": "link"}
+
+
+@pytest.mark.parametrize("fault", [*LINKS, "name", "path"])
+def test_a_save_dir_that_could_never_be_made_is_found_before_the_data(tmp_path, fault):
+    (tmp_path / "link").symlink_to(tmp_path / LINKS.get(fault, "nowhere"))
+    folder = {"name": tmp_path / ("x" * 256), "path": tmp_path.joinpath(*["x" * 200] * 21)}
+    with pytest.raises(ConfigError, match=r"^trainer\.save_dir: cannot make "):
+        run_folder.check_folders(save_dir=folder.get(fault, tmp_path / "link" / "a"), log_dir=None)
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    checkpoint.require_room(tmp_path, free // 2)
+    with pytest.raises(ResourceError, match=r"too little room for checkpoints\n  needed: [\d,]+ b"):
+        checkpoint.require_room(tmp_path, 10 * free)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
 
 from utils.errors import CheckpointError, guard  # noqa: E402
+from utils.files.written import Written  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +36,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
     options = parser.parse_args(arguments)
+    written = Written(options.output.parent)
+    written.refuse_others([options.output], overwrite=options.overwrite)
     from utils.run.checkpoint import load, save
     from utils.run.folder import find_model
 
     files = [find_model(path) for path in options.checkpoints]
     save([options.output], average(files, [load(file) for file in files]))
+    written.add(options.output, content=options.output)
     print(f"{options.output}: the average of {len(options.checkpoints)} checkpoints")
     return 0
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 
 from utils.drawing.svg import Chart, line_chart  # noqa: E402
 from utils.errors import guard  # noqa: E402
-from utils.files.outputs import prepare_folder, write_whole  # noqa: E402
+from utils.files.written import Written  # noqa: E402
 from utils.pages.page import fill  # noqa: E402
 from utils.pages.run_files import Run, read_run  # noqa: E402
 from utils.pages.runs import (  # noqa: E402
@@ -46,11 +46,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("compare.html"), help="(default: compare.html)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
     options = parser.parse_args(arguments)
+    written = Written(options.output.parent)
+    written.refuse_others([options.output], overwrite=options.overwrite)
     runs = [read_run(folder) for folder in options.runs]
-    prepare_folder(options.output.parent)
     page = render(runs).encode(errors="backslashreplace")
-    write_whole(options.output, lambda path: path.write_bytes(page))
+    with written.opened([options.output]):
+        written.write(options.output, lambda path: path.write_bytes(page))
     for name, run in zip(labels(runs), runs, strict=True):
         monitor = run.monitor
         best = score(monitor.best, monitor.metric)
@@ -123,7 +126,7 @@ def spread(runs: Sequence[Run]) -> list[list[str]]:
     """Mean and spread over runs that repeat each other, of each class too."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_without_repetition(run.config), []).append(run)
+        groups.setdefault(without_repetition(run.config), []).append(run)
     names = dict(zip(map(id, runs), labels(runs), strict=True))
     rows = []
     for group in groups.values():
@@ -145,7 +148,8 @@ def _summed_up(group: Sequence[Run]) -> Iterator[list[str]]:
             yield [row, *(score(float(number), row) for number in numbers)]
 
 
-def _without_repetition(config: Mapping[str, Any]) -> str:
+def without_repetition(config: Mapping[str, Any]) -> str:
+    """A text that is the same for runs that repeat each other with another seed or fold."""
     kept = {key: value for key, value in _leaves(config) if key not in _REPEATED}
     return json.dumps(kept, sort_keys=True)
 

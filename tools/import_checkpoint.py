@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not its parent
 
 from utils.errors import CheckpointError, guard  # noqa: E402
+from utils.files.written import Written  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("old", type=Path, help="a checkpoint of pytorch-segmentation")
     parser.add_argument("new", type=Path, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
     options = parser.parse_args(arguments)
+    written = Written(options.new.parent)
+    written.refuse_others([options.new], overwrite=options.overwrite)
 
     from models import model_from_checkpoint
     from utils.run import checkpoint
@@ -73,6 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     content = convert(read_foreign(options.old), source=str(options.old))
     model = model_from_checkpoint(content)
     checkpoint.save([options.new], content)
+    written.add(options.new, content=options.new)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{options.new}: {content['arch']}, {len(content['classes'])} classes, "

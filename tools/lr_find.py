@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 
 from utils.drawing.chart import Curve, draw, new_figure  # noqa: E402
 from utils.errors import ConfigError, NumericError, guard  # noqa: E402
-from utils.files.outputs import write_whole  # noqa: E402
+from utils.files.written import Written  # noqa: E402
 from utils.hardware.devices import pick_device, restrict_gpus  # noqa: E402
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Sweep(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = _parse(arguments)
+    written = Written(options.output.parent)
+    written.refuse_others([options.output], overwrite=options.overwrite)
     restrict_gpus(options.device)
     from assembly import assemble
     from utils.config.config import load_config
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     axes.axvline(best, color="gray", linestyle="--")
     axes.annotate(f" suggested {best:.1e}", (best, 1), xycoords=("data", "axes fraction"), va="top")
-    write_whole(options.output, lambda path: figure.savefig(path, format="png"))
+    written.write(options.output, lambda path: figure.savefig(path, format="png"))
     print(f"{len(sweep.rates)} updates, rates {sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}")
     print(f"image: {options.output}")
     print(f"suggestion: --set optimizer.args.lr={best:.2g}")
@@ -88,6 +90,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, default=100, help="updates (default: 100)")
     add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add("-o", "--output", type=Path, default=Path("lr_find.png"), help="(default: lr_find.png)")
+    add("--overwrite", action="store_true", help="replace an --output that is not ours, too")
     options = parser.parse_args(arguments)
     if not 0 < options.start < options.end < math.inf:
         raise ConfigError(

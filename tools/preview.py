@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import ConfigError, guard
+from utils.files.written import Written
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset, Sample
@@ -46,8 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--number", type=int, default=12, help="samples shown")
     parser.add_argument("-o", "--output", default="preview.png", help="the image to write")
     parser.add_argument("--epoch", type=int, default=0, help="whose augmentation is shown")
+    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
     parser.add_argument("--each", action="store_true", help="each augmentation alone, one a row")
     args = parser.parse_args(arguments)
+    output = Path(args.output)
+    written = Written(output.parent)
+    written.refuse_others([output], overwrite=args.overwrite)
     if args.number < 1:
         raise ConfigError(f"--number: found {args.number}, expected at least 1")
     from utils.config.config import load_config
@@ -71,9 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     else:
         samples = [dataset[(args.epoch, int(index))] for index in order]
         sheet = draw_sheet(samples, dataset)
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)
+    kind = Image.registered_extensions().get(output.suffix.lower(), "PNG")
+    with written.opened([output]):
+        written.write(output, lambda path: sheet.save(path, format=kind))
     print(f"{output}: {len(samples)} samples of {len(dataset)}, {sheet.width}x{sheet.height}")
     return 0
 

@@ -11,7 +11,7 @@ Needs `pip install -r requirements-matlab.txt`.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from utils.drawing.palette import to_palette_image, voc_palette
 from utils.errors import DataError, guard
 from utils.files.images import opened
 from utils.files.matlab import read_matrix
-from utils.files.outputs import write_whole
+from utils.files.written import Written
 
 _LISTS = "data_dir/VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt of VOC 2012"
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sbd", required=True, help="the extracted SBD release")
     parser.add_argument("--data-dir", required=True, help="the folder of VOCdevkit")
+    parser.add_argument("--overwrite", action="store_true", help="files that are not ours, too")
     args = parser.parse_args(arguments)
     from dataloaders.layout import first_folder, read_lines
 
@@ -47,7 +48,6 @@ def main(arguments: Sequence[str]) -> int:
         read_lines(voc / "ImageSets" / "Segmentation" / f"{split}.txt", layout=_LISTS)
         for split in ("train", "val")
     )
-    written = _write_masks(voc, masks, own={*train, *val})
     extra = sorted(path.stem for path in masks.glob("[!.]*.mat"))
     if not extra:
         raise DataError(f"{masks}: no *.mat file, expected the class masks of SBD")
@@ -56,37 +56,44 @@ def main(arguments: Sequence[str]) -> int:
         "val_aug": sorted(val),
         "trainval_aug": sorted({*extra, *train, *val}),
     }
+    files = {split: voc / "ImageSets" / "Segmentation" / f"{split}.txt" for split in lists}
+    targets = {
+        name: voc / "SegmentationClassAug" / f"{name}.png"
+        for name in sorted({*extra, *train, *val})
+    }
+    written = Written(voc)
+    written.refuse_others([*files.values(), *targets.values()], overwrite=args.overwrite)
+    _write_masks(voc, masks, targets, own={*train, *val}, written=written)
     for split, names in lists.items():
         text = "".join(
             f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png\n" for name in names
         )
-        path = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
-        write_whole(path, lambda place, text=text: place.write_text(text, encoding="utf-8"))
+        written.write(
+            files[split], lambda place, text=text: place.write_text(text, encoding="utf-8")
+        )
     print(
-        f"{written} masks in {voc / 'SegmentationClassAug'}; lists: "
+        f"{len(targets)} masks in {voc / 'SegmentationClassAug'}; lists: "
         + ", ".join(f"{split} {len(names)}" for split, names in lists.items())
     )
     return 0
 
 
-def _write_masks(voc: Path, masks: Path, *, own: set[str]) -> int:
+def _write_masks(
+    voc: Path, masks: Path, targets: Mapping[str, Path], *, own: set[str], written: Written
+) -> None:
     from dataloaders.layout import require_folder
 
-    target = voc / "SegmentationClassAug"
-    target.mkdir(exist_ok=True)
+    (voc / "SegmentationClassAug").mkdir(exist_ok=True)
     source = require_folder(voc / "SegmentationClass", layout="VOC2012/SegmentationClass/*.png")
     palette = voc_palette(256)
-    names = sorted({path.stem for path in masks.glob("[!.]*.mat")} | own)
-    for name in names:
-        path = target / f"{name}.png"
+    for name, path in targets.items():
         if name in own:
             with opened(source / f"{name}.png") as opened_image:
                 ids = np.array(opened_image)
         else:
             ids = read_matrix(masks / f"{name}.mat", "GTcls", "Segmentation")
         image = to_palette_image(ids, palette[:21])
-        write_whole(path, partial(image.save, format="PNG"))
-    return len(names)
+        written.write(path, partial(image.save, format="PNG"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 
 from utils.errors import ConfigError, DataError, guard  # noqa: E402
 from utils.files.images import opened  # noqa: E402
-from utils.files.outputs import prepare_folder, write_whole  # noqa: E402
+from utils.files.written import Written  # noqa: E402
 
 _UNKNOWN = 255
 
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dataset", choices=("CityScapes", "ADE20K"), required=True)
     parser.add_argument("--masks", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--overwrite", action="store_true", help="files that are not ours, too")
     options = parser.parse_args(arguments)
     masks = sorted(options.masks.rglob("[!.]*.png"))
     if not masks:
@@ -40,11 +41,13 @@ def main(arguments: Sequence[str]) -> int:
             f"--masks {options.masks}: no PNG files there\n  fix: run inference.py first"
         )
     targets = _targets(masks, options.output)
-    prepare_folder(options.output)
+    written = Written(options.output)
     table = encoding(_label_ids(options.dataset))
-    for mask, target in targets.items():
-        encoded = encode(mask, table)
-        write_whole(target, lambda path, encoded=encoded: encoded.save(path, format="PNG"))
+    written.refuse_others(targets.values(), overwrite=options.overwrite)
+    with written.opened(targets.values()):
+        for mask, target in targets.items():
+            encoded = encode(mask, table)
+            written.write(target, lambda path, encoded=encoded: encoded.save(path, format="PNG"))
     print(f"{len(targets)} masks for {options.dataset} in {options.output}")
     return 0
 

@@ -1,7 +1,7 @@
 """What a user's mistake becomes: one exception family, one block on stderr, one exit code.
 
 Exit codes: 0 ok, 1 our bug, 2 usage or config, 3 data, 4 checkpoint, 5 numeric divergence or
-disagreement, 6 resource, 130 Ctrl-C, 143 SIGTERM.
+disagreement, 6 resource; 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import io

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from utils.config.faults import raise_faults
-from utils.config.json_text import read_json5, text_faults
+from utils.config.json_text import read_json5, value_faults
 from utils.config.messages import numbered
 from utils.config.overrides import apply_overrides
 from utils.config.sections import (
@@ -213,7 +213,7 @@ def parse_config(
     source = f"{source} with --set" if overrides else source
     try:
         plain = apply_overrides(data, overrides)
-        if faults := list(text_faults(plain, "")):
+        if faults := list(value_faults(plain, "")):
             raise ConfigError(numbered(faults, source))
         return raise_faults(Config, plain, source)
     except RecursionError:  # not from a file, where the depth has been checked

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import json5
 
-from utils.config.messages import hint, join, numbered
+from utils.config.messages import hint, join, numbered, show
 from utils.errors import ConfigError
 
+_LARGEST = 2**32 - 1  # seeds have 32 bits; nothing else counts that far
 MAX_BYTES = 32 * 1024
 MAX_DEPTH = 50
 
@@ -89,7 +90,7 @@ def parse_json5(text: str, *, source: str) -> Any:
         # One fault reads file:line:column, as editors and terminals make it a link.
         one = f"{source}:{places[0]}"
         raise ConfigError(one if len(places) == 1 else numbered(places, source))
-    if faults := list(text_faults(value, "")):
+    if faults := list(value_faults(value, "")):
         raise ConfigError(numbered(faults, source))
     return value
 
@@ -240,8 +241,8 @@ def _is_finite(word: str) -> bool:
         return True
 
 
-def text_faults(value: Any, path: str) -> Iterator[str]:
-    """Strings that no log or checkpoint could hold.
+def value_faults(value: Any, path: str) -> Iterator[str]:
+    """Strings that no log or checkpoint could hold, integers that nothing could count.
 
     Args:
         value: Plain values.
@@ -253,10 +254,12 @@ def text_faults(value: Any, path: str) -> Iterator[str]:
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             yield f"{path}: text with \\u0000 or half a surrogate pair cannot be used"
+    elif isinstance(value, int) and abs(value) > _LARGEST:
+        yield f"{path}: expected an integer of at most {_LARGEST}, got {show(value)}"
     elif isinstance(value, dict):
         for key, entry in value.items():
-            yield from text_faults(key, f"the key in {path or 'the file'}")
-            yield from text_faults(entry, join(path, key))
+            yield from value_faults(key, f"the key in {path or 'the file'}")
+            yield from value_faults(entry, join(path, key))
     elif isinstance(value, list):
         for index, entry in enumerate(value):
-            yield from text_faults(entry, join(path, index))
+            yield from value_faults(entry, join(path, index))

@@ -66,7 +66,7 @@ class OptimizerSection(Component):
 class TrainerSection(Section):
     """How long to train, what to watch, and what to keep."""
 
-    epochs: Annotated[int, Ge(1)] = 80
+    epochs: Annotated[int, Ge(1), Le(1_000_000)] = 80
     """Epochs of training."""
 
     save_dir: Annotated[str, MinLen(1)] = "saved/"
@@ -109,7 +109,7 @@ class TrainerSection(Section):
     """Compute the backbone's features a second time in the backward pass instead of keeping them:
     about a third more time for much less memory."""
 
-    accumulate: Annotated[int, Ge(1)] = 1
+    accumulate: Annotated[int, Ge(1), Le(65536)] = 1
     """Batches that make up one update; an iteration is one update."""
 
     clip_grad_norm: Annotated[float, Gt(0)] | None = None

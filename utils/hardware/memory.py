@@ -58,6 +58,11 @@ def validation_memory_advice(
     )
 
 
+def building_memory(name: str) -> AbstractContextManager[None]:
+    """Turn a network that no memory holds into a message; raises ResourceError."""
+    return _explained(f"building {name}", "  fix: smaller numbers in arch.args\n")
+
+
 @contextmanager
 def _explained(doing: str, advice: str) -> Iterator[None]:
     try:

@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from utils.errors import UserError
+from utils.errors import DataError, UserError
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -33,7 +33,8 @@ def overlapped(
 
     Yields:
         Every item in order once it is written, with the user's mistake that kept it from being
-        read or computed, if any. Other exceptions, and all from `write`, end the whole.
+        read or computed, or a DataError that kept it from being written, if any. Other exceptions
+        end the whole.
     """
     with ThreadPoolExecutor(1) as writer, closing(ahead(read, items, count=_AHEAD)) as reads:
         writes: deque[tuple[Item, Future[object] | UserError]] = deque()
@@ -69,5 +70,8 @@ def ahead(
 def _finished(item: Item, outcome: Future[object] | UserError) -> tuple[Item, UserError | None]:
     if isinstance(outcome, UserError):
         return item, outcome
-    outcome.result()
+    try:
+        outcome.result()
+    except DataError as error:
+        return item, error
     return item, None

@@ -1,6 +1,7 @@
 """What is written for an image: mask, overlay, probabilities, each whole or not at all."""
 
 import contextlib
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,8 @@ from PIL import Image
 
 from utils.drawing.overlay import overlay
 from utils.drawing.palette import Color, to_palette_image
-from utils.errors import ResourceError
-from utils.files.outputs import Job, write_whole
+from utils.errors import DataError, ResourceError
+from utils.files.outputs import Job, Save, write_whole
 from utils.files.rasters import Raster, write_mask_tiff
 from utils.inference.streaming import MaskRows, finish
 
@@ -73,23 +74,24 @@ class Writer:
         self._palette: list[Color] = [(red, green, blue) for red, green, blue in palette]
         self._extras = extras
 
-    def __call__(self, job: Job, results: Results | Streamed) -> None:
-        """Write all that belongs to one image.
+    def __call__(self, job: Job, results: Results | Streamed, save: Save = write_whole) -> None:
+        """Write all that belongs to one image; `save` puts a file in its place.
 
         Raises:
+            DataError: Its name is too long for the file system.
             ResourceError: The folder or disk does not take it.
         """
         with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(results, Streamed):
-                finish(results.rows, job.result(".tif"), results.raster, self._palette)
+                finish(results.rows, job.result(".tif"), results.raster, self._palette, save)
             else:
-                self._write(job, results)
+                self._write(job, results, save)
 
-    def _write(self, job: Job, results: Results) -> None:
+    def _write(self, job: Job, results: Results, save: Save) -> None:
         mask, raster = results.mask, results.raster
         if raster is None:
-            write_whole(job.result(".png"), partial(write_mask, mask, self._palette))
+            save(job.result(".png"), partial(write_mask, mask, self._palette))
         else:
             in_place = partial(
                 write_mask_tiff,
@@ -99,29 +101,30 @@ class Writer:
                 palette=self._palette,
                 tags=raster.tags,
             )
-            write_whole(job.result(".tif"), in_place)
+            save(job.result(".tif"), in_place)
         if self._extras.overlay:
             opacity = self._extras.overlay
             drawn = overlay(results.pixels, mask, self._palette, self._classes, opacity=opacity)
             as_jpeg = partial(drawn.save, format="JPEG", quality=90)
-            write_whole(job.result(".overlay.jpg"), as_jpeg)
+            save(job.result(".overlay.jpg"), as_jpeg)
         shares = results.probabilities
         if shares is not None and self._extras.array:
-            write_whole(job.result(".npy"), partial(_save_array, shares))
+            save(job.result(".npy"), partial(_save_array, shares))
         if shares is not None and self._extras.confidence:
             highest = np.nan_to_num(shares.max(0).astype(np.float32))  # 0 where void
             gray = Image.fromarray(np.rint(255 * highest.clip(0, 1)).astype(np.uint8))
-            write_whole(job.result(".confidence.png"), partial(gray.save, format="PNG"))
+            save(job.result(".confidence.png"), partial(gray.save, format="PNG"))
 
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a ResourceError that names the result."""
+    """Turn what the file system refuses into an error that names the result."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ResourceError(f"{target}: cannot be written ({reason})") from error
+        kind = DataError if error.errno == errno.ENAMETOOLONG else ResourceError
+        raise kind(f"{target}: cannot be written ({reason})") from error
 
 
 def mask_dtype(num_classes: int) -> np.dtype[Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from utils.data.normalize import Normalize, mean_color
 from utils.errors import ResourceError, UserError
-from utils.files.outputs import Job
+from utils.files.outputs import Job, Save, write_whole
 from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import Decoded
 from utils.hardware.memory import free_memory
@@ -87,13 +87,21 @@ class Segmenter:
             as_model(self._model, normalize.to(device), self._precision), settings, say=say
         )
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, UserError | None]]:
+    def run(
+        self, jobs: Sequence[Job], save: Save = write_whole
+    ) -> Iterator[tuple[Job, UserError | None]]:
         """Segment all; yields each image when it is written, with what went wrong, if anything.
+
+        Args:
+            jobs: What to segment.
+            save: Puts a file in its place.
 
         Raises:
             ResourceError: A result cannot be written.
         """
-        return overlapped(jobs, read=self._read, compute=self._compute, write=self._write)
+        return overlapped(
+            jobs, read=self._read, compute=self._compute, write=partial(self._write, save=save)
+        )
 
     def _read(self, job: Job) -> Read:
         raster = None

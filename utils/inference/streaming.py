@@ -17,7 +17,7 @@ import numpy as np
 from utils.drawing.palette import Color
 from utils.errors import ResourceError
 from utils.files.lock import claim
-from utils.files.outputs import write_whole
+from utils.files.outputs import Save, write_whole
 from utils.files.rasters import Raster, write_mask_tiff
 
 
@@ -44,7 +44,7 @@ class MaskRows:
         self._width = width
         self.dtype = dtype
         self._file = self._data.open("ab")
-        if not claim(self._file, inherited=True):  # `read` opens the file once more
+        if claim(self._file, inherited=True) is False:  # `read` opens the file once more
             self._file.close()
             raise ResourceError(
                 f"{target}: another run is working on it\n  fix: another --output, or wait"
@@ -103,9 +103,11 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def finish(rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color]) -> None:
+def finish(
+    rows: MaskRows, target: Path, raster: Raster, palette: Sequence[Color], save: Save
+) -> None:
     """Turn complete rows into the result, a TIFF that lies where the image lies."""
-    write_whole(
+    save(
         target,
         lambda path: write_mask_tiff(
             path,

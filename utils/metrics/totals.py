@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from utils.hardware.distributed import rank, sum_over_processes
+from utils.hardware.distributed import rank, sum_over_processes, world_size
 from utils.metrics.confusion import ConfusionMatrix
 
 
@@ -49,6 +49,14 @@ class Totals:
         self._iterations[1] = 0
         return mean
 
+    def own_losses(self) -> list[float]:
+        """This process's share of the losses of `state`, to go on from bit for bit."""
+        return self._losses.tolist()
+
+    def last_loss(self) -> float:
+        """This process's mean loss since the last log line."""
+        return float(self._losses[1]) / max(self._iterations[1], 1)
+
     def compute(self) -> dict[str, object]:
         """The epoch's mean loss and scores so far, over all processes."""
         state = self.state()
@@ -68,13 +76,19 @@ class Totals:
         }
 
     def restore(self, state: Mapping) -> None:
-        """Go on from saved sums (held by the first process); an empty mapping starts at zero."""
+        """Go on from saved sums; an empty mapping starts at zero.
+
+        The first process holds them, but of the losses, whose sum depends on its order, each its
+        own where they are as many as before.
+        """
         self._losses.zero_()
         self.confusion.reset()
         self._iterations = list(state.get("iterations", [0, 0]))
         if state and rank() == 0:
             self._losses.copy_(state["losses"])
             self.confusion.counts.copy_(state["counts"])
+        if len(own := state.get("by_process", [])) == world_size():
+            self._losses.copy_(torch.tensor(own[rank()]))
 
 
 class ValidationTotals:

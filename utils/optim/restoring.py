@@ -46,6 +46,11 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     optimizer.load_state_dict({"state": restored, "param_groups": groups})
 
 
+def state_bytes(optimizer: Optimizer) -> int:
+    """What the optimizer will keep once it has updated."""
+    return sum(slot.nbytes for kept in _kept(optimizer) for slot in kept.values())
+
+
 def _kept(optimizer: Optimizer) -> Iterator[dict[str, Tensor]]:
     """What is kept for each parameter: as a small twin does for one number a group."""
     numbers = [nn.Parameter(torch.zeros(1)) for _ in optimizer.param_groups]

@@ -74,6 +74,11 @@ class Update:
         """Whether updates were withheld that should not have been; one read."""
         return int(self._withheld) > self._tolerated
 
+    def facts(self) -> dict[str, object]:
+        """The rates of the groups and the length of the last gradient."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return {"learning_rates": rates, "gradient_norm": float(self.norm)}
+
     def diverged(self, what: str, *, step: int, epoch: int) -> NumericError:
         """What to raise in iteration `step` when `what`, such as "the loss", is not finite."""
         rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)

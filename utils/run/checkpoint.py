@@ -4,6 +4,7 @@ A file holds dicts, lists, strings, numbers, booleans, None and tensors, nothing
 loads with `weights_only=True` and nothing allow-listed.
 """
 
+import errno
 import io
 import os
 import platform
@@ -58,7 +59,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
 
     try:
         write_whole(path, write)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise ResourceError(
             f"cannot write {path}: {error.strerror or error}\n"
@@ -66,6 +67,24 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
             "  what was saved before is untouched; free some space or set trainer.save_dir "
             "to another disk, then --resume"
         ) from error
+
+
+def require_room(folder: Path, needed: int) -> None:
+    """Make sure that a disk has so many bytes free, where it tells.
+
+    Raises:
+        ResourceError: It has not.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return
+    if free < needed:
+        raise ResourceError(
+            f"{folder}: too little room for checkpoints\n"
+            f"  needed: {needed:,} bytes, free: {free:,} bytes\n"
+            "  free some space or set trainer.save_dir to another disk"
+        )
 
 
 def load(path: Path | str) -> dict:
@@ -141,12 +160,16 @@ def _verify_content(path: Path, content: object) -> None:
         raise CheckpointError(f"{path}: {fault}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
     if os.name == "nt":  # Windows has no handle of a folder to sync
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # some network and FUSE file systems cannot; the file is sound
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

@@ -13,6 +13,7 @@ from utils.config.messages import join, wrong_value
 from utils.files.tensor_files import fault_of, leaves
 
 Count = Annotated[int, Ge(0)]
+Sums = Annotated[list[float], Len(2, 2)]
 Pair = Annotated[list[Count], Len(2, 2)]
 Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]
 Tensors = dict[str, Tensor]
@@ -58,7 +59,7 @@ _TRAINING = _part(
     ema=_part(_AVERAGE, updates=Count) | None,
     monitor_best=float | None,
     monitor_epochs=Pair,
-    running=_part(iterations=Pair, losses=Tensor, counts=Tensor),
+    running=_part(iterations=Pair, losses=Tensor, counts=Tensor, by_process=(list[Sums], [])),
 )
 _AS_MANY = {"palette": "classes", "std": "mean"}
 

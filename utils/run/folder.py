@@ -3,9 +3,12 @@
 import logging
 import os
 import re
+import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from utils.errors import CheckpointError, ConfigError, ResourceError
 from utils.run import checkpoint
@@ -14,6 +17,12 @@ log = logging.getLogger("segmentation")
 
 LAST = "last.pth"
 BEST = "best_model.pth"
+ROWS = "metrics.jsonl"
+OURS = re.compile(
+    r"(last|best_model|checkpoint-(epoch|iter)\d+)\.pth|(config|nonfinite)\.json"
+    r"|validation\.png|report\.html"
+)
+_LONGEST_NAME = 255  # bytes, on all file systems in use
 IMAGES = "validation.png"  # of the last validation
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
 
@@ -31,13 +40,28 @@ def check_folders(*, save_dir: Path | None, log_dir: Path | None) -> None:
     for key, folder in (("trainer.save_dir", save_dir), ("trainer.log_dir", log_dir)):
         if folder is None:
             continue
-        there = next((one for one in (folder, *folder.parents) if os.access(one, os.F_OK)), folder)
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            fault = "cannot be written" if there.is_dir() else "is not a folder"
+        if fault := _cannot_make(folder / "a run's date, and a file in it"):
             raise ConfigError(
-                f"{key}: cannot make {folder}: {there} {fault}\n"
-                f"  set {key} to a folder that can be written"
+                f"{key}: cannot make {folder}: {fault}\n  set {key} to a folder that can be written"
             )
+
+
+def _cannot_make(folder: Path) -> str | None:
+    for one in (folder, *folder.parents):
+        try:
+            mode = one.stat().st_mode
+        except FileNotFoundError:
+            if one.is_symlink():
+                return f"{one} is a link to what is not there"
+            if len(os.fsencode(one.name)) > _LONGEST_NAME:
+                return f"{one}: File name too long"
+            continue
+        except OSError as error:
+            return f"{one}: {error.strerror}"
+        if not stat.S_ISDIR(mode):
+            return f"{one} is not a folder"
+        return None if os.access(one, os.W_OK | os.X_OK) else f"{one} cannot be written"
+    return f"{folder.anchor or folder} is not there"
 
 
 def create(save_dir: Path, name: str) -> Path:
@@ -56,6 +80,8 @@ def create(save_dir: Path, name: str) -> Path:
                 folder.mkdir()
             except FileExistsError:
                 continue
+            for one in (parent, save_dir, save_dir.parent):
+                checkpoint.sync_folder(one)
             return folder
     except OSError as error:
         raise ResourceError(
@@ -85,22 +111,61 @@ def find_checkpoint(path: Path) -> tuple[Path, dict]:
     """
     if not path.is_dir():
         return path, checkpoint.load(path)
-    candidates = [path / LAST, *_newest(path, "iter")[:2], *_newest(path, "epoch")[:2]]
+    kinds = ([path / LAST], _newest(path, "epoch"), _newest(path, "iter"))
     furthest, faults = None, []
-    for candidate in filter(Path.exists, candidates):
-        try:
-            content = checkpoint.load(candidate)
-        except CheckpointError as error:
-            faults.append(str(error))
-            continue
-        if furthest is None or content.get("step", 0) > furthest[1].get("step", 0):
-            furthest = candidate, content
+    for files in kinds:
+        for file in filter(Path.exists, files):  # of one kind the newest sound one is the furthest
+            try:
+                content = checkpoint.load(file)
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            if furthest is None or content.get("step", 0) > furthest[1].get("step", 0):
+                furthest = file, content
+            break
     if furthest is None:
         tried = "\n  ".join(faults) or f"no {LAST}, no checkpoint-*.pth{_runs_below(path)}"
         raise CheckpointError(f"{path}: nothing to resume from\n  {tried}")
     for fault in faults:
-        log.warning("%s", fault)
+        log.warning("passed over: %s", fault)
     return furthest
+
+
+def begin_history(folder: Path, state: Mapping[str, Any], rows: bytes) -> None:
+    """Make a checkpoint the last of its run, which has one history at a time.
+
+    What lies ahead of it, of a history that is left, goes to a folder of its own, with all rows so
+    far. A kill in between leaves the one history or the other: `last.pth` goes first, the rows are
+    cut after this.
+
+    Args:
+        folder: The run folder.
+        state: The content of the checkpoint that the run goes on from.
+        rows: Those of metrics.jsonl.
+    """
+    last = folder / LAST
+    try:
+        step = checkpoint.load(last).get("step", -1)
+    except CheckpointError:  # damaged, which was said, or missing
+        step = -1
+    later = [last] if step > state["step"] else []
+    for kind, done in (("epoch", state["epoch"]), ("iter", state["step"])):
+        later += [file for file in _newest(folder, kind) if _number(file) > done]
+    if later:
+        aside = next(one for n in range(1, 10**6) if not (one := folder / f"left-{n}").exists())
+        aside.mkdir()
+        (aside / ROWS).write_bytes(rows)
+        for file in later:
+            file.rename(aside / file.name)
+        log.warning(
+            "a history is left: %s and a copy of %s, later than iteration %d, are in %s now",
+            ", ".join(file.name for file in later),
+            ROWS,
+            state["step"],
+            aside,
+        )
+    if step != state["step"]:
+        checkpoint.save([last], state)
 
 
 def find_model(path: Path) -> Path:
@@ -133,17 +198,15 @@ def trim(folder: Path, *, keep: int | None) -> None:
             file.unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a process that was killed while it wrote."""
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
-
-
 def _newest(folder: Path, kind: str) -> list[Path]:
     # By the number in the name: clocks jump, and copying changes a file's time.
     numbered = {
-        int(match[1]): path
+        _number(path): path
         for path in folder.glob(f"checkpoint-{kind}*.pth")
-        if (match := re.fullmatch(rf"checkpoint-{kind}(\d+)\.pth", path.name))
+        if OURS.fullmatch(path.name)
     }
     return [numbered[number] for number in sorted(numbered, reverse=True)]
+
+
+def _number(path: Path) -> int:
+    return int("".join(filter(str.isdigit, path.stem)))

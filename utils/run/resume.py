@@ -48,7 +48,10 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             2 * config.trainer.epochs,
         )
     log.info("going on from %s (epoch %d, iteration %d)", file, state["epoch"], state["step"])
-    return config, state, file.parent if (file.parent / "metrics.jsonl").exists() else None
+    theirs = path.is_dir() or any(
+        (file.parent / name).exists() for name in ("metrics.jsonl", "train.log")
+    )
+    return config, state, file.parent if theirs else None
 
 
 def check_classes(classes: Sequence[str], state: Mapping | None) -> None:

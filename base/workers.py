@@ -1,0 +1,120 @@
+"""The processes that load batches: how they start, are waited for, hand over and end."""
+
+import ctypes
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NoReturn, TypeVar
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils import signal_handling
+
+from base.signals import StopAskedError, StopSignals
+from utils.errors import ResourceError
+
+T = TypeVar("T")
+
+LOOK_AROUND = 1  # seconds of waiting after which signals and the clock are looked at
+_PATIENCE = 3.0  # seconds for a batch or an end that is overdue
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
+_probed = False  # in a worker: whether it has seen that batches can be handed over
+
+
+def start(worker: int) -> None:  # noqa: ARG001 (torch passes the number)
+    """Set up a worker: the main process decides what a signal means, and workers end with it."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":  # also one that hangs, and whatever ends the main process
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    cv2.setNumThreads(0)
+
+
+def shared(*tensors: Tensor) -> None:
+    """In a worker, put tensors where the main process can reach them; elsewhere do nothing.
+
+    torch would do it in a thread, whose errors nobody hears of while the main process waits.
+
+    Raises:
+        ResourceError: There is no room in shared memory, or no place for the socket that is needed.
+    """
+    global _probed  # noqa: PLW0603  one a process
+    if get_worker_info() is None:
+        return
+    try:
+        if not _probed:
+            ForkingPickler.dumps(torch.zeros(1))
+            _probed = True
+        for tensor in tensors:
+            tensor.share_memory_()
+    except (OSError, RuntimeError) as error:
+        raise ResourceError(
+            f"a data-loading worker cannot hand over a batch: {str(error).splitlines()[0]}\n"
+            "  likely: /dev/shm is too small (docker: --shm-size), or the folder for temporary "
+            "files cannot be written or has too long a path (TMPDIR)\n"
+            '  fix: mend that, or "num_workers": 0, which loads in the main process'
+        ) from error
+
+
+def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T | None:
+    """Wait for the next batch of torch's loader, whose own timeout is `LOOK_AROUND`.
+
+    Returns:
+        The batch, or None after the last.
+
+    Raises:
+        TimeoutError: None came in `timeout` seconds.
+        StopAskedError: A signal came, and no batch some seconds later.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            if "DataLoader timed out" not in str(error):
+                raise
+        waited = time.monotonic() - began
+        if signals.number is not None and waited > _PATIENCE:
+            raise StopAskedError
+        if waited > timeout:
+            raise TimeoutError
+
+
+def stop(loader: "DataLoader[Any]") -> None:
+    """End the workers; those that hang are killed."""
+    # Dropping the loader would do unless a half-read epoch still holds torch's iterator.
+    iterator: Any = loader._iterator
+    if iterator is None or not loader.num_workers or iterator._shutdown:
+        return
+    if hasattr(iterator, "_pin_memory_thread"):  # first: it reads what the workers write
+        iterator._pin_memory_thread_done_event.set()
+        iterator._worker_result_queue.put((None, None))
+        iterator._pin_memory_thread.join()
+    iterator._workers_done_event.set()
+    for number in range(len(iterator._workers)):
+        iterator._mark_worker_as_unavailable(number, shutdown=True)
+    deadline = time.monotonic() + _PATIENCE
+    for worker in iterator._workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+    if hanging := [worker for worker in iterator._workers if worker.is_alive()]:
+        signal_handling._remove_worker_pids(id(iterator))  # or torch would report their death
+        iterator._worker_pids_set = False
+        for worker in hanging:
+            worker.kill()  # torch sends SIGTERM, which they ignore
+    iterator._shutdown_workers()
+
+
+def raise_death(error: RuntimeError) -> NoReturn:
+    """Raise ResourceError when torch reports a dead worker, else the error itself."""
+    if "DataLoader worker" not in str(error):
+        raise error
+    raise ResourceError(
+        f"a data-loading worker process died: {error}\n"
+        "  likely: memory ran out, or /dev/shm is too small (docker: --shm-size)\n"
+        '  fix: fewer "num_workers" (0 loads in the main process) or a smaller "batch_size"'
+    ) from None
