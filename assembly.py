@@ -23,6 +23,7 @@ from models.building import build_model, check_batch, check_model, place
 from tables import TABLES
 from trainer import Trainer
 from utils.config.config import Config
+from utils.config.messages import hint
 from utils.config.registry import build, component_faults
 from utils.errors import ConfigError
 from utils.hardware import distributed
@@ -85,6 +86,7 @@ def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts
     )
     data = train_loader.dataset
     check_classes(data.classes, state)
+    check_class_names(config, data.classes)
     loss = _loss(config, data)
     model = build_model(
         config.arch.type,
@@ -114,6 +116,22 @@ def check_components(config: Config) -> None:
         faults += component_faults(kind, TABLES[kind], chosen.type, chosen.args)
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def check_class_names(config: Config, classes: Sequence[str]) -> None:
+    """Refuse names of classes that the data do not have.
+
+    Raises:
+        ConfigError: With the nearest one.
+    """
+    watched = config.trainer.monitor.partition("/")[2]
+    named = {"trainer.monitor": [watched] if watched else []}
+    for key, names in {**named, "scored_classes": config.scored_classes or []}.items():
+        for name in names:
+            if name not in classes:
+                raise ConfigError(f"{key}: the data have no class {name!r}{hint(name, classes)}")
+            if names.count(name) > 1:
+                raise ConfigError(f"{key}: found {name!r} twice, expected each class once")
 
 
 def data_sections(config: Config) -> dict[str, Any]:
@@ -195,6 +213,7 @@ def _options(config: Config, device: torch.device) -> StepOptions:
         clip_grad_norm=config.trainer.clip_grad_norm,
         ema=config.trainer.ema,
         seed=config.seed,
+        scored_classes=config.scored_classes,
     )
 
 

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
+    from assembly import check_class_names
     from tables import add_plugins
     from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     with distributed.process_group(device.type):
         data, split = _data(config, options.split)
         _check_data(data, checkpoint)
+        check_class_names(config, data.classes)
         if distributed.rank() == 0:
             prepare_folder(options.output)
         evaluation = _evaluate(options, checkpoint, config, data, device)
@@ -183,6 +185,7 @@ def _evaluate(
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
     from utils.hardware.precision import full_fp32
+    from utils.metrics.scores import places
     from utils.run.progress import ProgressBar
 
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
@@ -191,6 +194,7 @@ def _evaluate(
         _predict(checkpoint, _settings(options, config), options.precision, device),
         draw=draws,
         boundary_ratio=options.boundary,
+        scored=places(config.scored_classes, data.classes),
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
     bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)
@@ -260,6 +264,7 @@ def _about(
         "window": settings.used_window,
         "overlap": settings.overlap if settings.used_window else None,
         "boundary_ratio": options.boundary,
+        "scored_classes": config.scored_classes,
         "precision": resolve_precision(options.precision, device),
         "device": device.type,
     }

@@ -86,12 +86,12 @@ def test_the_progress_line_has_the_score_and_the_waiting(terminal, tmp_path, col
     frames = re.findall(r"TRAIN 1/9 2/3 <[\d:]+, [^\r]*", screen.close())
     assert frames
     line = frames[-1][: columns - 1]
-    numbers = r"  ".join(rf"{name} ([\d.]+%?)" for name in shown)
+    numbers = r"  ".join(rf"{name} ([\d.]+(?: ?%)?)" for name in shown)
     found = re.match(rf"TRAIN 1/9 2/3 <[\d:]+, {numbers} ", line)
     assert found
     # Room for an epoch such as 100/300 and iterations such as 12345/23456.
     assert found.end() - len("1/9 2/3") + len("100/300 12345/23456") <= columns
-    assert 0 <= float(found[2]) <= 1
+    assert 0 <= float(found[2].removesuffix(" %")) <= 100
 
 
 def test_ctrl_c_leaves_a_clean_line_that_says_how_to_go_on(

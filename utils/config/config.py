@@ -120,6 +120,10 @@ class Config(Section):
     aux_weight: Annotated[float, Ge(0)] = 0.4
     """Weight of the losses at a model's auxiliary outputs, beside 1 for the main output."""
 
+    scored_classes: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """The classes that the means are over (Mean_IoU, Mean_Dice, Mean_Accuracy), in training and in
+    evaluation; all others still count as what a pixel was taken for. null: all."""
+
     ignore_index: Annotated[int, Ge(-(2**15)), Le(2**15 - 1)] = 255
     """Value of the mask's pixels that do not count; must not be the number of a class."""
 
