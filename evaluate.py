@@ -137,6 +137,7 @@ def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Conf
 
 def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None]":
     """The labelled images, whole, and the name of their split."""
+    from base.base_dataset import SPLITTING
     from dataloaders.building import build_whole
 
     train, val = config.train_loader, config.val_loader
@@ -144,7 +145,7 @@ def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None
     kind, section = ("train_loader", train) if from_train or val is None else ("val_loader", val)
     args = dict(section.args)
     if split is not None:  # all of what was asked for, not the share that training left out
-        args = {key: value for key, value in args.items() if key != "val_split"} | {"split": split}
+        args = {key: args[key] for key in args if key not in SPLITTING} | {"split": split}
     data = build_whole(kind, section.type, args, ignore_index=config.ignore_index, seed=config.seed)
     chosen = args.get("split")
     return data, chosen if isinstance(chosen, str) else None

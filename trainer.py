@@ -89,7 +89,7 @@ class Trainer(BaseTrainer):
     def _validator(self, loader: BaseDataLoader | None) -> Validator | None:
         if loader is None:
             return None
-        shared = self.data.val_split is not None  # both loaders have the training's batch size
+        shared = self.data.holds_out  # both loaders have the training's batch size
         return Validator(
             loader,
             self.parts.loss,
