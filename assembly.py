@@ -3,6 +3,7 @@
 The command lines are elsewhere (train.py), and so is what the parts do together (trainer.py).
 """
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
@@ -20,16 +20,20 @@ from base.parts import Parts, StepOptions
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
+from models.encoder_layers import layer_groups
+from models.input_statistics import take_statistics, weight_statistics
 from tables import TABLES
 from trainer import Trainer
+from utils import VERSION
 from utils.config.config import Config
 from utils.config.messages import hint
-from utils.config.registry import build, component_faults
+from utils.config.registry import Choice, choose
 from utils.errors import ConfigError
 from utils.hardware import distributed
+from utils.hardware.devices import device_name
 from utils.hardware.precision import resolve_precision
+from utils.losses.contract import SegmentationLoss
 from utils.losses.table import WithAuxiliary, build_loss
-from utils.optim.lr_scheduler import SCHEDULERS, Schedule
 from utils.optim.optimizers import build_optimizer
 from utils.run import folder as run_folder
 from utils.run.log import RunLog, open_run
@@ -78,44 +82,72 @@ def assemble(
 
 def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts:
     """Build the parts in the order in which faults are cheapest to find."""
-    check_components(config)
-    start = check_model(config.arch.type, config.arch.args, config.init_from, state)
+    chosen = choose_components(config)
+    asked = config.normalize is not None
+    weights_saw = weight_statistics(chosen["arch"], asked=asked)
+    start = check_model(chosen["arch"], config.init_from, state)
     torch.manual_seed(config.seed)
     train_loader, val_loader = build_loaders(
         **data_sections(config), pin_memory=device.type == "cuda"
     )
     data = train_loader.dataset
+    if weights_saw is not None:
+        held_out = [] if val_loader is None else [val_loader.dataset]
+        take_statistics([data, *held_out], weights_saw, asked=asked)
     check_classes(data.classes, state)
     check_class_names(config, data.classes)
-    loss = _loss(config, data)
+    loss = _loss(config, chosen["loss"], data)
     model = build_model(
-        config.arch.type,
-        config.arch.args,
+        chosen["arch"],
         num_classes=len(data.classes),
         in_channels=len(data.mean),
         start=start,
     )
     network = _network(config, model, train_loader, device=device)
-    optimizer = _optimizer(config, model)
+    decay = config.optimizer.layer_decay
+    optimizer = build_optimizer(
+        model,
+        chosen["optimizer"],
+        differential_lr=config.optimizer.differential_lr,
+        backbone_lr_factor=config.optimizer.backbone_lr_factor,
+        layers=None if decay is None else layer_groups(model, decay),
+        no_decay_norm_bias=config.optimizer.no_decay_norm_bias,
+    )
+    iterations = -(-len(train_loader) // config.trainer.accumulate)
     return Parts(
         model=model,
         network=network,
         loss=loss.to(device),
         optimizer=optimizer,
-        schedule=_schedule(config, optimizer, train_loader),
+        schedule=chosen["lr_scheduler"].build(
+            optimizer=optimizer, total_steps=config.trainer.epochs * iterations
+        ),
         train_loader=train_loader,
         val_loader=val_loader,
     )
 
 
-def check_components(config: Config) -> None:
-    """Refuse wrong names and arguments before the data, which may take minutes, are looked at."""
-    faults: list[str] = []
-    for kind in ("arch", "optimizer", "loss", "lr_scheduler"):
-        chosen = getattr(config, kind)
-        faults += component_faults(kind, TABLES[kind], chosen.type, chosen.args)
+def choose_components(config: Config) -> dict[str, Choice]:
+    """Choose all parts but the data before these, which may take minutes, are looked at.
+
+    Raises:
+        ConfigError: For wrong names and arguments, all at once.
+    """
+    sections = {
+        "arch": config.arch,
+        "optimizer": config.optimizer,
+        "loss": config.loss,
+        "lr_scheduler": config.lr_scheduler,
+    }
+    chosen, faults = {}, []
+    for kind, section in sections.items():
+        try:
+            chosen[kind] = choose(kind, TABLES[kind], section.type, section.args)
+        except ConfigError as error:
+            faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
+    return chosen
 
 
 def check_class_names(config: Config, classes: Sequence[str]) -> None:
@@ -145,11 +177,10 @@ def data_sections(config: Config) -> dict[str, Any]:
     }
 
 
-def _loss(config: Config, data: BaseDataset) -> WithAuxiliary:
+def _loss(config: Config, choice: Choice[SegmentationLoss], data: BaseDataset) -> WithAuxiliary:
     weights = config.class_weights
     return build_loss(
-        config.loss.type,
-        config.loss.args,
+        choice,
         num_classes=len(data.classes),
         ignore_index=config.ignore_index,
         class_weights=weights and loss_weights(weights, data),
@@ -181,31 +212,6 @@ def _network(
     return network
 
 
-def _optimizer(config: Config, model: BaseModel) -> Optimizer:
-    section = config.optimizer
-    return build_optimizer(
-        model,
-        name=section.type,
-        args=section.args,
-        differential_lr=section.differential_lr,
-        backbone_lr_factor=section.backbone_lr_factor,
-        no_decay_norm_bias=section.no_decay_norm_bias,
-    )
-
-
-def _schedule(config: Config, optimizer: Optimizer, loader: BaseDataLoader) -> Schedule:
-    section = config.lr_scheduler
-    iterations = -(-len(loader) // config.trainer.accumulate)
-    return build(
-        "lr_scheduler",
-        SCHEDULERS,
-        section.type,
-        section.args,
-        optimizer=optimizer,
-        total_steps=config.trainer.epochs * iterations,
-    )
-
-
 def _options(config: Config, device: torch.device) -> StepOptions:
     return StepOptions(
         precision=resolve_precision(config.trainer.precision, device),
@@ -225,6 +231,30 @@ def _description(config: Config, data: BaseDataset, plugins: Sequence[str]) -> d
         "plugins": list(plugins),
         **{name: getattr(data, name) for name in _OF_THE_DATA},
     }
+
+
+def start_lines(config: Config, trainer: Trainer) -> list[str]:
+    """What a run consists of, a line a subject; its page reads them in train.log."""
+    parts, data, section = trainer.parts, trainer.data, config.trainer
+    weights = [(p.numel() / 1e6, p.requires_grad) for p in parts.model.parameters()]
+    count, trained = sum(n for n, _ in weights), sum(n for n, changes in weights if changes)
+    val = 0 if parts.val_loader is None else len(parts.val_loader.dataset)
+    steps, done = parts.schedule.total_steps, trainer.position.step
+    optimizer = [f"{name} {value}" for name, value in config.optimizer.args.items()]
+    facts = {
+        "device": f"{distributed.world_size()} x {device_name(trainer.device)}",
+        "precision": trainer.options.precision,
+        "model": f"{config.arch.type}, {count:.2f} M parameters, {trained:.2f} M trained",
+        "data": f"{config.train_loader.type}, {len(data.classes)} classes, {len(data):,} images "
+        f"to train on, {val:,} to validate",
+        "batch": f"{section.accumulate} x {parts.train_loader.batch_size} images an iteration",
+        "optimizer": ", ".join([config.optimizer.type, *optimizer]),
+        "schedule": f"{config.lr_scheduler.type}, {section.epochs} epochs, {steps:,} iterations, "
+        f"{done:,} done",
+        "software": f"segmentation {VERSION}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}",
+    }
+    return [f"{name:<12}{value}" for name, value in facts.items()]
 
 
 def open_log(config: Config, state: Mapping | None, folder: Path | None) -> RunLog:

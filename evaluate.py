@@ -3,7 +3,8 @@
     python evaluate.py --model best_model.pth                       # the checkpoint's val data
     python evaluate.py --model best_model.pth --split test --boundary
     python evaluate.py --model best_model.pth --mode multiscale --flip
-    python evaluate.py --model best_model.pth --set val_loader.args.data_dir=/data/camvid
+    python evaluate.py --model best_model.pth --images test/images --masks test/masks
+    python evaluate.py --predictions out --masks test/masks --classes background road
     torchrun --nproc_per_node 4 evaluate.py --model best_model.pth  # the same numbers, sooner
 
 Images are predicted at native size and masks are never resized, so the numbers can be compared
@@ -17,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import prediction_flags
 from utils import VERSION
 from utils.errors import CheckpointError, ConfigError, DataError, guard
 from utils.hardware.devices import pick_device, restrict_gpus
@@ -27,9 +29,28 @@ if TYPE_CHECKING:
     import torch
 
     from base.base_dataset import BaseDataset
+    from dataloaders.scored import Predictions
     from utils.config.config import Config
     from utils.evaluation.scoring import Evaluation, Predict
     from utils.inference.predictor import Settings
+
+# Where what is scored comes from: the flags that it needs, and those without effect.
+_SOURCES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "predictions": (
+        ("masks", "classes"),
+        ("model", "images", "config", "set", "split", "scales", "flip", "window"),
+    ),
+    "images": (("model", "masks"), ("classes", "split")),
+    "model": ((), ("masks", "classes")),
+}
+
+
+class Scored(NamedTuple):
+    """What is scored: data, the model's answers, and what the report says of both."""
+
+    data: "BaseDataset | Predictions"
+    predict: "Predict"
+    about: dict[str, Any]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,26 +58,17 @@ def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     restrict_gpus(options.device)
     # Late: --help and wrong flags answer without waiting for torch.
-    from assembly import check_class_names
-    from tables import add_plugins
     from utils.files.outputs import prepare_folder
     from utils.hardware import distributed
-    from utils.run.checkpoint import load
 
-    add_plugins(options.plugin)
-    checkpoint = load(options.model)
-    config = _config(options, checkpoint)
     device = pick_device(options.device, local_rank=distributed.local_rank())
     with distributed.process_group(device.type):
-        data, split = _data(config, options.split)
-        _check_data(data, checkpoint)
-        check_class_names(config, data.classes)
+        scored = _of_model(options, device) if options.model else _of_predictions(options)
         if distributed.rank() == 0:
             prepare_folder(options.output)
-        evaluation = _evaluate(options, checkpoint, config, data, device)
+        evaluation = _evaluate(options, scored)
         if distributed.rank() == 0:
-            about = _about(options, checkpoint, config, device, split)
-            _write(evaluation, data, about, options.output)
+            _write(evaluation, scored, options.output)
     return 0
 
 
@@ -66,7 +78,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
+    add("-m", "--model", type=Path, help="checkpoint (best_model.pth) or run folder")
+    add("-i", "--images", type=Path, help="score these images, which the model has not seen")
+    add("--masks", type=Path, help="the masks of --images, coded as in the training")
+    add("--predictions", type=Path, help="instead of --model: masks from elsewhere; with --masks")
+    add(
+        "--classes",
+        nargs="+",
+        metavar="NAME[=KEY]",
+        help="of --predictions in order; KEY is a label value or #RRGGBB",
+    )
     add("-c", "--config", type=Path, help="take the data from here, not from the checkpoint")
     add(
         "--set",
@@ -77,12 +98,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="change keys of the config, such as val_loader.args.data_dir=/data",
     )
     add("--split", help="another part of the data (default: that of val_loader)")
-    modes = ("whole", "multiscale", "sliding")
-    add("-mo", "--mode", choices=modes, default="whole", help="(default: whole)")
-    add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
-    add("--flip", action="store_true", help="average with the mirror image")
-    add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
-    add("--overlap", type=float, default=1 / 3, help="of neighboring windows (default: 1/3)")
     add(
         "--boundary",
         type=float,
@@ -93,54 +108,85 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     formats = ("fp32", "bf16", "fp16", "auto")
     add("--precision", choices=formats, default="fp32", help="(default: fp32, without TF32)")
-    add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
     )
-    add(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file with models, losses or data sets of yours",
-    )
+    prediction_flags.add_flags(parser, mode="whole")
     options = parser.parse_args(arguments)
     _check(options)
     return options
 
 
 def _check(options: argparse.Namespace) -> None:
-    scales, window, boundary = options.scales or (), options.window, options.boundary
-    rules = (
-        ("--scales", scales, all(0 < scale <= 8 for scale in scales), "in (0, 8]"),
-        ("--window", window, window is None or window >= 32, "at least 32"),
-        ("--overlap", options.overlap, 0 <= options.overlap <= 0.9, "in 0 .. 0.9"),
-        ("--boundary", boundary, boundary is None or 0 < boundary <= 0.5, "in (0, 0.5]"),
-    )
-    for flag, value, valid, expected in rules:
-        if not valid:
-            raise ConfigError(f"{flag}: found {value}, expected {expected}")
-    if options.mode == "whole" and (options.scales or options.window):
-        flag = "--scales" if options.scales else "--window"
-        fix = "multiscale" if options.scales else "sliding"
-        raise ConfigError(f"{flag} has no effect in mode whole\n  fix: --mode {fix}")
+    prediction_flags.check(options)
+    ratio = options.boundary
+    valid = ratio is None or 0 < ratio <= 0.5
+    prediction_flags.require("--boundary", ratio, "in (0, 0.5]", valid=valid)
+    source = next((name for name in _SOURCES if getattr(options, name)), None)
+    if source is None:
+        raise ConfigError("found nothing to score, expected --model, or --predictions with --masks")
+    needed, useless = _SOURCES[source]
+    if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
+        raise ConfigError(f"--{source} is given: {' and '.join(missing)} is missing")
+    if extra := [f"--{name}" for name in useless if getattr(options, name)]:
+        raise ConfigError(f"{', '.join(extra)}: without effect beside --{source} alone")
 
 
-def _config(options: argparse.Namespace, checkpoint: Mapping[str, Any]) -> "Config":
-    from utils.config.config import load_config
+def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
+    from assembly import check_class_names
+    from models.stored import read_model
+    from tables import add_plugins
+    from utils.inference.model import Model
     from utils.run.checkpoint import config_in
+    from utils.run.folder import date_of
 
+    add_plugins(options.plugin)
+    file, network, checkpoint = read_model(options.model)
+    config = config_in(checkpoint, file, options.set)
     if options.config is not None:
-        return load_config(options.config, options.set)
-    return config_in(checkpoint, options.model, options.set)
+        from utils.config.config import load_config
+
+        config = load_config(options.config, options.set)
+    data, about = _data(options, config, checkpoint)
+    _check_data(data, checkpoint)
+    check_class_names(config, data.classes)
+    settings = prediction_flags.settings(options, config.train_loader.args.get("crop_size"))
+    model = Model(
+        network,
+        checkpoint,
+        settings=settings,
+        device=device,
+        precision=options.precision,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    run = {"run": config.name, "date": date_of(file.parent), "arch": checkpoint["arch"]}
+    about |= {"scored_classes": config.scored_classes, "checkpoint": str(file)}
+    about = run | about | {"epoch": checkpoint.get("epoch")}
+    return Scored(data, model, about | _about(options, settings, device))
 
 
-def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None]":
-    """The labelled images, whole, and the name of their split."""
-    from base.base_dataset import SPLITTING
-    from dataloaders.building import build_whole
+def _of_predictions(options: argparse.Namespace) -> Scored:
+    from dataloaders.scored import Predictions
 
-    train, val = config.train_loader, config.val_loader
+    data = Predictions(options.predictions, options.masks, options.classes)
+    if data.left_out:
+        print(f"{data.left_out} predictions without a mask are left out", file=sys.stderr)
+    about = {"arch": str(options.predictions), "data": str(options.masks)}
+    return Scored(data, lambda image: image[..., -1], about)
+
+
+def _data(
+    options: argparse.Namespace, config: "Config", checkpoint: Mapping[str, Any]
+) -> "tuple[BaseDataset, dict[str, Any]]":
+    """The labelled images, whole, and what the report says of them."""
+    from dataloaders.building import SPLITTING, build_whole
+    from dataloaders.scored import labelled_folders
+
+    train, val, split = config.train_loader, config.val_loader, options.split
+    if options.images is not None:
+        folders = options.images, options.masks
+        about = {"data": str(options.images)}
+        return labelled_folders(*folders, train.type, train.args, checkpoint), about
     from_train = val is None or (split is not None and split == train.args.get("split"))
     kind, section = ("train_loader", train) if from_train or val is None else ("val_loader", val)
     args = dict(section.args)
@@ -148,7 +194,8 @@ def _data(config: "Config", split: str | None) -> "tuple[BaseDataset, str | None
         args = {key: args[key] for key in args if key not in SPLITTING} | {"split": split}
     data = build_whole(kind, section.type, args, ignore_index=config.ignore_index, seed=config.seed)
     chosen = args.get("split")
-    return data, chosen if isinstance(chosen, str) else None
+    about = {"data": (val or train).type, "split": chosen if isinstance(chosen, str) else None}
+    return data, about
 
 
 def _check_data(data: "BaseDataset", checkpoint: Mapping[str, Any]) -> None:
@@ -175,13 +222,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _evaluate(
-    options: argparse.Namespace,
-    checkpoint: Mapping[str, Any],
-    config: "Config",
-    data: "BaseDataset",
-    device: "torch.device",
-) -> "Evaluation":
+def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
     from utils.evaluation.report_images import draw
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
@@ -189,13 +230,14 @@ def _evaluate(
     from utils.metrics.scores import places
     from utils.run.progress import ProgressBar
 
+    data = scored.data
     draws = partial(draw, palette=data.palette, ignore_index=data.ignore_index)
     evaluator = Evaluator(
         data,
-        _predict(checkpoint, _settings(options, config), options.precision, device),
+        scored.predict,
         draw=draws,
         boundary_ratio=options.boundary,
-        scored=places(config.scored_classes, data.classes),
+        scored=places(scored.about.get("scored_classes"), data.classes),
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
     bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)
@@ -206,78 +248,39 @@ def _evaluate(
             f"{data.name(0)} and the {len(data) - 1} other images have no labelled pixel: "
             "expected masks with labels\n  fix: --split with a part whose labels are published"
         )
+    foreground = evaluation.counts[1:].any() or data.num_classes == 1
+    if options.masks and not foreground and any(one.void_pixels for one in evaluation.images):
+        raise DataError(
+            f"--masks {options.masks}: found class 0 and void alone, expected other classes too\n"
+            "  hint: where 255 is a class, --classes background=0 object=255 with --predictions, "
+            'with --model --set \'train_loader.args.label_map={"0": 0, "255": 1}\''
+        )
     return evaluation
 
 
-def _settings(options: argparse.Namespace, config: "Config") -> "Settings":
-    from utils.inference.prediction import WINDOW
-    from utils.inference.predictor import Settings
-
-    crop_size = config.train_loader.args.get("crop_size")
-    return Settings(
-        mode=options.mode,
-        scales=tuple(options.scales) if options.scales else None,
-        flip=options.flip,
-        window=options.window,
-        tile=crop_size if isinstance(crop_size, int) else WINDOW,
-        overlap=options.overlap,
-    )
-
-
-def _predict(
-    checkpoint: Mapping[str, Any], settings: "Settings", precision: str, device: "torch.device"
-) -> "Predict":
-    """From an image (H, W, channels) to its class numbers, as inference computes them."""
-    from models import model_from_checkpoint
-    from utils.inference.segmenter import Segmenter
-
-    segmenter = Segmenter(
-        model_from_checkpoint(checkpoint),
-        checkpoint,
-        settings=settings,
-        device=device,
-        precision=precision,
-        say=lambda line: print(line, file=sys.stderr),
-    )
-    return lambda image: segmenter.segment(image).mask
-
-
 def _about(
-    options: argparse.Namespace,
-    checkpoint: Mapping[str, Any],
-    config: "Config",
-    device: "torch.device",
-    split: str | None,
+    options: argparse.Namespace, settings: "Settings", device: "torch.device"
 ) -> dict[str, Any]:
     from utils.hardware.precision import resolve_precision
 
-    settings = _settings(options, config)
-    section = config.val_loader or config.train_loader
     return {
-        "arch": checkpoint["arch"],
-        "data": section.type,
-        "split": split,
-        "checkpoint": str(options.model),
-        "epoch": checkpoint.get("epoch"),
         "mode": settings.mode,
         "scales": list(settings.used_scales) if settings.used_scales != (1.0,) else None,
         "flip": settings.flip,
         "window": settings.used_window,
         "overlap": settings.overlap if settings.used_window else None,
         "boundary_ratio": options.boundary,
-        "scored_classes": config.scored_classes,
         "precision": resolve_precision(options.precision, device),
         "device": device.type,
     }
 
 
-def _write(
-    evaluation: "Evaluation", data: "BaseDataset", about: Mapping[str, Any], output: Path
-) -> None:
+def _write(evaluation: "Evaluation", scored: Scored, output: Path) -> None:
     from utils.evaluation.report import render
     from utils.evaluation.summary import confusion_csv, summarize, table
     from utils.files.outputs import write_whole
 
+    data, about = scored.data, scored.about
     summary = summarize(evaluation, classes=data.classes, about=about)
     files = {
         "metrics.json": json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
@@ -287,8 +290,9 @@ def _write(
     for name, text in files.items():
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
         write_whole(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
+    how = f" Predicted in {about['precision']} on {about['device']}." if "device" in about else ""
     print(table(summary))
-    print(f"\n{summary['rules']} Predicted in {about['precision']} on {about['device']}.")
+    print(f"\n{summary['rules']}{how}")
     print(f"{summary['images']} whole images; written: {', '.join(files)} in {output}")
 
 

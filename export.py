@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     from utils.inference.exporting import Deployed
     from utils.inference.prediction import MINIMUM_SIZE
     from utils.run.checkpoint import load
+    from utils.run.folder import find_model
 
     if options.size and min(options.size) < MINIMUM_SIZE:
         height, width = options.size
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         )
 
     add_plugins(options.plugin)
+    options.model = find_model(options.model)
     checkpoint = load(options.model)
     model = model_from_checkpoint(checkpoint)
     deployed = Deployed(model, checkpoint, argmax=options.argmax).eval()
@@ -64,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
+    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
     add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
@@ -99,7 +101,9 @@ def _export(
 
     proofs = _proofs(checkpoint, options)
     example = torch.from_numpy(proofs[0] if options.size else proofs[0].repeat(2, axis=0))
+    _say("1/3 recording the network")
     program = trace(deployed, example, free_sizes=options.size is None)
+    _say(f"2/3 writing {options.output.name}")
     output = "masks" if options.argmax else "logits"
     if options.output.suffix == ".onnx":
         write_onnx(program, path, metadata=describe(checkpoint), output=output)
@@ -109,12 +113,18 @@ def _export(
             torch.export.save(program, file, extra_files=describe(checkpoint))
         exported = program_runner(path)
     reference = torch_runner(deployed)
+    _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
     comparisons = []
     rounding = Rounding(deployed)
     for images in proofs:
         comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])
     require_equal(comparisons, options.output)
+
+
+def _say(line: str) -> None:
+    """What is being done, while there is no result to print yet."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _print(one: "Comparison") -> None:
@@ -140,8 +150,11 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
         from utils.data.normalize import mean_color
         from utils.inference.inputs import Expected, read_input
 
-        jobs = find_images(
-            options.images, extension=options.extension, recursive=False, output=options.output
+        jobs, _ = find_images(
+            [options.images],
+            extensions=[options.extension],
+            recursive=False,
+            output=options.output,
         )
         expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
         read = (read_input(job.image, expected).pixels for job in jobs[:_IMAGES])

@@ -1,7 +1,10 @@
 """Segment images with a trained model; nothing is needed but the checkpoint.
 
+From Python, `load("best_model.pth")` returns a function of arrays. From the command line:
+
     python inference.py --model best_model.pth --images photos
-    python inference.py --model best_model.pth --images photo.jpg --mode whole --overlay
+    python inference.py --model best_model.pth --images photos --extension jpg png tif
+    python inference.py --model best_model.pth --images a.jpg b.jpg --mode whole --overlay 0.3
     python inference.py --model best_model.pth --images photos --recursive --flip --device 0
     python inference.py --model best_model.pth --images photos --mode sliding --window 769
 
@@ -16,27 +19,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import prediction_flags
 from utils import VERSION
 from utils.errors import ConfigError, DataError, UserError, guard
 from utils.files.outputs import Job, find_images, prepare_folder, refuse_overwriting
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
+    from utils.inference.model import Model
+    from utils.inference.predictor import Mode
     from utils.inference.segmenter import Segmenter
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     options = _parse(arguments)
-    jobs = find_images(
+    jobs, left_out = find_images(
         options.images,
-        extension=options.extension,
+        extensions=options.extension,
         recursive=options.recursive,
         output=options.output,
     )
+    if left_out:
+        print(f"left out, by --extension: {left_out}", file=sys.stderr)
     refuse_overwriting(jobs)
     restrict_gpus(options.device)
-    segmenter = _segmenter(options)
+    model = _model(options)
+    from utils.inference.results import Extras
+
+    extras = Extras(options.overlay, array=options.save_probs, confidence=options.save_confidence)
+    segmenter = model.segmenter(extras=extras)
     prepare_folder(options.output)
     failures = _run(jobs, segmenter)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} images segmented, masks in {options.output}")
@@ -52,85 +64,116 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}")
-    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth)")
-    add("-i", "--images", type=Path, required=True, help="folder of images, or one image")
+    add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
+    add("-i", "--images", type=Path, nargs="+", required=True, help="folders and images")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
-    add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
-    modes = ("multiscale", "sliding", "whole")
-    add("-mo", "--mode", choices=modes, default="multiscale", help="(default: multiscale)")
-    add("-c", "--config", type=Path, help="take precision and window from here, not the checkpoint")
-    add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
-    add("--scales", type=float, nargs="+", metavar="S", help="default: 0.75 1 1.25 1.5 1.75 2")
-    add("--flip", action="store_true", help="average with the mirror image")
-    add("--window", type=int, metavar="PIXELS", help="side of a window (default: as trained)")
-    add("--overlap", type=float, default=1 / 3, help="of neighboring windows (default: 1/3)")
-    add("--batch-size", type=int, default=4, metavar="N", help="windows at a time (default: 4)")
-    add("--overlay", action="store_true", help="also the image with its classes drawn in")
-    add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
-    add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
     add(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a Python file with models, losses or data sets of yours",
+        "-e",
+        "--extension",
+        nargs="+",
+        default=["jpg"],
+        help="of the images in folders, in any case, several or all (default: jpg)",
     )
+    add("-c", "--config", type=Path, help="take precision and window from here, not the checkpoint")
+    add("--batch-size", type=int, default=4, metavar="N", help="windows at a time (default: 4)")
+    add(
+        "--overlay",
+        type=float,
+        nargs="?",
+        const=0.5,
+        default=0.0,
+        metavar="OPACITY",
+        help="also the image with its classes drawn in (0.5)",
+    )
+    add("--save-probs", action="store_true", help="also probabilities, float16 (K, H, W) .npy")
+    add("--save-confidence", action="store_true", help="also the highest probability, gray .png")
+    add("--recursive", action="store_true", help="folders inside --images too; the tree is kept")
+    prediction_flags.add_flags(parser, mode="multiscale")
     options = parser.parse_args(arguments)
     _check(options)
+    opacity = options.overlay
+    prediction_flags.require("--overlay", opacity, "in 0 .. 1", valid=0 <= opacity <= 1)
     return options
 
 
 def _check(options: argparse.Namespace) -> None:
-    rules = (
-        ("--scales", options.scales, all(0 < s <= 8 for s in options.scales or ()), "in (0, 8]"),
-        ("--window", options.window, options.window is None or options.window >= 32, "at least 32"),
-        ("--overlap", options.overlap, 0 <= options.overlap <= 0.9, "in 0 .. 0.9"),
-        ("--batch-size", options.batch_size, options.batch_size >= 1, "at least 1"),
-    )
-    for flag, value, valid, expected in rules:
-        if not valid:
-            raise ConfigError(f"{flag}: found {value}, expected {expected}")
+    prediction_flags.check(options)
+    size = options.batch_size
+    prediction_flags.require("--batch-size", size, "at least 1", valid=size >= 1)
     if "," in (options.device or ""):
         raise ConfigError(
             f"--device {options.device}: inference runs on one device\n"
             "  fix: one index here, and a share of the images for each further process"
         )
-    if options.mode == "whole" and (options.scales or options.window):
-        flag = "--scales" if options.scales else "--window"
-        fix = "multiscale" if options.scales else "sliding"
-        raise ConfigError(f"{flag} has no effect in mode whole\n  fix: --mode {fix}")
 
 
-def _segmenter(options: argparse.Namespace) -> "Segmenter":
+def load(  # noqa: PLR0913  the flags
+    model: str | Path,
+    *,
+    mode: "Mode" = "multiscale",
+    scales: Sequence[float] | None = None,
+    flip: bool = False,
+    window: int | None = None,
+    overlap: float = 1 / 3,
+    batch_size: int = 4,
+    config: str | Path | None = None,
+    device: str | None = None,
+    plugin: Sequence[str] = (),
+) -> "Model":
+    """Load a trained model, to be called with arrays; the settings are the flags of inference.py.
+
+    Args:
+        model: A checkpoint (best_model.pth), or a run folder.
+        mode: "multiscale", "sliding" or "whole".
+        scales: Factors on the size; None: 0.75 1 1.25 1.5 1.75 2, in mode "sliding" 1.
+        flip: Average with the mirror image.
+        window: Side of a window in pixels; None: as trained.
+        overlap: Of neighboring windows, in [0, 0.9].
+        batch_size: Windows at a time.
+        config: A config to take precision and window from, not the checkpoint.
+        device: "cpu", "cuda", "mps", or a GPU's index; None: a GPU where there is one.
+        plugin: Python files with models of yours.
+
+    Raises:
+        ConfigError: A setting out of range or without effect.
+        CheckpointError: No model, or a damaged one.
+    """
+    options = argparse.Namespace(**locals())
+    _check(options)
+    return _model(options, gpu=_gpu(device))
+
+
+def _gpu(device: str | None) -> int:
+    """Which GPU a caller means, whose CUDA_VISIBLE_DEVICES is left alone: torch may be at work."""
+    if device in (None, "cpu", "cuda", "mps"):
+        return 0
+    import torch
+
+    count = torch.cuda.device_count()
+    known = device.isdigit() and int(device) < count
+    expected = f"cpu, cuda, mps, or the index of one of {count} GPUs"
+    prediction_flags.require("device", device, expected, valid=known)
+    return int(device)
+
+
+def _model(options: argparse.Namespace, *, gpu: int = 0) -> "Model":
     # Late: --help and wrong paths answer without waiting for torch.
-    from models import model_from_checkpoint
+    from models.stored import read_model
     from tables import add_plugins
-    from utils.inference.prediction import WINDOW
-    from utils.inference.predictor import Settings
-    from utils.inference.results import Extras
-    from utils.inference.segmenter import Segmenter
-    from utils.run.checkpoint import load
+    from utils.inference.model import Model
 
     add_plugins(options.plugin)
-    checkpoint = load(options.model)
-    config = checkpoint["config"] if options.config is None else _config(options.config, checkpoint)
+    _, network, checkpoint = read_model(Path(options.model))
+    config = checkpoint["config"]
+    if options.config is not None:
+        config = _config(Path(options.config), checkpoint)
     crop_size = config["train_loader"]["args"].get("crop_size")
-    settings = Settings(
-        mode=options.mode,
-        scales=tuple(options.scales) if options.scales else None,
-        flip=options.flip,
-        window=options.window,
-        tile=crop_size or WINDOW,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-    )
-    return Segmenter(
-        model_from_checkpoint(checkpoint),
+    return Model(
+        network,
         checkpoint,
-        settings=settings,
-        device=pick_device(options.device),
+        settings=prediction_flags.settings(options, crop_size),
+        device=pick_device(options.device, local_rank=gpu),
         precision=config["trainer"].get("precision", "auto"),
-        extras=Extras(overlay=options.overlay, probabilities=options.save_probs),
         say=_say,
     )
 

@@ -125,7 +125,7 @@ def _check_data(
     config: "Config", state: dict | None, folder: Path | None, *, device_name: str | None
 ) -> int:
     """Look at all data, and then for whatever else a training refuses before its first batch."""
-    from assembly import assemble, check_components, data_sections
+    from assembly import assemble, choose_components, data_sections
     from dataloaders.building import check_data
     from utils.hardware.devices import pick_device
     from utils.hardware.distributed import environment_rank
@@ -133,7 +133,7 @@ def _check_data(
     if environment_rank() != 0:
         return 0
     _check_folders(config, folder)
-    check_components(config)
+    choose_components(config)
     report, usable = check_data(**data_sections(config))
     print(report)
     if usable:
@@ -159,7 +159,9 @@ def _train(
     device_name: str | None,
     plugins: Sequence[str],
 ) -> int:
-    from assembly import assemble, open_log
+    from assembly import assemble, open_log, start_lines
+    from utils.hardware.memory import peak_memory
+    from utils.pages.runs import write_report
 
     with _processes_met(config, device_name) as device:
         _check_folders(config, folder)
@@ -167,8 +169,12 @@ def _train(
         with open_log(config, state, folder) as run:
             if state is not None:
                 state.clear()  # callers hold it: a second copy of all weights, for the whole run
+            for line in start_lines(config, trainer):
+                log.info("%s", line)
             trainer.fit(run)
             if run.folder is not None:
+                log.info("peak memory %.0f MiB", peak_memory(device) / 2**20)
+                write_report(run.folder)
                 _print_result(config, trainer, run.folder)
     return 0
 

@@ -19,7 +19,7 @@ from base.base_data_loader import BaseDataLoader, Batch
 from base.base_trainer import BaseTrainer, Plan
 from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
-from utils.drawing.grid import comparison_grid
+from utils.drawing.grid import comparison_sheet
 from utils.drawing.text import percent
 from utils.errors import NumericError
 from utils.hardware import distributed
@@ -33,7 +33,7 @@ from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.update import Update, not_finite
 from utils.run.numbers import headline, in_words, training_line, training_scalars
 from utils.run.progress import ProgressBar, one_line
-from utils.run.stopwatch import LoaderWarning, Stopwatch
+from utils.run.stopwatch import Forecast, LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
 from validation import Validator
 
@@ -80,6 +80,7 @@ class Trainer(BaseTrainer):
         )
         self.stopwatch = Stopwatch()
         self.first = distributed.rank() == 0
+        self.forecast = Forecast(parts.schedule.total_steps, shown=self.first)
         self.loader_warning = LoaderWarning(parts.train_loader.num_workers, shown=self.first)
         self.validator = self._validator(parts.val_loader)
         self.update = Update(
@@ -116,14 +117,15 @@ class Trainer(BaseTrainer):
                 self.train_iteration(micro_batches)
                 bar.advance()
                 if self._log_due(last=self.position.iteration == iterations):
-                    bar.say(self.log_iteration(epoch))
+                    values = self.log_iteration(epoch)
+                    bar.say(values, left=self.forecast.left(self.position.step))
                 self.save_iteration()
                 self.stop_if_asked()
         metrics = self.totals.compute()
         if self.first:
-            log.info(
-                "%s  %s", title, one_line(self._line(metrics, *self.stopwatch.read(epoch=True)))
-            )
+            line = self._line(metrics, *self.stopwatch.read(epoch=True))
+            left = self.forecast.left(self.position.step)
+            log.info("%s  %s", title, one_line(line | ({"left": left} if left else {})))
         return metrics
 
     def memory_advice(self) -> AbstractContextManager[None]:
@@ -289,10 +291,10 @@ class Trainer(BaseTrainer):
             log.info("%s  %s", title, one_line(in_words(headline(metrics))))
             scores = {name: percent(value) for name, value in metrics["Class_IoU"].items()}
             ious = f"IoU  {one_line(scores)}"
-            log.info("%s", textwrap.fill(ious, 100, subsequent_indent="     "))
+            log.info("%s", textwrap.fill(ious, 80, subsequent_indent="     "))
             self.run.image(
                 self.position.step,
                 "val/inputs_targets_predictions",
-                comparison_grid(samples, self.data),  # pyrefly: ignore[bad-argument-type]
+                comparison_sheet(samples, self.data),  # pyrefly: ignore[bad-argument-type]
             )
         return metrics

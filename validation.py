@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ Sample = tuple[Tensor, Tensor, Tensor]
 """An image (C, H, W), its mask (H, W) and its prediction (H, W), on the device."""
 
 
+@dataclass(eq=False)
 class Validator:
     """Scores whole batches of a loader, whatever their size.
 
@@ -36,24 +38,13 @@ class Validator:
         scored: Names of the classes that enter the means; None: all.
     """
 
-    def __init__(
-        self,
-        loader: BaseDataLoader,
-        loss: WithAuxiliary,
-        *,
-        normalize: nn.Module,
-        device: torch.device,
-        precision: str,
-        accumulate: int | None,
-        scored: Sequence[str] | None,
-    ) -> None:
-        self.loader = loader
-        self.loss = loss
-        self.normalize = normalize
-        self.device = device
-        self.precision = precision
-        self.accumulate = accumulate
-        self.scored = scored
+    loader: BaseDataLoader
+    loss: WithAuxiliary
+    normalize: nn.Module
+    device: torch.device
+    precision: str
+    accumulate: int | None
+    scored: Sequence[str] | None
 
     @torch.inference_mode()
     def run(

@@ -75,6 +75,11 @@ class BaseDataset(Augmentation):
                 "  fix: delete them"
             )
 
+    def normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Set `mean` and `std`, one value a channel, and the color of borders after them."""
+        self.mean, self.std = mean, std  # pyrefly: ignore[read-only]
+        self.border = mean_color(mean, self.input_dtype)
+
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""
         return LabelTable.identity(len(self.classes), ignore_index=self.ignore_index, void=255)

@@ -135,13 +135,14 @@ class BaseTrainer:
                 self._run_epochs()
             except RuntimeError as error:  # of a dead worker, in whatever line that interrupted
                 raise_worker_death(error)
+            finally:
+                log.info("trained for %.0f s", time.monotonic() - started)
         if self.monitor.exhausted():
             log.info(
                 "stopped early: %s did not improve for %d epochs",
                 self.monitor.metric,
                 self.monitor.last_epoch - self.monitor.best_epoch,
             )
-        log.info("trained for %.0f s", time.monotonic() - started)
 
     def _run_epochs(self) -> None:
         for epoch in range(self.position.epoch + 1, self.plan.epochs + 1):
@@ -187,8 +188,7 @@ class BaseTrainer:
         if improved:
             # Before last.pth: killed between the two, the resumed run writes it again.
             checkpoint.save([folder / run_folder.BEST], self._best_state())
-            best = self.monitor.shown()
-            log.info("best so far: %s, saved to %s", best, folder / run_folder.BEST)
+            log.info("best so far: %s, saved to %s", self.monitor.shown(), run_folder.BEST)
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:
             paths.append(folder / f"checkpoint-epoch{self.position.epoch}.pth")

@@ -211,7 +211,7 @@ def _folder_row(content: Mapping[str, Any], folder: Path, count: int, rounds: in
 
     def ours() -> None:
         output = folder / "ours"
-        jobs = find_images(photos, extension="jpg", recursive=False, output=output)
+        jobs, _ = find_images([photos], extensions=["jpg"], recursive=False, output=output)
         assert all(error is None for _, error in segmenter.run(jobs))
 
     def own() -> None:

@@ -20,16 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import timm
 import torch
-from torch import Tensor
 
-from base.base_model import BaseModel
 from benchmarks import step
 from dataloaders import DATASETS
-from models import MODELS
-from models.backbones import Backbone
-from models.blocks import classifier, resize_logits
 from utils.hardware.host_memory import keep_freed_memory
 
 # A network for each kind of encoder.
@@ -45,25 +39,6 @@ ENCODERS: Mapping[str, str] = {
     "densenet121": "PSPDenseNet",
     "vit_small_patch16_224": "Linear",
 }
-
-
-class Linear(BaseModel):
-    """A plain ViT and one 1x1 convolution."""
-
-    def __init__(
-        self, num_classes: int, *, in_channels: int = 3, backbone: str, pretrained: bool
-    ) -> None:
-        super().__init__(num_classes, in_channels=in_channels)
-        encoder = timm.create_model(
-            backbone, pretrained, in_chans=in_channels, features_only=True, img_size=step.SIZE
-        )
-        self.backbone = Backbone(encoder)
-        self.classifier = classifier(self.backbone.channels[-1], num_classes)
-        self.finish(freeze_bn=False, freeze_backbone=False, pretrained=pretrained)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""
-        return resize_logits(self.classifier(self.backbone(images)[-1]), images.shape[2:])
 
 
 def measure(encoder: str, rounds: int, clock: step.Clock, folder: str) -> float:
@@ -96,7 +71,6 @@ def main() -> None:
     args = parser.parse_args()
     clock = time.process_time if args.cpu_time else time.perf_counter
     DATASETS["Noise"] = step.Noise
-    MODELS["Linear"] = Linear  # pyrefly: ignore[unsupported-operation]
     keep_freed_memory()  # as train.py does
     print(f"{step.BATCH} images of {step.SIZE} x {step.SIZE}, {torch.get_num_threads()} threads")
     print(f"| network | fp32, ms | bf16, ms | auto | auto / fp32 |\n|{'---|' * 5}")

@@ -3,13 +3,13 @@
 import logging
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import SPLITTING, BaseDataset
 from dataloaders import DATASETS
 from dataloaders.doctor import check
-from utils.config.registry import build, loader_arguments
+from utils.config.registry import Choice, choose_loader
 from utils.data.pixel_cache import require_memory
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
@@ -49,14 +49,17 @@ def build_loaders(
     datasets, batches = _datasets(train, val, **common)
     if datasets["train_loader"].holds_out:
         datasets["val_loader"] = datasets["train_loader"].split_off()
-        shared = batches["train_loader"]
-        batches["val_loader"] = {
-            key: shared[key] for key in ("batch_size", "num_workers") if key in shared
-        }
+        shared = batches["train_loader"].args
+        batches["val_loader"] = Choice(
+            "val_loader",
+            train[0],
+            BaseDataLoader,
+            {key: shared[key] for key in ("batch_size", "num_workers") if key in shared},
+        )
     _look_at(datasets, batch_size=_own_share(train))
     _check_memory(datasets.values())
     loaders = {
-        kind: _loader(kind, dataset, batches[kind], seed=seed, pin_memory=pin_memory)
+        kind: _loader(batches[kind], dataset, seed=seed, pin_memory=pin_memory)
         for kind, dataset in datasets.items()
     }
     return loaders["train_loader"], loaders.get("val_loader")
@@ -125,9 +128,9 @@ def _own_share(train: Section) -> int:
 
 def _datasets(
     train: Section, val: Section | None, *, ignore_index: int, seed: int
-) -> tuple[dict[str, BaseDataset], dict[str, dict[str, object]]]:
+) -> tuple[dict[str, BaseDataset], dict[str, Choice[BaseDataLoader]]]:
     datasets: dict[str, BaseDataset] = {}
-    batches: dict[str, dict[str, object]] = {}
+    batches: dict[str, Choice[BaseDataLoader]] = {}
     for kind, section in (("train_loader", train), ("val_loader", val)):
         if section is not None:
             datasets[kind], batches[kind] = _dataset(
@@ -138,34 +141,23 @@ def _datasets(
 
 def _dataset(
     kind: str, section: Section, *, ignore_index: int, seed: int
-) -> tuple[BaseDataset, dict[str, object]]:
-    """Build a loader's data set; also returns the arguments of its batches."""
-    name, args = section
-    for_data, for_batches = loader_arguments(kind, DATASETS, name, args, loader=BaseDataLoader)
-    splitting = [key for key in SPLITTING if for_data.get(key) is not None]
+) -> tuple[BaseDataset, Choice[BaseDataLoader]]:
+    """Build a loader's data set; also returns what makes its batches."""
+    data, batches = choose_loader(kind, DATASETS, *section, loader=BaseDataLoader)
+    splitting = [key for key in SPLITTING if data.args.get(key) is not None]
     if kind == "val_loader" and splitting:
         raise ConfigError(
             f"val_loader.args.{splitting[0]}: a share is held out of the training data\n"
             f'  fix: set "{splitting[0]}" in train_loader.args and leave val_loader out'
         )
-    dataset = build(kind, DATASETS, name, for_data, ignore_index=ignore_index, seed=seed)
-    return dataset, for_batches
+    return data.build(ignore_index=ignore_index, seed=seed), batches
 
 
 def _loader(
-    kind: str,
-    dataset: BaseDataset,
-    args: Mapping[str, object],
-    *,
-    seed: int,
-    pin_memory: bool,
+    batches: Choice[BaseDataLoader], dataset: BaseDataset, *, seed: int, pin_memory: bool
 ) -> BaseDataLoader:
-    name = type(dataset).__name__
-    loader = build(
-        kind,
-        {name: BaseDataLoader},
-        name,
-        args,
+    kind = batches.kind
+    loader = batches.build(
         dataset=dataset,
         seed=seed,
         rank=distributed.rank(),
@@ -217,8 +209,8 @@ def build_whole(
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
-    for_data, _ = loader_arguments(kind, DATASETS, name, args, loader=BaseDataLoader)
+    choice, _ = choose_loader(kind, DATASETS, name, args, loader=BaseDataLoader)
     shared = {field.name for field in fields(BaseDataset)} - {*SPLITTING}
-    own = {key: value for key, value in for_data.items() if key not in shared}
-    dataset = build(kind, DATASETS, name, own, ignore_index=ignore_index, seed=seed)
+    own = {key: value for key, value in choice.args.items() if key not in shared}
+    dataset = replace(choice, args=own).build(ignore_index=ignore_index, seed=seed)
     return dataset.split_off() if dataset.holds_out else dataset

@@ -33,31 +33,13 @@ class CamVid(BaseDataset):
     split: Literal["train", "val", "test"]
 
     classes: ClassVar[tuple[str, ...]] = (
-        "Sky",
-        "Building",
-        "Pole",
-        "Road",
-        "Pavement",
-        "Tree",
-        "SignSymbol",
-        "Fence",
-        "Car",
-        "Pedestrian",
-        "Bicyclist",
-    )
+        "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car",
+        "Pedestrian", "Bicyclist",
+    )  # fmt: skip
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = (
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    )
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
+        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    )  # fmt: skip
     mean: ClassVar[tuple[float, ...]] = (0.4119, 0.4251, 0.4327)
     std: ClassVar[tuple[float, ...]] = (0.3071, 0.3116, 0.3072)
 

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from utils.drawing.text import in_percent
 from utils.errors import DataError
 from utils.files.images import opened, orientation
 from utils.hardware.workers import START_METHOD
+from utils.run.progress import progress
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
@@ -102,7 +103,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
-    findings = _run(partial(_examine_pair, dataset, full), looked_at)
+    findings = _run(partial(_examine_pair, dataset, full), looked_at, title=kind)
     headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
     facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
@@ -122,11 +123,10 @@ Task = Callable[[int], Any]
 _inherited: list[Task] = []  # in a process of the pool: its task
 
 
-def _run(task: Task, indices: Iterable[int]) -> list[Any]:
-    indices = list(indices)
+def _run(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
-        return [task(index) for index in indices]
+        return [task(index) for index in progress(indices, title, len(indices))]
     # OpenCV's threads would not live on in forked processes, which would then wait for them.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
@@ -136,7 +136,8 @@ def _run(task: Task, indices: Iterable[int]) -> list[Any]:
         with multiprocessing.get_context(START_METHOD).Pool(
             processes, initializer=_inherit, initargs=(task,)
         ) as pool:
-            return pool.map(_inherited_task, indices, chunksize=16)
+            found = pool.imap(_inherited_task, indices, chunksize=16)
+            return list(progress(found, title, len(indices)))
     finally:
         cv2.setNumThreads(threads)
 
@@ -195,7 +196,9 @@ def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[Ma
     if varying := [one for one in facts if one.alpha]:
         apart = any(TRANSPARENT in one.values for one in varying)
         meaning = (
-            'less than half is "transparent" in label_map' if apart else "colours tell as much"
+            'below 128 it is "transparent" in label_map'
+            if apart
+            else "it is left out, since the colors alone tell the classes apart"
         )
         example = varying[0].path
         result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")

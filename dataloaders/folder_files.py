@@ -16,7 +16,7 @@ from base.base_dataset import Pair
 from dataloaders.folder_lists import chosen, composed, pairs_of, read_rows
 from dataloaders.layout import contents, first_folder, match, shortened
 from utils.errors import ConfigError, DataError
-from utils.files.images import EXTENSIONS
+from utils.files.endings import EXTENSIONS
 
 Split = str | Sequence[str] | None
 _LISTS = (".txt", ".csv")
@@ -90,6 +90,13 @@ def _in_folders(
             (jpeg if path.suffix.lower() in (".jpg", ".jpeg") else other).append(path)
         raise _same_files(folders[0], _patterns(root, (images, masks), [jpeg, other]))
     return _by_relative_stem(folders[0]), _by_relative_stem(folders[1])
+
+
+def by_key(place: Path) -> dict[str, Path]:
+    """Return the files of a folder by relative path without ending, of a pattern by its stars."""
+    if "*" not in str(place):
+        return _by_relative_stem(place)
+    return _by_pattern(Path(), _files(Path()), place.as_posix(), None)
 
 
 def _by_relative_stem(folder: Path) -> dict[str, Path]:

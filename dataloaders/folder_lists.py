@@ -10,7 +10,7 @@ from pathlib import Path
 from base.base_dataset import Pair
 from dataloaders.layout import listed, read_lines
 from utils.errors import DataError
-from utils.files.images import EXTENSIONS
+from utils.files.endings import EXTENSIONS
 
 _TITLES = ("image", "images", "name", "filename")
 _DELIMITERS = ",;\t"

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from base.base_dataset import BaseDataset
 from utils.data.pixel_cache import default_folder
 from utils.errors import DataError
 from utils.files.outputs import write_whole
-from utils.run.progress import ProgressBar
+from utils.run.progress import progress
 
 log = logging.getLogger("segmentation")
 
@@ -92,13 +91,12 @@ def _by_threads(work: Callable[[int], Any], indices: Sequence[int], title: str) 
     tasks = [indices[start : start + _A_TASK] for start in range(0, len(indices), _A_TASK)]
     results = []
     pool = ThreadPoolExecutor(_THREADS)
-    with closing(ProgressBar(title, len(tasks))) as bar:
-        try:
-            for done in pool.map(lambda task: list(map(caught, task)), tasks):
-                results += done
-                bar.advance()
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    try:
+        found = pool.map(lambda task: list(map(caught, task)), tasks)
+        for done in progress(found, title, len(tasks)):
+            results += done
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
     return results
 
 

@@ -13,6 +13,7 @@ from utils.config.sections import ClassWeightRule
 from utils.errors import DataError
 from utils.hardware import distributed
 from utils.losses.class_weights import class_weights
+from utils.run.progress import progress
 
 log = logging.getLogger("segmentation")
 
@@ -73,7 +74,8 @@ def _count(dataset: BaseDataset) -> LabelCounts:
         title="LABELS",
     )
     if not dataset.pairs:  # drawn, not read: nothing tells whether it is still the same
-        found = [_labels(dataset, dataset.load(index)[1]) for index in range(len(dataset))]
+        drawn = progress(range(len(dataset)), "labels", len(dataset))
+        found = [_labels(dataset, dataset.load(index)[1]) for index in drawn]
     pixels, surroundings = ([0] * dataset.num_classes for _ in range(2))
     for counts in found:
         if isinstance(counts, Exception):

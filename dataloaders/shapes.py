@@ -49,23 +49,12 @@ class Shapes(BaseDataset):
     content_seed: Annotated[int, Ge(0)] = 0
 
     classes: ClassVar[tuple[str, ...]] = (
-        "background",
-        "disc",
-        "square",
-        "triangle",
-        "ring",
-        "star",
-        "cross",
-    )
+        "background", "disc", "square", "triangle", "ring", "star", "cross",
+    )  # fmt: skip
     palette: ClassVar[tuple[tuple[int, int, int], ...]] = (
-        (40, 40, 48),
-        (230, 80, 70),
-        (80, 160, 240),
-        (250, 200, 60),
-        (110, 200, 100),
-        (190, 100, 220),
-        (70, 210, 200),
-    )
+        (40, 40, 48), (230, 80, 70), (80, 160, 240), (250, 200, 60), (110, 200, 100),
+        (190, 100, 220), (70, 210, 200),
+    )  # fmt: skip
     mean: ClassVar[tuple[float, ...]] = (0.49, 0.49, 0.47)
     std: ClassVar[tuple[float, ...]] = (0.18, 0.16, 0.18)
 

@@ -11,10 +11,11 @@ from dataloaders import DATASETS
 from dataloaders.building import build_dataset
 from dataloaders.folder import Folder
 from dataloaders.folder_files import find_pairs
-from utils.config.registry import loader_arguments
+from utils.config.registry import choose_loader
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
 from utils.files.raw_pixels import header
+from utils.run.progress import progress
 from utils.seeding import check_order
 
 _SMALLEST_STD = 1e-6  # below it lies what rounding makes of a channel that never changes
@@ -31,7 +32,8 @@ def unnormalized(
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
-    for_data, _ = loader_arguments("train_loader", DATASETS, name, args, loader=BaseDataLoader)
+    choice, _ = choose_loader("train_loader", DATASETS, name, args, loader=BaseDataLoader)
+    for_data = choice.args
     if DATASETS[name] is Folder and "mean" not in for_data:
         given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
         chosen = {"images": "images", "masks": "masks", "split": None} | given
@@ -59,7 +61,8 @@ def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray,
     """
     channels = len(dataset.mean)
     total, squares, pixels = np.zeros(channels), np.zeros(channels), 0
-    for index in check_order(len(dataset), seed=dataset.seed)[:count].tolist():
+    order = check_order(len(dataset), seed=dataset.seed)[:count].tolist()
+    for index in progress(order, "statistics", len(order)):
         pair = dataset.pairs[index] if dataset.pairs else None
         image, void = dataset.read_image(pair.image) if pair else (dataset.load(index)[0], None)
         known = image.reshape(-1, channels) if void is None else image[~void]

@@ -1,7 +1,6 @@
 """The networks: one paper a file, and the table that names them."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from base.base_model import BaseModel, Network
-from utils.config.registry import Table, build
+from utils.config.registry import Choice, Table, choose
 from utils.errors import CheckpointError, ConfigError
 from utils.files.matching import Match, align, match, require
 
@@ -35,6 +34,8 @@ MODELS: Table[Network] = Table(
         "UperNet": "models.upernet",
         "PSPNet": "models.pspnet",
         "PSPDenseNet": "models.pspnet",
+        "SegFormer": "models.segformer",
+        "Linear": "models.linear",
     }
 )
 """What `arch.type` may say."""
@@ -49,19 +50,17 @@ class _Unfilled(TorchFunctionMode):
         return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
-def build_network(
-    name: str, args: Mapping[str, object], *, num_classes: int, in_channels: int
-) -> BaseModel:
+def build_network(arch: Choice[BaseModel], *, num_classes: int, in_channels: int) -> BaseModel:
     """Build a network of the table; a first image tells whether its channels are the classes.
 
     Raises:
-        ConfigError: Unknown name or arguments, weights that cannot be had, or other channels.
+        ConfigError: Weights that cannot be had, or other channels.
     """
-    model = build("arch", MODELS, name, args, num_classes=num_classes, in_channels=in_channels)
+    model = arch.build(num_classes=num_classes, in_channels=in_channels)
     with torch.no_grad():
         found = model.eval()(torch.zeros(1, model.in_channels, 32, 32)).shape[1]
     if found != num_classes:
-        raise ConfigError(f"arch.type: {name} has {found} outputs for {num_classes} classes")
+        raise ConfigError(f"arch.type: {arch.name} has {found} outputs for {num_classes} classes")
     return model.train()
 
 
@@ -91,7 +90,7 @@ def check_weights(checkpoint: Mapping) -> None:
     """
     try:
         with torch.device("meta"), _Unfilled():
-            _required(checkpoint, _built(checkpoint, partial(build, "arch", MODELS)))
+            _required(checkpoint, _built(checkpoint, Choice.build))
     except CheckpointError as error:
         # What computes with values while it is built cannot be built there, and is left to later.
         if "meta" not in str(error).split():
@@ -101,9 +100,9 @@ def check_weights(checkpoint: Mapping) -> None:
 def _built(checkpoint: Mapping, factory: Callable[..., BaseModel]) -> BaseModel:
     arch = checkpoint["config"].get("arch", {})
     try:
+        args = {**arch.get("args", {}), "pretrained": False}
         return factory(
-            arch["type"],
-            {**arch.get("args", {}), "pretrained": False},
+            choose("arch", MODELS, arch["type"], args),
             num_classes=len(checkpoint["classes"]),
             in_channels=len(checkpoint["mean"]),
         )

@@ -1,68 +1,101 @@
-"""Encoders by name, from timm: features from shallow to deep, with their widths and strides."""
+"""Encoders from timm: features from shallow to deep, with their widths and strides."""
 
 import contextlib
-import difflib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.any_size import cells, fit, within
+from models.encoder_names import (
+    ALIASES,
+    Encoder,
+    name_of,
+    native_size,
+    options_of,
+    timm_name,
+)
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
 from utils.files.matching import align
 
+__all__ = ["ALIASES", "Backbone", "OutputStride", "build_backbone", "build_timm"]
+
 OutputStride = Literal[8, 16, 32]
 
-ALIASES: Mapping[str, str] = {
-    # torchvision's first ImageNet weights ("IMAGENET1K_V1", 224 px, top-1 beside each): what the
-    # published recipes of these networks start from.
-    "resnet18": "resnet18.tv_in1k",  # 69.8
-    "resnet34": "resnet34.tv_in1k",  # 73.3
-    "resnet50": "resnet50.tv_in1k",  # 76.1
-    "resnet101": "resnet101.tv_in1k",  # 77.4
-    "resnet152": "resnet152.tv_in1k",  # 78.3
-    "resnext50_32x4d": "resnext50_32x4d.tv_in1k",  # 77.6
-    "resnext101_32x8d": "resnext101_32x8d.tv_in1k",  # 79.3
-    "wide_resnet50_2": "wide_resnet50_2.tv_in1k",  # 78.5
-    "wide_resnet101_2": "wide_resnet101_2.tv_in1k",  # 78.8
-    "densenet121": "densenet121.tv_in1k",  # 74.4
-    "densenet161": "densenet161.tv_in1k",  # 77.1
-    "densenet169": "densenet169.tv_in1k",  # 75.6
-    "densenet201": "densenet201.tv_in1k",  # 76.9
-    "vgg16": "vgg16.tv_in1k",  # 71.6
-    "vgg16_bn": "vgg16_bn.tv_in1k",  # 73.4
-    # DeepLabV3+'s aligned Xception with 16 middle blocks, with the weights of DeepLab's authors.
-    "xception": "xception65.tf_in1k",
-    # torchvision's name; trained by timm.
-    "mobilenet_v2": "mobilenetv2_100.ra_in1k",
-}
-"""Names of the ancestor and of torchvision, and the timm weights that each one loads."""
+# Families of timm (its modules) whose position tables or windows it brings to the image's size.
+_DYNAMIC = {"deit", "eva", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr",
+            "vision_transformer", "vision_transformer_hybrid", "vitamin"}  # fmt: skip
+# Families with one stride throughout. The last four blocks are handed out, each behind the
+# network's final normalization, as DINOv2 and DINOv3 evaluate theirs.
+_PLAIN = {"deepseek_vit", "deit", "eva", "gemma4_vit", "naflexvit", "qwen3_vit",
+          "vision_transformer", "vision_transformer_hybrid", "vision_transformer_sam", "vitamin",
+          "xcit"}  # fmt: skip
+_PLAIN_FEATURES = 4
+# Families that compute with channels last, of which timm's other extractors hand out the layout.
+_CHANNELS_LAST = {"mambaout", "sequencer", "swin_transformer", "swin_transformer_v2"}
+
+# Of the options of timm.create_model those that a config may ask for.
+_ASKED = ("img_size", "drop_path_rate", "output_stride")
 
 
 class Backbone(nn.Module):
-    """A timm encoder.
+    """A timm encoder for images of any size.
+
+    Images are padded with zeros, below and to the right, to what the encoder needs; its features
+    are cropped back.
 
     Attributes:
         channels: Width of each feature map, shallow to deep.
         strides: Its stride with respect to the image.
+        multiple: Images are padded to multiples of this side.
+        name: timm's name of the encoder.
     """
 
     channels: tuple[int, ...]
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, encoder: str | Encoder, *, in_channels: int) -> None:
+        """Find out what the encoder needs.
+
+        Args:
+            network: Maps images to a list of features, and describes them in `feature_info`.
+            encoder: What the config calls it.
+            in_channels: Channels of the images.
+
+        Raises:
+            ConfigError: It works at one size only.
+        """
         super().__init__()
         info: Any = network.feature_info
+        self.name = timm_name(encoder)
         self.network = network
-        self.channels = tuple(info.channels())
-        self.strides = tuple(info.reduction())
+        self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
+        self.multiple, self._lost = fit(
+            network, in_channels=in_channels, native=native_size(encoder), name=self.name
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of ``(N, in_channels, H, W)``: one ``(N, c, H/s, W/s)`` a stage."""
-        return self.network(images)
+        if self.multiple == 1:
+            return self.network(images)
+        size = images.shape[2:]
+        # Not a remainder: torch.export simplifies the padded side to a multiple only so.
+        below, right = (cells(side, self.multiple) * self.multiple - side for side in size)
+        features = self.network(F.pad(images, (0, right, 0, below)))
+        return [
+            _place(map_, lost, size, stride) if stride < self.multiple or lost else map_
+            for map_, lost, stride in zip(features, self._lost, self.strides, strict=True)
+        ]
+
+    @property
+    def plain(self) -> bool:
+        """Whether all features have one stride."""
+        return len(set(self.strides)) == 1
 
     def at_stride(self, stride: int) -> int:
         """Return the index of the first feature map with this stride.
@@ -79,19 +112,21 @@ class Backbone(nn.Module):
 
 
 def build_backbone(
-    name: str,
+    encoder: str | Encoder,
     *,
     in_channels: int = 3,
-    output_stride: OutputStride = 32,
+    output_stride: OutputStride | None = None,
     pretrained: bool | str = True,
 ) -> Backbone:
     """Build an encoder that hands out all its stages.
 
     Args:
-        name: A timm name, with or without a tag, or one of ``ALIASES``.
+        encoder: A timm name, with or without a tag, or one of ``ALIASES``; or an object with a
+            name and options.
         in_channels: Channels of the images. A pretrained stem is adapted by timm: three-channel
             weights are repeated and rescaled.
-        output_stride: Stride of the deepest features; below 32 the last stages are dilated.
+        output_stride: Stride that the deepest features must have; the last stages of an encoder
+            that goes further are dilated. None: as far as it goes.
         pretrained: True for timm's weights, False for none, or the path of a weight file.
 
     Raises:
@@ -99,24 +134,47 @@ def build_backbone(
             only, no weights to be had.
         CheckpointError: The weight file is missing, damaged, or of another encoder.
     """
-    dilation = {} if output_stride == 32 else {"output_stride": output_stride}
-    network = build_timm(
-        name,
-        in_channels=in_channels,
-        pretrained=pretrained,
-        options={"features_only": True, **dilation},
-    )
-    backbone = Backbone(network)
-    if backbone.strides[-1] != output_stride:
+    family = _family(timm_name(encoder))
+    plain = family in _PLAIN
+    options: dict[str, object] = {"dynamic_img_size": True} if family in _DYNAMIC else {}
+    if output_stride not in (None, 32) and not plain:
+        options["output_stride"] = output_stride
+    own_extractor = plain or family in _CHANNELS_LAST
+    options |= {"num_classes": 0} if own_extractor else {"features_only": True}
+    network = build_timm(encoder, in_channels=in_channels, pretrained=pretrained, options=options)
+    if own_extractor:
+        network = _extractor(network, plain=plain)
+    backbone = Backbone(network, encoder, in_channels=in_channels)
+    if output_stride is not None and backbone.strides[-1] != output_stride:
         raise ConfigError(
-            f"arch.args.backbone: {name} ends at stride {backbone.strides[-1]}, "
+            f"arch.args.backbone: {name_of(encoder)} ends at stride {backbone.strides[-1]}, "
             f"needed: {output_stride}"
         )
     return backbone
 
 
+def _place(features: Tensor, lost: int, size: Sequence[int], stride: float) -> Tensor:
+    """Bring the features of padded images to the cells that lie in images of ``size``."""
+    if lost:  # at all sides, by convolutions without padding
+        features = F.pad(features, (lost // 2, lost - lost // 2) * 2, mode="replicate")
+    return within(features, size, stride)
+
+
+def _family(name: str) -> str:
+    from timm.models import get_arch_name, model_entrypoint
+
+    return model_entrypoint(get_arch_name(name)).__module__.rpartition(".")[2]
+
+
+def _extractor(network: Any, *, plain: bool) -> nn.Module:
+    from timm.models._features import FeatureGetterNet  # pyrefly: ignore
+
+    stages: Any = _PLAIN_FEATURES if plain else tuple(range(len(network.feature_info)))
+    return FeatureGetterNet(network, out_indices=stages, norm=plain)
+
+
 def build_timm(
-    name: str,
+    encoder: str | Encoder,
     *,
     in_channels: int,
     pretrained: bool | str,
@@ -127,7 +185,8 @@ def build_timm(
     On the meta device, which has no memory to load weights into, they are only asked for.
 
     Args:
-        name: A timm name, with or without a tag, or one of ``ALIASES``.
+        encoder: A timm name, with or without a tag, or one of ``ALIASES``; or an object with a
+            name and options.
         in_channels: Channels of the images.
         pretrained: True for timm's weights, False for none, or the path of a weight file.
         options: Further arguments of ``timm.create_model``.
@@ -138,15 +197,14 @@ def build_timm(
     """
     import timm  # seconds; only who builds an encoder pays them
 
-    full_name = ALIASES.get(name, name)
-    _check_name(name, full_name)
+    full_name = timm_name(encoder)
     only_ask = torch.get_default_device().type == "meta"
     weights = weights_of(full_name, pretrained, only_ask=only_ask)
     if isinstance(pretrained, str) and weights is not None:
         plain = timm.create_model(full_name, in_chans=in_channels)
         weights = _to_timm_names(plain, align(weights, plain.state_dict()))
         check_fit(plain, weights, name=full_name, path=pretrained)
-    arguments: dict[str, Any] = dict(options)
+    arguments: dict[str, Any] = {**options_of(encoder), **options}
     weights = None if only_ask else weights
     if weights is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": weights}
@@ -159,10 +217,10 @@ def build_timm(
         if only_ask and "meta" in str(error):  # older timm computes while it builds
             raise
         # timm says it in as many ways as it has families of networks.
+        asked = [f"{key} {value}" for key, value in arguments.items() if key in _ASKED]
         raise ConfigError(
-            f"arch.args.backbone: {name} does not offer "
-            f"{', '.join(f'{key} {value}' for key, value in options.items())}; "
-            "a ResNet, EfficientNet, MobileNet or ConvNeXt does"
+            f"arch.args.backbone: {name_of(encoder)} does not offer "
+            f"{', '.join(asked) or 'features'}; docs/encoders.md lists what each family offers"
         ) from error
 
 
@@ -176,31 +234,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _check_name(name: str, full_name: str) -> None:
-    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_models
-
-    if not is_model(full_name):
-        known = [*ALIASES, *list_models()]
-        raise ConfigError(f"arch.args.backbone: unknown encoder {name!r}{_few(name, known)}")
-    if "." in full_name and full_name not in get_arch_pretrained_cfgs(full_name):
-        tags = ", ".join(get_arch_pretrained_cfgs(full_name))
-        raise ConfigError(f"arch.args.backbone: unknown weights {name!r}; known: {tags}")
-    configuration = get_pretrained_cfg(full_name)
-    if configuration is not None and configuration.fixed_input_size:
-        raise ConfigError(
-            f"arch.args.backbone: {name} works on images of one size only; take an encoder for "
-            "any size, such as a ResNet, EfficientNet or ConvNeXt"
-        )
-
-
-def _few(name: str, known: list[str]) -> str:
-    """Suggest near names, but do not list a thousand known ones."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), n=5)
-    if near:
-        return f"; did you mean {', '.join(near)}?"
-    return "; a name of timm's is expected, for example resnet50, efficientnet_b0, convnext_tiny"
 
 
 def _to_timm_names(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

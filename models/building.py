@@ -9,19 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, convert_sync_batchnorm
-from models import MODELS, build_network, check_weights, load_matching
-from utils.config.registry import build
+from models import build_network, check_weights, load_matching
+from utils.config.registry import Choice
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
 from utils.hardware.depthwise import replace_depthwise
 from utils.hardware.parallel import shares, spread, synchronizes_batch_norm
 from utils.hardware.recompute import recompute_blocks
+from utils.run.folder import find_model
 
 log = logging.getLogger("segmentation")
 
 
 def check_model(
-    name: str, args: Mapping[str, object], init_from: str | None, state: Mapping | None
+    arch: Choice[BaseModel], init_from: str | None, state: Mapping | None
 ) -> Mapping[str, Tensor] | None:
     """Build a model without memory: what is wrong is told before the data are looked at.
 
@@ -30,23 +31,23 @@ def check_model(
         checkpoint `state`; None: pretrained ones are to be loaded.
 
     Raises:
-        ConfigError: Unknown name or arguments, or weights that cannot be had; none are downloaded.
+        ConfigError: Weights that cannot be had; none are downloaded.
         CheckpointError: A weight file is missing, damaged, or of another encoder.
     """
     if state is not None:
         check_weights(state)
         return {}
-    start = None if init_from is None else weights_in(read(Path(init_from)), Path(init_from))
-    args = args if start is None else {**args, "pretrained": False}
+    file = None if init_from is None else find_model(Path(init_from))
+    start = None if file is None else weights_in(read(file), file)
+    arch = arch if start is None else arch.but(pretrained=False)
     # What computes with values while it is built cannot be built so, and is left to `build_model`.
     with torch.device("meta"), contextlib.suppress(RuntimeError, TypeError):
-        build("arch", MODELS, name, args, num_classes=2, in_channels=3)
+        arch.build(num_classes=2, in_channels=3)
     return start
 
 
 def build_model(
-    name: str,
-    args: Mapping[str, object],
+    arch: Choice[BaseModel],
     *,
     num_classes: int,
     in_channels: int,
@@ -55,8 +56,7 @@ def build_model(
     """Build a model with the weights it starts from, on the CPU.
 
     Args:
-        name: A model of the table.
-        args: Its arguments.
+        arch: A model of the table.
         num_classes: Classes of the data set.
         in_channels: Channels of its images.
         start: What `check_model` returned: its fitting tensors are taken, the rest is reported.
@@ -65,15 +65,13 @@ def build_model(
         ConfigError: As `build_network`.
         CheckpointError: Nothing in `start` fits.
     """
-    if args.get("in_channels", in_channels) != in_channels:
+    if (asked := arch.args.get("in_channels", in_channels)) != in_channels:
         raise ConfigError(
-            f"arch.args.in_channels: found {args['in_channels']}, the images have {in_channels}\n"
+            f"arch.args.in_channels: found {asked}, the images have {in_channels}\n"
             "  fix: delete it, or give the data set as many values in mean and std"
         )
-    without = {} if start is None else {"pretrained": False}
-    model = build_network(
-        name, {**args, **without}, num_classes=num_classes, in_channels=in_channels
-    )
+    arch = arch if start is None else arch.but(pretrained=False)
+    model = build_network(arch, num_classes=num_classes, in_channels=in_channels)
     for note in model.notes:
         log.info("arch.args: %s", note)
     if start:
@@ -82,8 +80,6 @@ def build_model(
         words = ("tensors taken", "left for their shape", "missing in it", "unexpected in it")
         for group, what in zip(groups, words, strict=True):
             log.info("init_from: %d %s  %s", len(group), what, ", ".join(group[:3]))
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    log.info("arch: %s, %.2f M trainable parameters", name, count / 1e6)
     return model
 
 
@@ -119,7 +115,8 @@ def place(
     model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if recompute:
         blocks = recompute_blocks(getattr(model, "backbone", None))
-        effect = f"{blocks} blocks of the backbone" if blocks else "no backbone with blocks: no use"
+        without = "no effect: the model has no backbone made of repeated blocks"
+        effect = f"{blocks} blocks of the backbone" if blocks else without
         log.info("trainer.recompute: %s", effect)
     if device.type == "cpu":
         replace_depthwise(model)

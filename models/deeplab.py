@@ -25,7 +25,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from base.base_model import BaseModel, Facts, Size
-from models.backbones import ALIASES, build_backbone
+from models.backbones import build_backbone
 from models.blocks import (
     Dropout,
     classifier,
@@ -35,6 +35,7 @@ from models.blocks import (
     resize,
     resize_logits,
 )
+from models.encoder_names import Encoder, timm_name
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 """Dilation rates by output stride: DeepLabV3, https://arxiv.org/abs/1706.05587, Sec. 3.3."""
@@ -128,7 +129,7 @@ class DeepLab(BaseModel):
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: A timm name.
+        backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         output_stride: Stride of the deepest features; sets the rates of the ASPP.
         separable: Whether ASPP and decoder factor their 3x3 convolutions; null as in the paper:
@@ -155,7 +156,7 @@ class DeepLab(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "xception",
+        backbone: str | Encoder = "xception",
         pretrained: bool | str = True,
         output_stride: Literal[8, 16] = 16,
         separable: bool | None = None,
@@ -171,7 +172,7 @@ class DeepLab(BaseModel):
         )
         self.low_index = self.backbone.at_stride(4)
         if separable is None:
-            separable = ALIASES.get(backbone, backbone).startswith("xception")
+            separable = timm_name(backbone).startswith("xception")
         channels = self.backbone.channels
         self.aspp = ASPP(channels[-1], rates=ATROUS_RATES[output_stride], separable=separable)
         initialize(self.aspp)

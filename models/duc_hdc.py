@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
 from models.blocks import conv_bn_relu, crop, initialize
+from models.encoder_names import Encoder, name_of
 from utils.errors import ConfigError
 
 ASPP_RATES = (6, 12, 18, 24)
@@ -57,15 +58,15 @@ class HDCResNet(nn.Module):
 
     channels: int
 
-    def __init__(self, name: str, *, in_channels: int, pretrained: bool | str) -> None:
+    def __init__(self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> None:
         super().__init__()
         network: Any = build_timm(
-            name, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
+            encoder, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
         )
         if not all(hasattr(network, part) for part in ("maxpool", "layer3", "layer4")):
             raise ConfigError(
-                f"arch.args.backbone: DeepLab_DUC_HDC dilates a ResNet; {name} is none; write "
-                "resnet101"
+                f"arch.args.backbone: DeepLab_DUC_HDC dilates a ResNet; "
+                f"{name_of(encoder)} is none; write resnet101"
             )
         for stage, layer in ((4, network.layer3), (5, network.layer4)):
             for block, dilation in zip(layer, hybrid_dilations(stage, len(layer)), strict=True):
@@ -155,7 +156,7 @@ class DeepLab_DUC_HDC(BaseModel):  # noqa: N801 - the name that configs have
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet101",
+        backbone: str | Encoder = "resnet101",
         pretrained: bool | str = True,
         output_stride: Literal[8] = 8,
         freeze_bn: bool = False,

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import Backbone, build_backbone, build_timm
 from models.blocks import initialize, resize
+from models.encoder_names import Encoder, name_of
+from models.pyramid import Pyramid
 from utils.errors import ConfigError
 
 
@@ -125,12 +127,12 @@ def _require_odd(num_filters: int) -> None:
 
 
 class GCN(BaseModel):
-    """GCN on any encoder of stride 32.
+    """GCN on any encoder of four stages.
 
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: A timm name.
+        backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         use_resnet_gcn: Whether the encoder's last two stages are GCN blocks (Sec. 4.1), new ones.
         use_deconv: Whether to upsample by transposed convolutions.
@@ -156,7 +158,7 @@ class GCN(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet50",
+        backbone: str | Encoder = "resnet50",
         pretrained: bool | str = True,
         use_resnet_gcn: bool = False,
         use_deconv: bool = False,
@@ -166,19 +168,16 @@ class GCN(BaseModel):
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
         _require_odd(num_filters)
+        build = _first_stages if use_resnet_gcn else build_backbone
+        self.backbone = build(backbone, in_channels=in_channels, pretrained=pretrained)
+        self.pyramid = Pyramid(self.backbone, fewest=2 if use_resnet_gcn else 4)
+        channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
+        self.gcn_stages = nn.Sequential()
         if use_resnet_gcn:
-            self.backbone = _first_stages(backbone, in_channels, pretrained)
-            channels = self.backbone.channels
             wide = channels[-1]
-            self.gcn_stages = nn.Sequential(
-                _gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5),
-                _gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7),
-            )
+            self.gcn_stages.append(_gcn_stage(wide, 2 * wide, blocks=6, inner=85, kernel=5))
+            self.gcn_stages.append(_gcn_stage(2 * wide, 4 * wide, blocks=3, inner=128, kernel=7))
             channels = (*channels, 2 * wide, 4 * wide)
-        else:
-            self.backbone = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained)
-            channels = self.backbone.channels[-4:]  # strides 4, 8, 16, 32
-            self.gcn_stages = nn.Sequential()
         self.score = nn.ModuleList(
             nn.Sequential(
                 GlobalConvolution(width, num_classes, num_filters),
@@ -198,13 +197,13 @@ class GCN(BaseModel):
             freeze_bn=freeze_bn,
             freeze_backbone=freeze_backbone,
             pretrained=pretrained,
-            batchnorm_stride=32,
+            batchnorm_stride=max(32, int(self.pyramid.strides[-1])),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""
         height, width = images.shape[2:]
-        features = self.backbone(images)
+        features = self.pyramid(self.backbone(images), (height, width))
         for stage in self.gcn_stages:
             features.append(stage(features[-1]))
         *finer, x = (score(f) for score, f in zip(self.score, features[-4:], strict=True))
@@ -218,18 +217,18 @@ class GCN(BaseModel):
         return x
 
 
-def _first_stages(name: str, in_channels: int, pretrained: bool | str) -> Backbone:
+def _first_stages(encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> Backbone:
     """Build a ResNet up to stride 8: the stages that ResNet-GCN keeps."""
     network = build_timm(
-        name,
+        encoder,
         in_channels=in_channels,
         pretrained=pretrained,
         options={"features_only": True, "out_indices": (1, 2)},
     )
-    backbone = Backbone(network)
+    backbone = Backbone(network, encoder, in_channels=in_channels)
     if backbone.strides != (4, 8):
         raise ConfigError(
-            f"arch.args.use_resnet_gcn: {name} is no ResNet; write resnet50 or "
+            f"arch.args.use_resnet_gcn: {name_of(encoder)} is no ResNet; write resnet50 or "
             '"use_resnet_gcn": false'
         )
     return backbone

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import OutputStride, build_backbone, build_timm
 from models.blocks import FCNHead, PyramidPooling, classifier, resize_logits
+from models.encoder_names import Encoder, name_of
 from utils.errors import ConfigError
 
 
@@ -48,7 +49,7 @@ class PSPNet(BaseModel):
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: A timm name.
+        backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         use_aux: Whether to return auxiliary logits in training (Sec. 4).
         output_stride: Stride of the deepest features (paper: 8).
@@ -77,7 +78,7 @@ class PSPNet(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet152",
+        backbone: str | Encoder = "resnet152",
         pretrained: bool | str = True,
         use_aux: bool = True,
         output_stride: OutputStride = 8,
@@ -120,14 +121,15 @@ class DilatedDenseNet(nn.Module):
 
     channels: tuple[int, int]
 
-    def __init__(self, name: str, *, in_channels: int, pretrained: bool | str) -> None:
+    def __init__(self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> None:
         super().__init__()
         network: Any = build_timm(
-            name, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
+            encoder, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
         )
         if not hasattr(getattr(network, "features", None), "denseblock4"):
             raise ConfigError(
-                f"arch.args.backbone: PSPDenseNet works on a DenseNet; {name} is none; write "
+                f"arch.args.backbone: PSPDenseNet works on a DenseNet; "
+                f"{name_of(encoder)} is none; write "
                 "densenet121, densenet161, densenet169 or densenet201"
             )
         self.features = network.features
@@ -180,7 +182,7 @@ class PSPDenseNet(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "densenet201",
+        backbone: str | Encoder = "densenet201",
         pretrained: bool | str = True,
         use_aux: bool = True,
         freeze_bn: bool = False,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_timm
 from models.blocks import conv_bn_relu, cut, halve_with_winners, initialize, unpool
+from models.encoder_names import Encoder, name_of
 from models.vgg import VGG, VGGName
 from utils.errors import ConfigError
 
@@ -143,14 +144,15 @@ class ResNetStages(nn.Module):
         channels: Width of the stem and of each stage.
     """
 
-    def __init__(self, name: str, *, in_channels: int, pretrained: bool | str) -> None:
+    def __init__(self, encoder: str | Encoder, *, in_channels: int, pretrained: bool | str) -> None:
         super().__init__()
         network: Any = build_timm(
-            name, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
+            encoder, in_channels=in_channels, pretrained=pretrained, options={"num_classes": 0}
         )
         if not all(hasattr(network, part) for part in ("conv1", "bn1", "maxpool", "layer4")):
             raise ConfigError(
-                f"arch.args.backbone: SegResNet mirrors a ResNet; {name} is none; write resnet50"
+                f"arch.args.backbone: SegResNet mirrors a ResNet; {name_of(encoder)} is none; "
+                "write resnet50"
             )
         self.stem = nn.Sequential(network.conv1, network.bn1, network.act1)
         self.stages = nn.ModuleList(
@@ -188,7 +190,7 @@ class SegResNet(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet50",
+        backbone: str | Encoder = "resnet50",
         pretrained: bool | str = True,
         freeze_bn: bool = False,
         freeze_backbone: bool = False,

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from base.base_model import BaseModel, Facts, Size
 from models.backbones import build_backbone
 from models.blocks import classifier, conv_bn_relu, cut, halve, initialize, resize, resize_logits
+from models.encoder_names import Encoder
+from models.pyramid import Pyramid
 
 DECODER_WIDTHS = (192, 128, 96, 64, 48, 32)
 """UNetResnet's widths at strides 32, 16, 8, 4, 2 and 1."""
@@ -130,13 +132,13 @@ class UNetResnet(BaseModel):
     """U-Net on a pretrained encoder: the ancestor's variation, of which there is no paper.
 
     Its decoder has the ancestor's widths, with the nonlinearities that were missing there, on an
-    encoder of stride 32 with all its skips. Parameters at 19 classes with ResNet-50: 30.00 M in
+    encoder with all its skips. Parameters at 19 classes with ResNet-50: 30.00 M in
     the ancestor, 29.91 M here.
 
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: A timm name.
+        backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is.
@@ -156,16 +158,17 @@ class UNetResnet(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet50",
+        backbone: str | Encoder = "resnet50",
         pretrained: bool | str = True,
         freeze_bn: bool = False,
         freeze_backbone: bool = False,
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
         self.backbone = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained)
-        *skips, last = self.backbone.channels
+        self.pyramid = Pyramid(self.backbone)
+        *skips, last = self.pyramid.channels
         # Strides 16, 8, 4, 2, 1; an encoder may have nothing to skip to at the last ones.
-        skip_channels = [*reversed(skips), 0, 0][: len(DECODER_WIDTHS) - 1]
+        skip_channels = [*reversed(skips), 0, 0, 0, 0][: len(DECODER_WIDTHS) - 1]
         self.center = conv_bn_relu(last, DECODER_WIDTHS[0])
         self.ups = nn.ModuleList(
             UpSkip(width, narrower, skip_channels=skip)
@@ -179,13 +182,14 @@ class UNetResnet(BaseModel):
             freeze_bn=freeze_bn,
             freeze_backbone=freeze_backbone,
             pretrained=pretrained,
-            batchnorm_stride=32,
+            batchnorm_stride=int(self.pyramid.strides[-1]),
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``(N, num_classes, H, W)`` of images ``(N, in_channels, H, W)``."""
-        *skips, last = self.backbone(images)  # 1/2 (or 1/4) .. 1/16; 1/32
+        size = images.shape[2:]
+        *skips, last = self.pyramid(self.backbone(images), size)  # 1/2 (or 1/4) .. 1/16; 1/32
         x = self.center(last)
         for up, skip in zip_longest(self.ups, reversed(skips)):
             x = up(x, skip)
-        return resize_logits(self.classifier(x), images.shape[2:])
+        return resize_logits(self.classifier(x), size)

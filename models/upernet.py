@@ -35,6 +35,8 @@ from models.blocks import (
     resize,
     resize_logits,
 )
+from models.encoder_names import Encoder
+from models.pyramid import Pyramid
 
 
 class FeaturePyramid(nn.Module):
@@ -70,12 +72,12 @@ class FeaturePyramid(nn.Module):
 
 
 class UperNet(BaseModel):
-    """UPerNet on any encoder of stride 32.
+    """UPerNet on any encoder.
 
     Args:
         num_classes: Classes to tell apart.
         in_channels: Channels of the images.
-        backbone: A timm name.
+        backbone: A timm name, or `{"name": ..., "img_size": ..., "drop_path_rate": ...}`.
         pretrained: True, False, or the path of the encoder's weight file.
         use_aux: Whether to return auxiliary logits in training.
         fpn_out: Width of the feature pyramid.
@@ -106,7 +108,7 @@ class UperNet(BaseModel):
         num_classes: Annotated[int, Ge(1)],
         *,
         in_channels: Annotated[int, Ge(1)] = 3,
-        backbone: str = "resnet101",
+        backbone: str | Encoder = "resnet101",
         pretrained: bool | str = True,
         use_aux: bool = True,
         fpn_out: Annotated[int, Ge(1)] = 256,
@@ -115,7 +117,8 @@ class UperNet(BaseModel):
     ) -> None:
         super().__init__(num_classes, in_channels=in_channels)
         self.backbone = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained)
-        channels = self.backbone.channels[-4:]  # strides 4, 8, 16, 32
+        self.pyramid = Pyramid(self.backbone)
+        channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
         self.ppm = PyramidPooling(channels[-1], fpn_out)
         self.fpn = FeaturePyramid(channels[:-1], fpn_out)
         self.dropout = nn.Dropout2d(0.1)
@@ -131,7 +134,7 @@ class UperNet(BaseModel):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
         size = images.shape[2:]
-        *finer, last = self.backbone(images)[-4:]  # 1/4, 1/8, 1/16; 1/32
+        *finer, last = self.pyramid(self.backbone(images), size)[-4:]  # 1/4, 1/8, 1/16; 1/32
         x = self.fpn(finer, self.ppm(last))  # 1/4
         logits = resize_logits(self.classifier(self.dropout(x)), size)
         if self.aux is None or not self.training:

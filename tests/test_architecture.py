@@ -18,6 +18,7 @@ BELOW = {
     "measuring": {"trainer", "base", "utils"},
     "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
+    "prediction_flags": {"utils"},
 }
 # Which package of utils/ may use which; errors and seeding serve all. CONTRIBUTING.md draws it.
 PACKAGES_OF_UTILS = {
@@ -34,7 +35,8 @@ PACKAGES_OF_UTILS = {
     "data": {"drawing", "files", "hardware"},
     "run": {"config", "drawing", "files"},
     "inference": {"data", "drawing", "files", "hardware"},
-    "evaluation": {"drawing", "hardware", "inference", "metrics"},
+    "pages": {"drawing", "files", "run"},
+    "evaluation": {"drawing", "hardware", "inference", "metrics", "pages"},
 }
 OURS = {*PACKAGES, *COMMANDS, *BELOW}
 

@@ -5,16 +5,21 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny_config
 from PIL import Image
 from processes import together
 
+from assembly import assemble
 from dataloaders import label_counts
 from dataloaders.building import build_loaders, build_whole, check_data
 from dataloaders.folder import Folder
 from models import MODELS, model_from_checkpoint
 from models.building import build_model
 from train import main
+from utils.config import registry
 from utils.config.config import parse_config
+from utils.config.registry import choose
 from utils.data import pixel_cache
 from utils.errors import CheckpointError, ConfigError, DataError, ResourceError
 from utils.hardware import distributed
@@ -102,6 +107,21 @@ def test_more_workers_than_cores_are_said_in_a_line(tmp_path, caplog):
     assert f"train_loader: {workers} workers, {workers - 1} cores; one a core is as" in caplog.text
 
 
+def test_what_a_config_names_is_checked_once_when_it_is_built(tmp_path, monkeypatch):
+    checked, check = [], registry.argument_faults
+
+    def counting(kind, *arguments, **options):
+        checked.append(kind)
+        return check(kind, *arguments, **options)
+
+    monkeypatch.setattr(registry, "argument_faults", counting)
+    config = parse_config(tiny_config(tmp_path))
+    assert checked == [], "before torch the schema is what checks"
+    assemble(config, None, device=torch.device("cpu"))
+    loaders = ["train_loader", "val_loader"]
+    assert checked == ["arch", "optimizer", "loss", "lr_scheduler", *loaders]
+
+
 class Surplus(MODELS["ENet"]):
     """A model with an output for void."""
 
@@ -113,7 +133,7 @@ def test_a_model_with_other_outputs_than_classes_is_refused(monkeypatch):
     monkeypatch.setitem(MODELS, "Surplus", Surplus)
     message = "arch.type: Surplus has 4 outputs for 3 classes"
     with pytest.raises(ConfigError, match=message):
-        build_model("Surplus", {}, num_classes=3, in_channels=3, start=None)
+        build_model(choose("arch", MODELS, "Surplus", {}), num_classes=3, in_channels=3, start=None)
     stored = {"config": {"arch": {"type": "Surplus"}}, "classes": list("abc"), "mean": [0.5] * 3}
     stored["state_dict"] = Surplus(3, in_channels=3).state_dict()
     with pytest.raises(CheckpointError, match=message):

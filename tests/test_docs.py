@@ -27,6 +27,24 @@ def test_links_lead_to_files_that_are_there(path):
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_headings_lead_to_headings_that_are_there(path):
+    text = path.read_text()
+    for file, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+        target = (path.parent / file).read_text() if file else text
+        titles = re.findall(
+            r"^#+ (.*)", re.sub(r"```.*?```", "", target, flags=re.DOTALL), re.MULTILINE
+        )
+        addresses = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert anchor in addresses, f"{path.name}: #{anchor}"
+
+
+def test_the_reference_of_the_config_has_all_its_headings_as_contents():
+    contents = CONFIG.partition("<!-- contents -->")[2].partition("<!-- /contents -->")[0]
+    headings = re.findall(r"^###? `?([\w ]+)", CONFIG, re.MULTILINE)
+    assert [name for name in headings if name.strip() not in contents] == ["Every data set"]
+
+
 def test_the_first_screen_has_both_commands():
     screen = "\n".join(README.splitlines()[:20])
     assert "pip install -r requirements.txt && python train.py --config config.json" in screen
@@ -59,6 +77,8 @@ def commands():
 @pytest.mark.parametrize(("script", "words"), list(commands()))
 def test_a_documented_command_has_flags_and_keys_that_are_there(script, words):
     source = (ROOT / script).read_text()
+    if "prediction_flags.add_flags" in source:
+        source += (ROOT / "prediction_flags.py").read_text()
     flags = [word for word in words if re.match(r"--?[a-z]", word)]
     assert [flag for flag in flags if f'"{flag}"' not in source] == []
     if "--set" in words:

@@ -50,15 +50,37 @@ def test_images_stand_in_exact_ascending_order_those_without_labels_last():
     assert images[-1].void_pixels == data.parts(1)[1].size
 
 
-def test_galleries_hold_the_ends_of_the_order():
-    evaluation = evaluate(Pictures(60))
-    scored = [image for image in evaluation.images if image.mean_iou is not None]
-    assert [shown.score for shown in evaluation.worst] == scored[:SHOWN]
-    assert [shown.score for shown in evaluation.best] == scored[: -SHOWN - 1 : -1]
-    few = evaluate(Pictures(5))
-    assert [shown.score for shown in few.worst] == [
-        image for image in few.images if image.mean_iou is not None
+def test_the_worst_images_have_the_most_wrong_pixels_the_best_the_highest_score():
+    data = Pictures(60)
+    evaluation = evaluate(data)
+    wrong = {}
+    for index in set(range(60)) - {1}:  # which is all void
+        prediction, mask = data.parts(index)
+        wrong[index] = int(((prediction != mask) & (mask != 255)).sum())
+    order = sorted(wrong, key=lambda index: (-wrong[index], index))
+    assert [shown.score.index for shown in evaluation.worst] == order[:SHOWN]
+    assert [shown.score.wrong_pixels for shown in evaluation.worst] == [
+        wrong[index] for index in order[:SHOWN]
     ]
+    scored = [image for image in evaluation.images if image.mean_iou is not None]
+    assert [shown.score for shown in evaluation.best] == scored[: -SHOWN - 1 : -1]
+    assert len(evaluate(Pictures(5)).worst) == 4
+
+
+def test_a_class_of_three_stray_pixels_makes_no_image_the_worst():
+    class Two(Pictures):
+        def load(self, index):
+            image, mask = np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8)
+            if index == 0:
+                image[0, :3] = 1  # three pixels of a class that is not there: Mean_IoU 50 %
+            else:
+                image[:10], mask[:] = 1, 1
+                mask[10:, :10] = 0  # a quarter of the image is wrong
+            return image, mask
+
+    evaluation = evaluate(Two(2))
+    assert evaluation.images[0].index == 0
+    assert [shown.score.index for shown in evaluation.worst] == [1, 0]
 
 
 def test_equal_scores_stand_in_the_order_of_the_data():

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import nn
 
 import export
+from inference import load
 from models import MODELS
-from utils.errors import NumericError, guard
+from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
 from utils.inference.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
 
@@ -53,6 +54,40 @@ def test_any_batch_and_size(exported):
         assert logits.shape == (number, 4, height, width)
         assert logits.dtype == np.float32
         assert np.array_equal(logits.argmax(1), np.stack([grown] * number))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_exported_file_serves_as_a_model(exported, monkeypatch):
+    monkeypatch.setattr("models.model_from_checkpoint", lambda _content: ColorModel())
+    ours, theirs = (
+        load(exported / name, mode="whole", device="cpu")
+        for name in ("best_model.pth", "model.onnx")
+    )
+    assert (theirs.classes, theirs.palette) == (ours.classes, ours.palette)
+    random = np.random.default_rng(0)
+    for size in ((40, 60), (7, 90)):  # the second below the least that the file takes
+        image = random.integers(0, 256, (*size, 3), np.uint8)
+        assert np.array_equal(ours(image), theirs(image))
+        assert np.abs(ours.probabilities(image) - theirs.probabilities(image)).max() < 2e-3
+    image = picture_of(np.arange(4).repeat(600).reshape(40, 60))
+    many = load(exported / "model.onnx", device="cpu")  # at several scales
+    assert (many(image) == np.arange(4).repeat(600).reshape(40, 60)).mean() > 0.95
+
+
+def test_what_is_no_model_of_ours_is_told(exported, tmp_path):
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes((exported / "model.onnx").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="not an ONNX file, or damaged"):
+        load(damaged)
+    foreign = onnx.load(exported / "model.onnx")
+    foreign.graph.output[0].name = foreign.graph.node[-1].output[0] = "masks"
+    onnx.save(foreign, tmp_path / "ids.onnx")
+    with pytest.raises(CheckpointError, match="without --argmax"):
+        load(tmp_path / "ids.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(CheckpointError, match=r"without the metadata that export.py writes"):
+        load(tmp_path / "foreign.onnx")
 
 
 def test_metadata_says_how_to_use_it(exported):

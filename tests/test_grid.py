@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from utils.drawing.grid import comparison_grid, shrink_mask, shrunk_size
+from utils.drawing.grid import comparison_grid, comparison_sheet, shrink_mask, shrunk_size
 from utils.drawing.palette import VOID_COLOR
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
 
 def dataset(ignore_index=255):
-    return SimpleNamespace(palette=(RED, GREEN), ignore_index=ignore_index)
+    return SimpleNamespace(classes=("cat", "dog"), palette=(RED, GREEN), ignore_index=ignore_index)
 
 
 def sample(height, width, ignore_index=255):
@@ -63,3 +63,22 @@ def test_nearest_pixels_are_those_at_the_middle_of_the_new_ones():
     assert shrink_mask(mask, longest=20) is not mask
     assert (shrink_mask(mask, longest=20) == mask).all()
     assert shrunk_size(2, 4000, longest=100) == (1, 100)
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 1, 255])
+def test_the_sheet_names_its_columns_and_every_class_that_occurs(ignore_index):
+    one = torch.full((3, 200, 300), 255, dtype=torch.uint8)
+    mask = torch.zeros(200, 300, dtype=torch.long)
+    mask[:, 150:] = ignore_index
+    sample = (one, mask, torch.zeros_like(mask))
+    sheet = comparison_sheet([sample], dataset(ignore_index))
+    grid = comparison_grid([sample], dataset(ignore_index))
+    assert (sheet[16 : 16 + len(grid), : grid.shape[1]] == grid).all()
+    above, below = sheet[:16], sheet[16 + len(grid) :].reshape(-1, 3)
+    for column in range(3):  # dark letters over the start of each
+        assert above[:, 5 + 305 * column : 100 + 305 * column].min() < 100
+    shown = {tuple(color) for color in np.unique(below, axis=0)}
+    assert RED in shown
+    assert VOID_COLOR in shown
+    assert GREEN not in shown  # class 1 does not occur, or is what void is called
+    assert comparison_sheet([], dataset()).shape[2] == 3

@@ -69,6 +69,38 @@ def run(*arguments):
     return guard(inference.main, [str(argument) for argument in arguments])
 
 
+def test_overlay_takes_an_opacity_and_confidence_is_a_gray_image(model_file, folder, tmp_path):
+    mask = quarters(40, 60)
+    save(folder / "a.png", mask)
+    flags = ("-m", model_file, "-e", "png", "-mo", "whole", "--save-confidence")
+    image, colors = picture_of(mask).astype(float), np.array(PALETTE)[mask]
+    for words, opacity in ((["--overlay"], 0.5), (["--overlay", "0.25"], 0.25)):
+        assert run(*flags, "-i", folder, "-o", tmp_path / "out", *words) == 0
+        expected = (1 - opacity) * image + opacity * colors
+        drawn = pixels(tmp_path / "out/a.overlay.jpg")[:40, :60]
+        assert np.abs(drawn - expected)[4:16, 4:26].max() < 16  # of JPEG
+    color = np.array(COLORS)[None, None] / 255
+    logits = -10 * ((image[:, :, None] / 255 - color) ** 2).sum(-1)
+    shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    found = pixels(tmp_path / "out/a.confidence.png")
+    assert found.dtype == np.uint8
+    assert np.abs(found - 255 * shares.max(-1)).max() <= 1
+    assert not (tmp_path / "out/a.npy").exists()
+    assert run("-m", model_file, "-i", folder, "--overlay", "1.5") == 2
+
+
+def test_what_is_left_out_is_said(model_file, folder, tmp_path, capsys):
+    save(folder / "a.jpg", quarters(40, 40))
+    save(folder / "b.png", quarters(40, 40))
+    flags = ("-m", model_file, "-mo", "whole", "-o", tmp_path / "out", "-i", folder)
+    assert run(*flags) == 0
+    assert "left out, by --extension: 1 .png (b.png)\n" in capsys.readouterr().err
+    assert run(*flags, "-e", "all") == 0
+    said = capsys.readouterr()
+    assert "left out" not in said.err
+    assert "2 of 2 images" in said.out
+
+
 @pytest.mark.parametrize("mode", ["whole", "multiscale", "sliding"])
 def test_masks_are_palette_images_of_the_images_size(model_file, folder, tmp_path, mode, capsys):
     mask = quarters(90, 70)
@@ -283,14 +315,14 @@ def test_over_255_classes_are_16_bit(folder, tmp_path):
         settings=Settings(mode="whole"),
         device=torch.device("cpu"),
         precision="fp32",
-        extras=Extras(overlay=True),
+        extras=Extras(overlay=0.5),
         say=str,
     )
     mask = np.arange(400).repeat(4).reshape(40, 40)
     Image.fromarray(picture_of(mask, colours)).save(folder / "a.png")
     from utils.files.outputs import find_images
 
-    jobs = find_images(folder, extension="png", recursive=False, output=tmp_path)
+    jobs = find_images([folder], extensions=["png"], recursive=False, output=tmp_path)[0]
     assert [error for _, error in segmenter.run(jobs)] == [None]
     with Image.open(tmp_path / "a.png") as found:
         assert found.mode.startswith("I;16")

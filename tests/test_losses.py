@@ -7,6 +7,7 @@ import torch
 from loss_cases import CASES, case, value_and_gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from utils.config.registry import choose
 from utils.errors import ConfigError
 from utils.losses.pixel import CrossEntropyLoss2d
 from utils.losses.region import DiceLoss
@@ -195,12 +196,19 @@ def test_which_losses_divide_by_the_effective_batch():
 )
 def test_what_a_loss_does_not_take_is_named(name, args, weights, message):
     with pytest.raises(ConfigError, match=message):
-        build_loss(name, args, num_classes=3, ignore_index=255, class_weights=weights)
+        build_loss(
+            choose("loss", LOSSES, name, args),
+            num_classes=3,
+            ignore_index=255,
+            class_weights=weights,
+        )
 
 
 def test_a_sum_comes_from_plain_json():
     args = {"parts": [{"type": "CrossEntropyLoss2d", "args": {}, "weight": 2}]}
-    loss = build_loss("Sum", args, num_classes=3, ignore_index=-1, aux_weight=0.5)
+    loss = build_loss(
+        choose("loss", LOSSES, "Sum", args), num_classes=3, ignore_index=-1, aux_weight=0.5
+    )
     logits, target = torch.randn(1, 3, 4, 4), torch.full((1, 4, 4), 1)
     expected = 2 * float(CrossEntropyLoss2d()(logits, target))
     assert float(loss(logits, target)) == pytest.approx(expected)
@@ -224,5 +232,5 @@ def test_a_sum_comes_from_plain_json():
 )
 def test_the_log_says_which_losses_are_of_a_micro_batch(name, args, said, caplog):
     with caplog.at_level("INFO", logger="segmentation"):
-        build_loss(name, args, num_classes=3, ignore_index=255)
+        build_loss(choose("loss", LOSSES, name, args), num_classes=3, ignore_index=255)
     assert (f"loss: {name} compares regions" in caplog.text) == said

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from utils.config.registry import choose
 from utils.errors import ConfigError
 from utils.optim.optimizers import OPTIMIZERS, build_optimizer
 
@@ -23,6 +24,10 @@ class TwoParts(nn.Module):
         return self.decoder.parameters()
 
 
+def chosen(name, args):
+    return choose("optimizer", OPTIMIZERS, name, args)
+
+
 def names(model, group):
     owner = {id(p): name for name, p in model.named_parameters()}
     return [owner[id(p)] for p in group["params"]]
@@ -31,7 +36,7 @@ def names(model, group):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_is_torchs_own_and_lowers_a_loss(name):
     model = TwoParts()
-    optimizer = build_optimizer(model, name=name, args={"lr": 0.01})
+    optimizer = build_optimizer(model, chosen(name, {"lr": 0.01}))
     assert type(optimizer) is getattr(torch.optim, name)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     losses = []
@@ -63,20 +68,20 @@ def test_every_optimizer_is_torchs_own_and_lowers_a_loss(name):
 def test_every_argument_arrives_in_torch(name, args):
     args = {"lr": 0.3, **args}
     assert set(args) == set(inspect.signature(OPTIMIZERS[name]).parameters) - {"params"}
-    optimizer = build_optimizer(TwoParts(), name=name, args=args)
+    optimizer = build_optimizer(TwoParts(), chosen(name, args))
     assert {key: optimizer.param_groups[0][key] for key in args} == args
 
 
 def test_one_group_holds_every_parameter_once():
     model = TwoParts()
-    (group,) = build_optimizer(model, name="SGD", args={"lr": 0.1}).param_groups
+    (group,) = build_optimizer(model, chosen("SGD", {"lr": 0.1})).param_groups
     assert sorted(names(model, group)) == sorted(name for name, _ in model.named_parameters())
 
 
 def test_differential_rates_put_the_decoder_first_and_slow_the_backbone():
     model = TwoParts()
     optimizer = build_optimizer(
-        model, name="SGD", args={"lr": 0.1}, differential_lr=True, backbone_lr_factor=0.2
+        model, chosen("SGD", {"lr": 0.1}), differential_lr=True, backbone_lr_factor=0.2
     )
     decoder, backbone = optimizer.param_groups
     assert all(name.startswith("decoder") for name in names(model, decoder))
@@ -89,8 +94,7 @@ def test_norms_and_biases_can_go_without_decay():
     model = TwoParts()
     optimizer = build_optimizer(
         model,
-        name="AdamW",
-        args={"lr": 0.1, "weight_decay": 0.05},
+        chosen("AdamW", {"lr": 0.1, "weight_decay": 0.05}),
         differential_lr=True,
         no_decay_norm_bias=True,
     )
@@ -108,7 +112,7 @@ def test_frozen_parameters_are_left_out():
     model = TwoParts()
     model.backbone.requires_grad_(False)
     decoder, backbone = build_optimizer(
-        model, name="SGD", args={"lr": 0.1}, differential_lr=True
+        model, chosen("SGD", {"lr": 0.1}), differential_lr=True
     ).param_groups
     assert len(decoder["params"]) == 3
     assert backbone["params"] == []
@@ -118,7 +122,7 @@ def test_what_has_a_fused_form_uses_it():
     fused = {
         name
         for name in OPTIMIZERS
-        if build_optimizer(TwoParts(), name=name, args={"lr": 0.1}).defaults.get("fused")
+        if build_optimizer(TwoParts(), chosen(name, {"lr": 0.1})).defaults.get("fused")
     }
     assert fused == {"SGD", "Adam", "AdamW"}
 
@@ -136,4 +140,4 @@ def test_what_has_a_fused_form_uses_it():
 )
 def test_what_an_optimizer_does_not_take_is_named(name, args, message):
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(TwoParts(), name=name, args=args)
+        build_optimizer(TwoParts(), chosen(name, args))

@@ -19,7 +19,7 @@ def make(folder, *names):
 
 def results(folder, *, output=None, recursive=False):
     output = output or folder.parent / "out"
-    jobs = find_images(folder, extension="jpg", recursive=recursive, output=output)
+    jobs, _ = find_images([folder], extensions=["jpg"], recursive=recursive, output=output)
     return {
         str(job.image.relative_to(folder)): str(job.result(".png").relative_to(output))
         for job in jobs
@@ -112,10 +112,59 @@ def test_the_tree_is_kept_when_asked_for(tmp_path):
 
 def test_a_file_needs_no_extension(tmp_path):
     make(tmp_path / "in", "scan.webp")
-    (job,) = find_images(
-        tmp_path / "in/scan.webp", extension="jpg", recursive=False, output=tmp_path
+    (job,), left_out = find_images(
+        [tmp_path / "in/scan.webp"], extensions=["jpg"], recursive=False, output=tmp_path
     )
+    assert left_out == ""
     assert job.result(".png") == tmp_path / "scan.png"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expected", "left_out"),
+    [
+        (["jpg"], "ab", "4 .png (d0.png, d1.png, d2.png, ...), 1 .tif (e.tif), 1 .heic (f.heic)"),
+        (["JPG", ".tif"], "abe", "4 .png (d0.png, d1.png, d2.png, ...), 1 .heic (f.heic)"),
+        (["all"], ["a", "b", "d0", "d1", "d2", "d3", "e"], "1 .heic (f.heic)"),
+    ],
+)
+def test_several_extensions_and_what_is_left_out(tmp_path, extensions, expected, left_out):
+    names = ["a.jpg", "b.JPG", "d0.png", "d1.png", "d2.png", "d3.png", "e.tif", "f.heic", "._a.jpg"]
+    make(tmp_path / "in", *names)
+    jobs, said = find_images(
+        [tmp_path / "in"], extensions=extensions, recursive=False, output=tmp_path / "out"
+    )
+    assert [job.target.name for job in jobs] == list(expected)
+    assert said == left_out
+
+
+def test_several_paths_each_image_once_and_no_two_results_of_one_name(tmp_path):
+    make(tmp_path, "one/a.jpg", "two/a.jpg", "two/b.jpg", "c.webp")
+    output = tmp_path / "out"
+
+    def targets(*places):
+        paths = [tmp_path / place for place in places]
+        jobs, _ = find_images(paths, extensions=["jpg"], recursive=False, output=output)
+        return [str(job.target.relative_to(output)) for job in jobs]
+
+    assert targets("one", "two", "c.webp", "one/a.jpg") == ["one/a", "two/a", "two/b", "c"]
+    assert targets("two", "two/b.jpg") == ["a", "b"]
+    assert targets("one/a.jpg", "two/a.jpg") == ["a.jpg", "a.jpg-2"]
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        targets("one", "nowhere")
+    make(tmp_path, "three/x.png")
+    with pytest.raises(
+        DataError, match=r"three: no file ends in \.jpg\n.*\n  fix: --extension png"
+    ):
+        targets("one", "three")
+
+
+def test_confidence_takes_no_other_images_name(tmp_path):
+    make(tmp_path / "in", "a.jpg", "a.confidence.jpg")
+    jobs, _ = find_images(
+        [tmp_path / "in"], extensions=["jpg"], recursive=False, output=tmp_path / "out"
+    )
+    names = [job.result(suffix).name for job in jobs for suffix in (".png", ".confidence.png")]
+    assert len(set(names)) == 4
 
 
 def test_output_inside_input_is_not_searched(tmp_path):
@@ -161,7 +210,9 @@ def test_empty_folder_mentions_recursive(tmp_path):
 
 def test_an_image_is_never_replaced(tmp_path):
     make(tmp_path / "in", "a.png")
-    jobs = find_images(tmp_path / "in", extension="png", recursive=False, output=tmp_path / "in")
+    jobs, _ = find_images(
+        [tmp_path / "in"], extensions=["png"], recursive=False, output=tmp_path / "in"
+    )
     with pytest.raises(ConfigError, match=r"a\.png would replace the image"):
         refuse_overwriting(jobs)
     refuse_overwriting([jobs[0]._replace(target=tmp_path / "out/a")])

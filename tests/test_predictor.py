@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from utils.errors import ResourceError
-from utils.inference.predictor import Predictor, Settings, SmallerBatches
+from utils.inference.ladder import SmallerBatches
+from utils.inference.predictor import Predictor, Settings
 
 
 class Limited:
@@ -22,6 +23,10 @@ class Limited:
         return torch.cat([images, 1 - images, images.square()], dim=1)
 
 
+def logits(predictor, images):
+    return predictor.ladder.within_memory(lambda: predictor.logits(images), images.shape[-2:])
+
+
 IMAGES = torch.rand(1, 2, 300, 260)
 MODES = ["whole", "multiscale", "sliding"]
 
@@ -31,21 +36,21 @@ MODES = ["whole", "multiscale", "sliding"]
 def test_the_answer_survives_every_rung(mode, flip):
     settings = Settings(mode=mode, flip=flip, scales=None if mode == "whole" else (1.0, 1.5))
     plenty = Predictor(Limited(10**9), settings, say=str)
-    expected = plenty.segment(IMAGES, probabilities=True)
+    expected = logits(plenty, IMAGES)
     for pixels in (200_000, 150_000, 60_000, 20_000):
         said = []
         predictor = Predictor(Limited(pixels), settings, say=said.append)
-        found = predictor.segment(IMAGES, probabilities=True)
-        assert (found.mask == expected.mask).float().mean() > 0.99
+        found = logits(predictor, IMAGES)
+        assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.99
         torch.testing.assert_close(
-            found.probabilities,
-            expected.probabilities,
+            found.softmax(1),
+            expected.softmax(1),
             rtol=0,
             atol=2e-2 if mode != "whole" else 1e-5,
         )
         assert len(set(said)) == len(said), "a step was said twice"
         again = len(said)
-        predictor.segment(IMAGES)
+        logits(predictor, IMAGES)
         assert len(said) == again, "what was learned was forgotten"
 
 
@@ -56,7 +61,7 @@ def test_the_order_is_batch_then_windows_then_host():
     with pytest.raises(
         ResourceError, match="even with windows of 128 pixels, one at a time"
     ) as caught:
-        predictor.segment(torch.rand(1, 2, 600, 2000))
+        logits(predictor, torch.rand(1, 2, 600, 2000))
     assert "2000 x 600" in str(caught.value)
     assert said == [
         "out of memory: from here on 2 image(s) a call of the model",
@@ -73,8 +78,8 @@ def test_whole_images_fall_back_to_windows():
     said = []
     model = Limited(2 * 256 * 256)
     predictor = Predictor(model, Settings(mode="whole"), say=said.append)
-    found = predictor.segment(torch.rand(1, 2, 700, 900))
-    assert found.mask.shape == (700, 900)
+    found = logits(predictor, torch.rand(1, 2, 700, 900))
+    assert found.shape[-2:] == (700, 900)
     assert said == [
         "out of memory: from here on windows of 512 pixels",
         "out of memory: from here on 1 image(s) a call of the model",
@@ -96,7 +101,7 @@ def test_sums_on_the_host_when_the_device_cannot_hold_them(monkeypatch):
     monkeypatch.setattr(module, "sliding", sliding)
     said = []
     predictor = Predictor(Limited(10**9), Settings(mode="sliding"), say=said.append)
-    assert predictor.segment(IMAGES).mask.shape == (300, 260)
+    assert logits(predictor, IMAGES).shape[-2:] == (300, 260)
     assert said[-1] == "out of memory: from here on windows of 512 pixels, sums kept on the host"
 
 
@@ -106,7 +111,7 @@ def test_other_faults_pass():
 
     predictor = Predictor(broken, Settings(mode="whole"), say=str)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        predictor.segment(IMAGES)
+        logits(predictor, IMAGES)
 
 
 def test_batches_are_halved_and_remembered():

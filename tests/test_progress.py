@@ -1,6 +1,7 @@
 """What a run shows while it goes on: on a terminal, in a pipe, and when it is stopped."""
 
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -15,7 +16,8 @@ from training import plain_config, trainer_of
 import train
 from utils.errors import guard
 from utils.run.log import log_to_console
-from utils.run.stopwatch import Stopwatch
+from utils.run.progress import progress
+from utils.run.stopwatch import Forecast, Stopwatch, duration
 
 
 class Terminal:
@@ -83,15 +85,35 @@ def test_the_progress_line_has_the_score_and_the_waiting(terminal, tmp_path, col
     screen = terminal(columns)
     trainer = trainer_of(plain_config(tmp_path, log_per_iter=1, epochs=9))
     trainer.train_epoch(1)
-    frames = re.findall(r"TRAIN 1/9 2/3 <[\d:]+, [^\r]*", screen.close())
+    # Beside the epoch the time until the run's end, beside the iteration that until the epoch's.
+    frames = re.findall(r"TRAIN 1/9 <[\dsm]+ 2/3 <[\d:]+, [^\r]*", screen.close())
     assert frames
     line = frames[-1][: columns - 1]
     numbers = r"  ".join(rf"{name} ([\d.]+(?: ?%)?)" for name in shown)
-    found = re.match(rf"TRAIN 1/9 2/3 <[\d:]+, {numbers} ", line)
+    found = re.match(rf"TRAIN 1/9 <([\dsm]+) 2/3 <[\d:]+, {numbers} ", line)
     assert found
-    # Room for an epoch such as 100/300 and iterations such as 12345/23456.
-    assert found.end() - len("1/9 2/3") + len("100/300 12345/23456") <= columns
-    assert 0 <= float(found[2].removesuffix(" %")) <= 100
+    # Room for an epoch such as 100/300 with 4h05m to go and iterations such as 1234/2345.
+    longest = len("100/300 4h05m 1234/2345")
+    assert found.end() - len(f"1/9 {found[1]} 2/3") + longest <= columns + 1
+    assert 0 <= float(found[3].removesuffix(" %")) <= 100
+
+
+@pytest.mark.parametrize(("seconds", "seen"), [(0.1, False), (1.5, True)])
+def test_what_takes_over_two_seconds_shows_how_far_it_is(terminal, monkeypatch, seconds, seen):
+    clock = itertools.count(0, seconds)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    screen = terminal(80)
+    assert list(progress(iter("abcde"), "statistics", 5)) == list("abcde")
+    shown = screen.close()
+    assert bool(re.search(r"statistics: +\d+%.* \d/5 ", shown)) is seen
+    assert screen.screen(shown)[-1] == ""  # nothing is left of it
+
+
+def test_in_a_pipe_there_is_no_bar(capsys, monkeypatch):
+    clock = itertools.count(0, 1.5)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    assert list(progress("ab", "statistics", 2)) == ["a", "b"]
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c_leaves_a_clean_line_that_says_how_to_go_on(
@@ -132,6 +154,25 @@ def test_in_a_pipe_an_epoch_has_one_line_at_its_end(tmp_path, capsys):
     (end,) = lines[2:]
     numbers = "loss .*  Mean_IoU .*  waiting .*%  images/s .*  Pixel_Accuracy .*"
     assert re.fullmatch(rf"TRAIN 1/2  {numbers}", end)
+
+
+def test_the_time_left_follows_the_pace_since_the_first_look(monkeypatch, caplog):
+    clock = iter([50.0, 60.0, 90.0, 190.0, 300.0])
+    monkeypatch.setattr("utils.run.stopwatch.time.perf_counter", lambda: next(clock))
+    forecast = Forecast(1000, shown=True)
+    with caplog.at_level("INFO", "segmentation"):
+        assert forecast.left(20) == ""  # at 50: what came before is no pace
+        assert forecast.left(20) == ""
+        assert forecast.left(60) == "16m"  # 40 s for 40 iterations: 940 s
+        assert forecast.left(90) == "30m"  # 140 s for 70: 1820 s
+        assert forecast.left(1000) == ""
+    assert caplog.messages == ["expected    about 16m to go"]  # once
+
+
+def test_a_time_has_its_two_largest_units():
+    known = {0: "0s", 99.4: "99s", 100: "2m", 5999: "100m", 6000: "1h40m", 39900: "11h05m"}
+    known |= {172799: "47h59m", 172800: "2d00h", 1e6: "11d13h"}
+    assert {seconds: duration(seconds) for seconds in known} == known
 
 
 def test_waiting_is_measured_since_the_last_reading_and_over_the_epoch(monkeypatch):

@@ -413,7 +413,7 @@ def test_work_in_smaller_windows_is_taken_up_too(tmp_path):
 
 def test_what_is_left_out_of_streamed_images_is_said(tmp_path):
     job, said = noise(tmp_path / "a.tif", 100, 100), []
-    extras = Extras(overlay=True, probabilities=True)
+    extras = Extras(overlay=0.5, array=True)
     made = segmenter(ColorModel(), streamed_pixels=1, tile=64, say=said.append, extras=extras)
     assert only(made.run([job])) is None
     assert said == [
@@ -433,6 +433,21 @@ def test_images_whose_logits_do_not_fit_are_done_by_bands(tmp_path, monkeypatch)
     scarce = segmenter(model, tile=96, say=said.append).segment(pixels, "a.jpg")
     assert np.array_equal(scarce.mask, plenty.mask)
     assert said == ["a.jpg: 200 x 300 pixels do not fit whole, 15 windows"]
+
+
+def test_bands_get_smaller_when_memory_runs_out(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    monkeypatch.setattr("utils.inference.segmenter.free_memory", lambda: 1e5)
+
+    class Scarce(Blur):
+        def forward(self, images):
+            if images.shape[3] > 128:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(images)
+
+    found = segmenter(Scarce(), window=256, say=str).segment(pixels)
+    expected = segmenter(Blur(), window=128, say=str).segment(pixels)
+    assert np.array_equal(found.mask, expected.mask)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from utils.config.messages import hint, nearest
-from utils.config.registry import build, loader_arguments
+from utils.config.registry import build, choose_loader
 from utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,9 +99,8 @@ def test_a_wrong_argument_has_its_message(args, message):
 
 def test_all_faults_come_at_once():
     with pytest.raises(ConfigError) as caught:
-        build_net({"size": 3, "zzz": 1, "dropuot": 1}, depth=3)
+        build_net({"size": 3, "zzz": 1, "dropuot": 1})
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
-        "arch.type",  # does not take depth
         "arch.args.size",
         "arch.args.zzz",
         "arch.args.dropuot",  # and nothing about the missing dropout, which it was meant to be
@@ -208,14 +207,16 @@ class Batches:
 
 def test_a_loader_s_arguments_are_divided():
     args = {"batch_size": 4, "data_dir": "x", "split": "val"}
-    data, batches = loader_arguments("val_loader", {"Data": Data}, "Data", args, loader=Batches)
-    assert data == {"data_dir": "x", "split": "val"}
-    assert batches == {"batch_size": 4}
+    data, batches = choose_loader("val_loader", {"Data": Data}, "Data", args, loader=Batches)
+    assert data.args == {"data_dir": "x", "split": "val"}
+    assert batches.args == {"batch_size": 4}
+    assert data.build(seed=1).got == ("x", "val", 1)
+    assert batches.build(dataset="abc", seed=1, rank=0).got == ("abc", 4, 1, 0)
 
 
 def test_a_loader_s_faults_come_at_once():
     with pytest.raises(ConfigError) as caught:
-        loader_arguments(
+        choose_loader(
             "val_loader",
             {"Data": Data},
             "Data",
@@ -234,7 +235,7 @@ def test_a_loader_s_faults_come_at_once():
     with pytest.raises(
         ConfigError, match=r"^val_loader\.type: unknown name 'Dat'; did you mean 'D"
     ):
-        loader_arguments("val_loader", {"Data": Data}, "Dat", {}, loader=Batches)
+        choose_loader("val_loader", {"Data": Data}, "Dat", {}, loader=Batches)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,10 @@ def test_rows_and_galleries_stand_in_exact_ascending_order():
     listed = re.findall(r"<td class=\"left\">(?:\d+)</td><td class=\"left\">([^<]*)</td>", page)
     assert listed == names
     scored = names[:-1]
-    assert Tags(re.sub(r"<path[^>]*/>", "", page)).captions == scored[:20] + scored[:-21:-1]
+    shown = short_names([image.name for image in evaluation.images])
+    by_index = {image.index: name for image, name in zip(evaluation.images, shown, strict=True)}
+    worst = [by_index[one.score.index] for one in evaluation.worst]
+    assert Tags(re.sub(r"<path[^>]*/>", "", page)).captions == worst + scored[:-21:-1]
 
 
 def test_the_summary_says_what_the_scores_mean():
@@ -145,11 +148,11 @@ def test_cells_are_shares_of_their_label():
 def test_the_dashed_line_is_the_mean_of_the_bars():
     evaluation, summary = evaluated()
     page = render(evaluation, summary, palette=PALETTE)
-    (height,) = map(float, re.findall(r'class="mean"[^>]* y1="([\d.]+)"', page))
+    (height,) = map(float, re.findall(r'class="mean" d="M0 ([\d.]+)h', page))
     bars = [float(bar) for bar in re.findall(r"v-([\d.]+)h", page)]
     scores = [one["Mean_IoU"] for one in summary["per_image"] if one["Mean_IoU"] is not None]
-    assert bars == pytest.approx([200 * score for score in scores], abs=0.01)
-    assert 212 - height == pytest.approx(np.mean(bars), abs=0.06)
+    assert bars == pytest.approx([1000 * score for score in scores], abs=0.01)
+    assert 1000 - height == pytest.approx(np.mean(bars), abs=0.06)
 
 
 def test_the_last_image_shows_what_is_wrong_and_what_is_void():

@@ -56,8 +56,10 @@ def test_the_run_folder_holds_what_is_documented(finished):
         "config.json",
         "last.pth",
         "metrics.jsonl",
+        "report.html",
         "samples",
         "train.log",
+        "validation.png",
     }
     assert len(list((run / "samples").glob("*.jpg"))) == 4
     assert "EVAL 3/3" in (run / "train.log").read_text()
@@ -82,12 +84,19 @@ def test_tensorboard_reads_back_every_documented_tag(finished):
     tags = events.Tags()
     documented = {
         "train/loss", "train/Mean_IoU", "train/Pixel_Accuracy", "train/Learning_rate_0",
-        "train/Gradient_norm", "train/Momentum", "train/images_per_second", "train/data_wait_share",
+        "train/Gradient_norm", "train/Momentum", "train/Images_per_second", "train/Data_wait_share",
         "val/loss", "val/Mean_IoU", "val/Pixel_Accuracy",
         *(f"val/{score}/{name}" for score in OF_CLASSES for name in seen(run, score)),
     }  # fmt: skip
     assert documented <= set(tags["scalars"])
+    # One style: words that begin in capitals, as the metrics do; `loss` is as it always was.
+    named = [tag.split("/")[1] for tag in tags["scalars"]]
+    assert {name for name in named if not name[0].isupper()} == {"loss"}
     assert tags["images"] == ["val/inputs_targets_predictions"]
+    (shown,) = events.Tensors("config/text_summary")
+    text = shown.tensor_proto.string_val[0].decode()
+    assert json.loads(text) == json.loads((run / "config.json").read_text())
+    assert all(line.startswith("    ") for line in text.splitlines())  # Markdown's code
     written = {row["step"]: row["Mean_IoU"] for row in rows(run) if row["event"] == "val"}
     read = {event.step: event.value for event in events.Scalars("val/Mean_IoU")}
     assert read == pytest.approx(written)
@@ -111,7 +120,16 @@ def test_the_log_has_all_that_was_said_from_the_first_line_on(finished):
     lines = (run / "train.log").read_text(encoding="utf-8").splitlines()
     said = [re.sub(r"^[\d-]+ [\d:,]+ [A-Z]+ ", "", line) for line in lines]
     assert "train_loader: Shapes, 12 generated images" in said
-    assert "arch: ENet, 0.36 M trainable parameters" in said
+    start = said.index("device      1 x CPU (1 threads)")
+    assert [line.split()[0] for line in said[start : start + 8]] == [
+        "device", "precision", "model", "data", "batch", "optimizer", "schedule", "software",
+    ]  # fmt: skip
+    assert "model       ENet, 0.36 M parameters, 0.36 M trained" in said
+    assert "data        Shapes, 7 classes, 12 images to train on, 4 to validate" in said
+    assert "optimizer   SGD, lr 0.05, momentum 0.9, weight_decay 0.0001" in said
+    assert "schedule    Poly, 3 epochs, 9 iterations, 0 done" in said
+    assert all(len(line) <= 80 for line in said[start : start + 8])
+    assert any(re.fullmatch(r"expected    about \d+s to go", line) for line in said)
     epoch = [line for line in said if line.startswith("TRAIN 3/3  loss")]
     assert re.search(r"  waiting \d+%  ", *epoch)
     assert said[-len(printed) :] == printed

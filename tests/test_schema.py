@@ -129,11 +129,16 @@ def test_every_key_is_in_the_reference():
     for model in (Config, TrainerSection, OptimizerSection):
         for name, field in model.model_fields.items():
             assert f"\n| `{field.alias or name}` |" in page
+    sections = dict(re.findall(r"^### (.*)\n((?:(?!##).*\n)*)", page, re.MULTILINE))
+    shared = sections["Every data set"]
     for key in COMPONENTS:
-        heading = f"### `{key.partition('.')[2]}`\n"
-        assert heading in page
+        table, _, name = key.partition(".")
+        own = sections[f"`{name}`"]
         for argument in SCHEMA["$defs"][key]["properties"]:
-            assert f"\n| `args.{argument}` |" in page.partition(heading)[2]
+            row = f"\n| `args.{argument}` |"
+            assert (row in own) + (table == "loader" and row in shared) == 1
+        assert ("(#every-data-set)" in own) is (table == "loader")
+    assert page.count("| `args.base_size` |") == 1
 
 
 def test_the_example_of_the_reference_is_valid():

@@ -291,7 +291,10 @@ def test_recompute_is_wired_and_says_what_it_found(tmp_path, caplog):
     config = plain_config(tmp_path, recompute=True)
     with caplog.at_level(logging.INFO, "segmentation"):
         trainer_of(config)
-    assert "trainer.recompute: no backbone with blocks: no use" in caplog.text
+    assert (
+        "trainer.recompute: no effect: the model has no backbone made of repeated blocks"
+        in caplog.text
+    )
     config["arch"] = {
         "type": "PSPNet",
         "args": dict(MODELS["PSPNet"].facts.small, pretrained=False),

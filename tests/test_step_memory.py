@@ -46,7 +46,7 @@ def test_the_logits_of_a_validation_batch_do_not_live_through_the_next_forward(t
 
 def test_the_images_that_a_validation_shows_keep_no_batch(tmp_path, monkeypatch):
     trainer, shown = trainer_of(plain_config(tmp_path)), []
-    monkeypatch.setattr("trainer.comparison_grid", lambda images, _: shown.extend(images))
+    monkeypatch.setattr("trainer.comparison_sheet", lambda images, _: shown.extend(images))
     trainer.validate(1)
     assert len(shown) == 1
     for tensor in shown[0]:

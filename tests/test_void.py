@@ -167,7 +167,7 @@ def test_probabilities_and_overlay_know_void(tmp_path):
     np.save(tmp_path / "a.npy", holey)
     np.save(tmp_path / "b.npy", np.full_like(holey, np.nan))
     jobs = [Job(tmp_path / f"{name}.npy", tmp_path / "out" / name) for name in "ab"]
-    run(segmenter(mode="whole", extras=Extras(overlay=True, probabilities=True)), *jobs)
+    run(segmenter(mode="whole", extras=Extras(overlay=0.5, array=True)), *jobs)
     probabilities, mask = np.load(jobs[0].result(".npy")), array(jobs[0].result(".png"))
     assert np.array_equal(np.isnan(probabilities).any(0), HOLES)
     assert np.array_equal(probabilities.argmax(0)[~HOLES], mask[~HOLES])

@@ -37,8 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     from utils.run.checkpoint import load, save
+    from utils.run.folder import find_model
 
-    save([options.output], average(options.checkpoints, [load(p) for p in options.checkpoints]))
+    files = [find_model(path) for path in options.checkpoints]
+    save([options.output], average(files, [load(file) for file in files]))
     print(f"{options.output}: the average of {len(options.checkpoints)} checkpoints")
     return 0
 

@@ -7,8 +7,9 @@
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from utils.errors import guard  # noqa: E402
 
 MARK = "<!-- Below this line: written by tools/schema.py from the code. -->"
 
+_TOP, _TRAINER = "Keys at the top level", "Keys under `trainer`"
+_SHARED = "Every data set"
 _TITLES = {
     "arch": "Models: `arch`",
     "loader": "Data: `train_loader` and `val_loader`",
@@ -48,19 +51,55 @@ def reference(schema: Mapping[str, Any]) -> str:
     """
     trainer = schema["properties"]["trainer"]
     parts = [
-        "## Keys at the top level\n\n" + _table(schema),
-        "## Keys under `trainer`\n\n" + _table(trainer),
+        f"## {_TOP}\n\n" + _table(schema),
+        f"## {_TRAINER}\n\n" + _table(trainer),
     ]
-    definitions = schema["$defs"]
     for table, title in _TITLES.items():
-        section = definitions[table]
-        parts.append(f"## {title}\n\n" + _table(section))
-        parts += [
-            f"### `{name}`\n\n{entry['description']}\n\n" + _table(entry, prefix="args.")
-            for name in section["properties"]["type"]["enum"]
-            if (entry := definitions[f"{table}.{name}"])
-        ]
+        parts.append(f"## {title}\n\n" + _table(schema["$defs"][table]))
+        entries = _components(schema, table)
+        shared = _shared(entries.values()) if table == "loader" else {}
+        if shared:
+            every = {"properties": shared, "required": next(iter(entries.values()))["required"]}
+            parts.append(f"### {_SHARED}\n\n" + _table(every, prefix="args."))
+        for name, entry in entries.items():
+            own = {key: kind for key, kind in entry["properties"].items() if key not in shared}
+            rows = _table({**entry, "properties": own}, prefix="args.")
+            also = f" Also takes what [every data set](#{_anchor(_SHARED)}) does." if shared else ""
+            parts.append(f"### `{name}`\n\n{entry['description']}{also}\n\n{rows}")
     return "\n".join(parts)
+
+
+def contents(schema: Mapping[str, Any]) -> str:
+    """The page's headings as links, a line a section, its components behind it."""
+    lines = [f"- [{title}](#{_anchor(title)})" for title in (_TOP, _TRAINER)]
+    for table, title in _TITLES.items():
+        names = [f"[{name}](#{_anchor(name)})" for name in _components(schema, table)]
+        lines.append(f"- [{title}](#{_anchor(title)}): {', '.join(names)}")
+    return "\n".join(lines) + "\n"
+
+
+def _components(schema: Mapping[str, Any], table: str) -> dict[str, Any]:
+    names = schema["$defs"][table]["properties"]["type"]["enum"]
+    return {name: schema["$defs"][f"{table}.{name}"] for name in names}
+
+
+def _shared(entries: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """The arguments that all of a table's components have in the same words."""
+
+    def same(key: str, kind: object) -> bool:
+        return all(
+            one["properties"].get(key) == kind and (key in one["required"]) == (key in needed)
+            for one in entries
+        )
+
+    first = next(iter(entries))
+    needed = first["required"]
+    return {key: kind for key, kind in first["properties"].items() if same(key, kind)}
+
+
+def _anchor(title: str) -> str:
+    """The address that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def _table(node: Mapping[str, Any], prefix: str = "") -> str:

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     folder = ROOT / "docs" / "images"
     parser.add_argument("-o", "--output", type=Path, default=folder, help=f"(default: {folder})")
-    parser.add_argument("-m", "--model", type=Path, help="a checkpoint of the default run")
+    parser.add_argument(
+        "-m", "--model", type=Path, help="a checkpoint or folder of the default run"
+    )
     options = parser.parse_args(arguments)
     output = options.output
     prepare_folder(output)
@@ -135,12 +137,11 @@ def shapes(model: Path) -> Image.Image:
     import torch
 
     from dataloaders.shapes import Shapes
-    from models import model_from_checkpoint
+    from models.stored import read_model
     from utils.data.normalize import Normalize
     from utils.drawing.palette import to_colors
-    from utils.run.checkpoint import load
 
-    network = model_from_checkpoint(load(model))
+    _, network, _ = read_model(model)
     data = Shapes(split="val", length=_SHOWN)
     normalize = Normalize(data.mean, data.std)
     columns = []

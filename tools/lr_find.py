@@ -108,13 +108,14 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
         steps: How many.
     """
     from utils.optim.lr_scheduler import Exponential
+    from utils.run.progress import progress
 
     schedule = Exponential(trainer.optimizer, total_steps=steps, start=start, end=end)
     trainer.parts = replace(trainer.parts, schedule=schedule)
     trainer.parts.network.train()
     batches = _endless(trainer)
     rates, losses = [], []
-    for _ in range(steps):
+    for _ in progress(range(steps), "learning rates", steps):
         trainer.train_iteration([next(batches) for _ in range(trainer.options.accumulate)])
         rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
         losses.append(trainer.totals.recent_loss())

@@ -8,6 +8,7 @@ forward pass in eval mode. Nothing is downloaded and no weights are made.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+@functools.cache
 def table(num_classes: int, *, channels: int = 3, size: int = 512) -> str:
     """Return the table in Markdown, one row a network at its default encoder."""
     import torch

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `python tools/schema.py` puts tools/ on the path, not its parent
 
 from tools import models  # noqa: E402
-from tools.config_reference import MARK, reference  # noqa: E402
+from tools.config_reference import MARK, contents, reference  # noqa: E402
 from utils.config.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
 from utils.config.config import Config  # noqa: E402
 from utils.config.signatures import offered_arguments  # noqa: E402
@@ -63,20 +63,21 @@ def as_text(schema: Mapping[str, Any]) -> str:
 
 
 def document(schema: Mapping[str, Any]) -> str:
-    """docs/config.md with its tables made anew; what stands above the mark stays."""
+    """docs/config.md with its contents and tables made anew; what else is above the mark stays."""
     written = REFERENCE_FILE.read_text(encoding="utf-8") if REFERENCE_FILE.exists() else MARK
-    return written.partition(MARK)[0] + MARK + "\n\n" + reference(schema)
+    above = _between("contents", contents(schema), written.partition(MARK)[0])
+    return above + MARK + "\n\n" + reference(schema)
 
 
 def readme() -> str:
     """README.md with its table of models made anew."""
-    written = README.read_text(encoding="utf-8")
-    return re.sub(
-        r"(?<=<!-- models -->\n).*(?=<!-- /models -->)",
-        models.table(19) + "\n",
-        written,
-        flags=re.DOTALL,
-    )
+    return _between("models", models.table(19) + "\n", README.read_text(encoding="utf-8"))
+
+
+def _between(mark: str, text: str, document: str) -> str:
+    """Put a text between the marks of a document."""
+    place = rf"(?<=<!-- {mark} -->\n).*(?=<!-- /{mark} -->)"
+    return re.sub(place, lambda _: text, document, flags=re.DOTALL)
 
 
 def config_schema() -> dict[str, Any]:

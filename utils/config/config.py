@@ -93,11 +93,15 @@ class Config(Section):
     process for all of them."""
 
     init_from: Annotated[str, MinLen(1)] | None = None
-    """A file to take the initial weights from: a checkpoint of this program, or .pth, .ckpt or
-    .safetensors of another; what fits by name and shape is taken, the rest is reported."""
+    """A file to take the initial weights from: a checkpoint or run folder of this program, or .pth,
+    .ckpt or .safetensors of another; what fits by name and shape is taken, the rest reported."""
 
     arch: Component
     """The model."""
+
+    normalize: Literal["weights"] | None = None
+    """Mean and deviation that images are normalized by. null: the data set's. "weights": those of
+    the images that the encoder's weights were trained with."""
 
     train_loader: Component
     """The training data: a data set and how batches are made of it."""

@@ -90,11 +90,11 @@ def wrong_value(path: str, value: object, errors: Sequence[ErrorDetails]) -> str
         to the entry that is wrong.
     """
     # Of a union the arm that came furthest into a list or an object is the one that was meant.
-    inner = max((_inner_path(value, error["loc"]) for error in errors), key=len)
-    errors = [error for error in errors if _inner_path(value, error["loc"]) == inner]
+    inner = max((_inner_path(value, error) for error in errors), key=len)
+    errors = [error for error in errors if _inner_path(value, error) == inner]
     path, first = join(path, *inner), errors[0]
-    if first["type"] == "missing" and isinstance(key := first["loc"][-1], str):
-        return f"{join(path, key)}: missing"
+    if _misses_key(first):
+        return f"{path}: missing"
     value = first["input"] if inner else value
     wanted = list(dict.fromkeys(expected(error) for error in errors))
     line = f"{path}: {' or '.join(wanted).replace(' or expected', ' or')}, got {show(value)}"
@@ -126,15 +126,22 @@ def numbered(faults: Sequence[str], source: str) -> str:
     return "\n  ".join([f"{source}: {len(faults)} faults", *faults])
 
 
-def _inner_path(value: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The part of pydantic's location that exists in the value (the rest names union arms)."""
+def _inner_path(value: Any, error: ErrorDetails) -> tuple[int | str, ...]:
+    """The part of pydantic's location that exists in the value, or is missing in it.
+
+    The rest names the arms of unions.
+    """
     path: list[int | str] = []
-    for key in location:
+    for key in error["loc"]:
         entries = dict(enumerate(value)) if isinstance(value, list | tuple) else value
         if isinstance(entries, dict) and key in entries:
             value = entries[key]
             path.append(key)
-    return tuple(path)
+    return (*path, error["loc"][-1]) if _misses_key(error) else tuple(path)
+
+
+def _misses_key(error: ErrorDetails) -> bool:
+    return error["type"] == "missing" and isinstance(error["loc"][-1], str)
 
 
 def _similarity(left: str, right: str) -> float:

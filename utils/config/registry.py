@@ -8,30 +8,18 @@ class that was added a minute ago is checked like the others, and nothing is wri
 import inspect
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import ValidationError
 
 from utils.config.messages import hint, join, nearest, show, wrong_value
-from utils.config.signatures import OVERRIDABLE, SUPPLIED, Argument, Checker, offered_arguments
+from utils.config.signatures import SUPPLIED, Argument, Checker, offered_arguments
 from utils.errors import ConfigError
 
-__all__ = [
-    "OVERRIDABLE",
-    "SUPPLIED",
-    "Table",
-    "argument_faults",
-    "build",
-    "component_faults",
-    "hint",
-    "loader_arguments",
-    "signature_faults",
-    "taken_by",
-]
-
 T = TypeVar("T")
+U = TypeVar("U")
 
 _SHOWN = 4  # names of other components in a message
 
@@ -68,6 +56,104 @@ class Table(MutableMapping[str, T]):
         return name in self._entries  # the mixin's own would import the module
 
 
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """What a config chose from a table, with arguments that have been checked.
+
+    Attributes:
+        kind: The JSON path of the component: `"arch"`, `"train_loader"`, `"loss"`, ...
+        name: The component's `type`.
+        factory: The entry of that name.
+        args: The component's `args`, as the entry wants them.
+    """
+
+    kind: str
+    name: str
+    factory: Callable[..., T]
+    args: Mapping[str, object]
+
+    def but(self, **args: object) -> Self:
+        """The same with other arguments."""
+        return replace(self, args={**self.args, **args})
+
+    def build(self, **supplied: object) -> T:
+        """Call the entry.
+
+        Args:
+            **supplied: What the program adds; of `OVERRIDABLE` the config's own wins.
+
+        Raises:
+            ConfigError: The entry does not take what the program passes, or torch refuses a value.
+        """
+        parameters = inspect.signature(self.factory).parameters
+        if refused := [
+            f"{self.kind}.type: {self.name} has no argument {key!r}, which the program passes; "
+            "add it to its signature"
+            for key in supplied
+            if key not in parameters
+        ]:
+            raise ConfigError("\n".join(refused))
+        try:
+            return self.factory(**(supplied | dict(self.args)))
+        except ValueError as error:
+            # PyTorch's own constructors check their ranges and know nothing of our error family.
+            # From our classes a ValueError is a bug, and keeps its traceback.
+            if not self.factory.__module__.startswith("torch."):
+                raise
+            message = f"{self.kind}.args: {self.name} refuses its arguments: {error}"
+            raise ConfigError(message) from error
+
+
+def choose(
+    kind: str, table: Mapping[str, Callable[..., T]], name: str, args: Mapping[str, object]
+) -> Choice[T]:
+    """Take from a table what a config names, after checking everything said about it.
+
+    Args:
+        kind: The JSON path of the component.
+        table: What there is to choose from.
+        name: The component's `type`.
+        args: The component's `args`, JSON values. A list is accepted for a tuple and an integer
+            for a float; nothing else is converted. An annotation that JSON cannot express (a
+            tensor, a callable) is not checked.
+
+    Raises:
+        ConfigError: For an unknown name, and for unknown, missing, doubly set or ill-typed
+            arguments, all of them in one message, each with its JSON path.
+    """
+    factory = _look_up(kind, table, name)
+    known = offered_arguments(factory)
+    return Choice(kind, name, factory, _checked(kind, table, name, args, known))
+
+
+def choose_loader(
+    kind: str,
+    table: Mapping[str, Callable[..., T]],
+    name: str,
+    args: Mapping[str, object],
+    *,
+    loader: Callable[..., U],
+) -> tuple[Choice[T], Choice[U]]:
+    """Divide a loader's `args` into those of the data set and those of the batches.
+
+    Args:
+        kind: The JSON path of the component: `"train_loader"` or `"val_loader"`.
+        table: The data sets there are.
+        name: The component's `type`.
+        args: The component's `args`; their names must be arguments of the data set or of `loader`.
+        loader: The class that makes batches; of its arguments those that the program does not set.
+
+    Raises:
+        ConfigError: For an unknown data set, and for every fault in the arguments of both.
+    """
+    factory = _look_up(kind, table, name)
+    own = offered_arguments(loader)
+    checked = _checked(kind, table, name, args, offered_arguments(factory) | own)
+    data = {key: value for key, value in checked.items() if key not in own}
+    batches = {key: value for key, value in checked.items() if key in own}
+    return Choice(kind, name, factory, data), Choice(kind, name, loader, batches)
+
+
 def build(
     kind: str,
     table: Mapping[str, Callable[..., T]],
@@ -76,61 +162,8 @@ def build(
     /,
     **supplied: object,
 ) -> T:
-    """Call the entry of a table that a config names, after checking everything said about it.
-
-    Args:
-        kind: The JSON path of the component: `"arch"`, `"train_loader"`, `"loss"`, ...
-        table: What there is to choose from.
-        name: The component's `type`.
-        args: The component's `args`, JSON values. A list is accepted for a tuple and an integer
-            for a float; nothing else is converted. An annotation that JSON cannot express (a
-            tensor, a callable) is not checked.
-        **supplied: What the program adds. A name in both is a fault, but for `OVERRIDABLE`, where
-            the config wins.
-
-    Returns:
-        What the entry returns.
-
-    Raises:
-        ConfigError: For an unknown name, and for unknown, missing, doubly set or ill-typed
-            arguments, all of them in one message, each with its JSON path.
-    """
-    factory = _look_up(kind, table, name)
-    arguments = offered_arguments(factory, supplied)
-    if faults := [
-        *_refused(kind, name, factory, supplied),
-        *argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name)),
-    ]:
-        raise ConfigError("\n".join(faults))
-    checked = {key: _convert(arguments[key].checker, value) for key, value in args.items()}
-    try:
-        return factory(**(supplied | checked))
-    except ValueError as error:
-        # PyTorch's own constructors check their ranges and know nothing of our error family.
-        # From our classes a ValueError is a bug, and keeps its traceback.
-        if not factory.__module__.startswith("torch."):
-            raise
-        message = f"{kind}.args: {name} refuses its arguments: {error}"
-        raise ConfigError(message) from error
-
-
-def component_faults(
-    kind: str, table: Mapping[str, Callable[..., Any]], name: str, args: Mapping[str, object]
-) -> list[str]:
-    """What `build` would refuse of a config, without building: one line for each fault.
-
-    Args:
-        kind: As for `build`.
-        table: As for `build`.
-        name: As for `build`.
-        args: As for `build`.
-    """
-    try:
-        factory = _look_up(kind, table, name)
-    except ConfigError as error:
-        return [str(error)]
-    arguments = offered_arguments(factory, OVERRIDABLE)
-    return argument_faults(kind, name, args, arguments, advise=partial(_advice, table, name))
+    """`choose`, and build at once what was chosen."""
+    return choose(kind, table, name, args).build(**supplied)
 
 
 def signature_faults(
@@ -160,39 +193,6 @@ def signature_faults(
         for key in expected
         if key not in parameters
     ]
-
-
-def loader_arguments(
-    kind: str,
-    table: Mapping[str, Callable[..., Any]],
-    name: str,
-    args: Mapping[str, object],
-    *,
-    loader: Callable[..., Any],
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Divide a loader's `args` into those of the data set and those of the batches.
-
-    Args:
-        kind: The JSON path of the component: `"train_loader"` or `"val_loader"`.
-        table: The data sets there are.
-        name: The component's `type`.
-        args: The component's `args`; their names must be arguments of the data set or of `loader`.
-        loader: The class that makes batches; of its arguments those that the program does not set.
-
-    Returns:
-        The data set's arguments and the loader's, ready for two calls of `build`.
-
-    Raises:
-        ConfigError: For an unknown data set, and for every fault in the arguments of both.
-    """
-    for_data = offered_arguments(_look_up(kind, table, name))
-    for_batches = offered_arguments(loader)
-    if faults := argument_faults(
-        kind, name, args, for_data | for_batches, advise=partial(_advice, table, name)
-    ):
-        raise ConfigError("\n".join(faults))
-    batches = {key: value for key, value in args.items() if key in for_batches}
-    return {key: value for key, value in args.items() if key not in batches}, batches
 
 
 def argument_faults(
@@ -258,28 +258,21 @@ def _look_up(kind: str, table: Mapping[str, Callable[..., T]], name: str) -> Cal
     return table[name]
 
 
-def _refused(
-    kind: str, name: str, factory: Callable[..., Any], supplied: Iterable[str]
-) -> list[str]:
-    """What the program passes and the entry does not take: a signature to be completed."""
-    parameters = inspect.signature(factory).parameters
-    return [
-        f"{kind}.type: {name} has no argument {key!r}, which the program passes; add it to its "
-        "signature"
-        for key in supplied
-        if key not in parameters
-    ]
+def _checked(
+    kind: str,
+    table: Mapping[str, Callable[..., Any]],
+    name: str,
+    args: Mapping[str, object],
+    known: Mapping[str, Argument],
+) -> dict[str, object]:
+    def advise(key: str, value: object) -> str | None:
+        others = {other: inspect.signature(table[other]).parameters for other in table}
+        del others[name]
+        return taken_by(key, value, others)
 
-
-def _advice(
-    table: Mapping[str, Callable[..., Any]], name: str, key: str, value: object
-) -> str | None:
-    others = {
-        other: inspect.signature(entry).parameters
-        for other, entry in table.items()
-        if other != name
-    }
-    return taken_by(key, value, others)
+    if faults := argument_faults(kind, name, args, known, advise=advise):
+        raise ConfigError("\n".join(faults))
+    return {key: _convert(known[key].checker, value) for key, value in args.items()}
 
 
 def _convert(checker: Checker | None, value: object) -> object:

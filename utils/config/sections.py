@@ -77,8 +77,14 @@ class OptimizerSection(Component):
     backbone_lr_factor: Annotated[float, Gt(0), Le(1)] = 0.1
     """With `differential_lr`: the backbone's learning rate as a share of `lr`."""
 
+    layer_decay: Annotated[float, Gt(0), Le(1)] | None = None
+    """Each layer of the encoder learns at this share of the rate of the layer above it, the last
+    one of the decoder's (times `backbone_lr_factor` with `differential_lr`); with
+    `no_decay_norm_bias`. For vision transformers, 0.65 to 0.9. null: one rate for all layers."""
+
     no_decay_norm_bias: bool = False
-    """No weight decay on biases and on the parameters of normalization layers."""
+    """No weight decay on biases, the parameters of normalization layers, position tables and
+    tokens."""
 
 
 class TrainerSection(Section):

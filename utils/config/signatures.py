@@ -4,7 +4,7 @@ import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Annotated, Any, NamedTuple, Protocol, Union
 
@@ -47,14 +47,8 @@ class Argument(NamedTuple):
     """Whether there is no default."""
 
 
-def offered_arguments(
-    factory: Callable[..., Any], supplied: Iterable[str] = ()
-) -> dict[str, Argument]:
-    """What a config may say to an entry of a table.
-
-    Args:
-        factory: The entry: a class or a function.
-        supplied: The arguments that the program passes, beside those of `SUPPLIED`.
+def offered_arguments(factory: Callable[..., Any]) -> dict[str, Argument]:
+    """What a config may say to an entry of a table, a class or a function.
 
     Returns:
         For each parameter that a config may set, in order, what it may be.
@@ -64,14 +58,13 @@ def offered_arguments(
         annotations = typing.get_type_hints(function, include_extras=True)
     except NameError:  # a name imported for type checkers only: nothing to check against
         annotations = {}
-    by_program = SUPPLIED.keys() | (set(supplied) - OVERRIDABLE)
     return {
         name: Argument(
             _adapter(annotations[name]) if name in annotations else None,
-            needed=parameter.default is parameter.empty and name not in supplied,
+            needed=parameter.default is parameter.empty and name not in OVERRIDABLE,
         )
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in by_program
+        if name not in SUPPLIED
     }
 
 
@@ -97,7 +90,8 @@ def _without_unknown_arms(annotation: Any) -> Any:
 
 def _is_json_type(annotation: Any) -> bool:
     try:
-        TypeAdapter(annotation, config=ConfigDict(strict=True)).json_schema()
+        # In a list, since a type with a config of its own takes no other.
+        TypeAdapter(list[annotation], config=ConfigDict(strict=True)).json_schema()
     except PydanticUserError:
         return False
     return True

@@ -4,19 +4,25 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from utils.drawing.overlay import shown
-from utils.drawing.palette import Color, to_colors
+from utils.drawing.overlay import legend, shown
+from utils.drawing.palette import VOID_COLOR, Color, to_colors
 
 _LONGEST = 400  # pixels of a tile's long side; more only makes event files heavy
 _GAP = 5
 _PAPER = 255
+_CAPTION = 16  # pixels of the line above the columns
 
 
 class LabelledData(Protocol):
     """What of a data set the images need."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """A name for each class."""
+        ...
 
     @property
     def palette(self) -> Sequence[Color]:
@@ -29,9 +35,36 @@ class LabelledData(Protocol):
         ...
 
 
-def comparison_grid(
-    samples: Sequence[tuple[Tensor, Tensor, Tensor]], dataset: LabelledData
-) -> np.ndarray:
+Sample = tuple[Tensor, Tensor, Tensor]
+"""An image (C, H, W) in the file's dtype, its mask (H, W) and its prediction (H, W)."""
+
+
+def comparison_sheet(samples: Sequence[Sample], dataset: LabelledData) -> np.ndarray:
+    """`comparison_grid` under the names of its columns and above a legend of what occurs in it.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    grid = comparison_grid(samples, dataset)
+    if not samples:
+        return grid
+    found = {int(label) for _, *both in samples for mask in both for label in mask.unique()}
+    names = {number: text for number, text in enumerate(dataset.classes) if number in found}
+    names.pop(dataset.ignore_index, None)
+    entries = [(text, dataset.palette[number]) for number, text in names.items()]
+    entries += [("void", VOID_COLOR)] if dataset.ignore_index in found else []
+    below = legend(entries, least_width=grid.shape[1])
+    sheet = Image.new("RGB", (below.width, _CAPTION + len(grid) + below.height), (_PAPER,) * 3)
+    sheet.paste(Image.fromarray(grid), (0, _CAPTION))
+    sheet.paste(below, (0, _CAPTION + len(grid)))
+    width = shrunk_size(*samples[0][1].shape, longest=_LONGEST)[1]
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, text in enumerate(("input", "target", "prediction")):
+        pen.text((_GAP + column * (width + _GAP), 3), text, fill=(0, 0, 0), font=font)
+    return np.asarray(sheet)
+
+
+def comparison_grid(samples: Sequence[Sample], dataset: LabelledData) -> np.ndarray:
     """One row a sample: the input, its target, the prediction.
 
     Args:
@@ -53,7 +86,7 @@ def comparison_grid(
     return sheet
 
 
-def _row(sample: tuple[Tensor, Tensor, Tensor], dataset: LabelledData) -> np.ndarray:
+def _row(sample: Sample, dataset: LabelledData) -> np.ndarray:
     image, mask, prediction = (part.detach().cpu().numpy() for part in sample)
     tiles = [shrink_image(shown(image.transpose(1, 2, 0)), longest=_LONGEST)]
     for labels in (mask, prediction):

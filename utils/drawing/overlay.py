@@ -8,13 +8,17 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.drawing.palette import Color, to_colors
 from utils.drawing.text import in_percent
 
-_OPACITY = 0.5
 _BACKGROUND = (255, 255, 255)
 _INK = (0, 0, 0)
 
 
 def overlay(
-    image: np.ndarray, mask: np.ndarray, palette: Sequence[Color], classes: Sequence[str]
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: Sequence[Color],
+    classes: Sequence[str],
+    *,
+    opacity: float = 0.5,
 ) -> Image.Image:
     """Draw class colors over an image and add a legend with names and shares.
 
@@ -23,18 +27,26 @@ def overlay(
         mask: (H, W) class ids; the highest value of the dtype is void.
         palette: A color for each class.
         classes: A name for each class.
+        opacity: How much of the colors is seen, the rest is the image; in [0, 1].
 
     Returns:
         RGB, as wide as the image (at least as wide as the longest name), higher by the legend.
     """
     void = np.iinfo(mask.dtype).max
     colours = to_colors(mask, palette, ignore_index=void).astype(np.float32)
-    mixed = (1 - _OPACITY) * shown(image) + _OPACITY * colours
+    mixed = (1 - opacity) * shown(image) + opacity * colours
     drawn = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    legend = _legend(mask[mask != void], palette, classes, least_width=drawn.width)
-    sheet = Image.new("RGB", (legend.width, drawn.height + legend.height), _BACKGROUND)
+    counts = np.bincount(mask[mask != void], minlength=len(classes))
+    present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
+    shares = (f"{in_percent(counts[one] / counts.sum(), 1)}%" for one in present)
+    entries = [
+        (f"{classes[one]} {share}", palette[one])
+        for one, share in zip(present, shares, strict=True)
+    ]
+    below = legend(entries, least_width=drawn.width)
+    sheet = Image.new("RGB", (below.width, drawn.height + below.height), _BACKGROUND)
     sheet.paste(drawn, (0, 0))
-    sheet.paste(legend, (0, drawn.height))
+    sheet.paste(below, (0, drawn.height))
     return sheet
 
 
@@ -52,25 +64,25 @@ def shown(image: np.ndarray) -> np.ndarray:
     return np.nan_to_num((pixels - low) * (255 / max(float(high - low), 1e-12)))
 
 
-def _legend(
-    mask: np.ndarray, palette: Sequence[Color], classes: Sequence[str], *, least_width: int
-) -> Image.Image:
-    """Entries of the classes that occur, the largest first, in as many columns as fit."""
-    counts = np.bincount(mask, minlength=len(classes))
-    present = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one]]
+def legend(entries: Sequence[tuple[str, Color]], *, least_width: int) -> Image.Image:
+    """Names beside their colors, in as many columns as fit.
+
+    Args:
+        entries: Names and colors, in order.
+        least_width: Pixels; the legend is wider where a name is.
+    """
     size = max(11, least_width // 60)
     font = ImageFont.load_default(size)
-    texts = [f"{classes[one]} {in_percent(counts[one] / mask.size, 1)}%" for one in present]
     box = size + size // 2
-    widest = max((int(font.getlength(text)) for text in texts), default=0) + 2 * box
+    widest = max((int(font.getlength(text)) for text, _ in entries), default=0) + 2 * box
     width = max(least_width, widest + size)
     columns = max(1, (width - size) // widest)
-    rows = -(-len(present) // columns)
-    legend = Image.new("RGB", (width, rows * box + size), _BACKGROUND)
-    draw = ImageDraw.Draw(legend)
-    for index, (one, text) in enumerate(zip(present, texts, strict=True)):
+    rows = -(-len(entries) // columns)
+    sheet = Image.new("RGB", (width, rows * box + size), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for index, (text, color) in enumerate(entries):
         left = size // 2 + index % columns * widest
         top = size // 2 + index // columns * box
-        draw.rectangle((left, top, left + size, top + size), fill=palette[one], outline=_INK)
+        draw.rectangle((left, top, left + size, top + size), fill=color, outline=_INK)
         draw.text((left + box, top), text, fill=_INK, font=font)
-    return legend
+    return sheet

@@ -1,24 +1,26 @@
 """report.html: one file that opens offline and shows what a model gets right and wrong.
 
-The page itself is the template report.html beside this file; here stands what it is given.
+The page is the template report.html beside this file, on utils/pages/base.html; here stands what it
+is given.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from utils.drawing.palette import VOID_COLOR, Color
+from utils.drawing.svg import bars
+from utils.drawing.text import percent
 from utils.evaluation.report_images import KINDS, RIGHT, TYPES, WRONG, heat_map, strength_of
 from utils.evaluation.scoring import Evaluation, GalleryImage
-from utils.evaluation.summary import VOID, overall, percent, short_names
+from utils.evaluation.summary import VOID, overall, short_names
+from utils.pages.page import fill, words
 
-_FOLDER = Path(__file__).parent
+_TEMPLATE = Path(__file__).with_name("report.html")
 _TABLE_CLASSES = 32  # a confusion matrix of more is an image: its numbers could not be read
+_IN_TITLE = ("run", "arch", "data", "split", "date")
 _STRONG = 0.6  # cells of a stronger color have white figures
 _SECTIONS = {
     "classes": "Classes",
@@ -53,48 +55,40 @@ def render(evaluation: Evaluation, summary: Mapping[str, Any], *, palette: Seque
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     boundary = ["Boundary_IoU"] if "Mean_Boundary_IoU" in summary else []
     large = len(counts) > _TABLE_CLASSES
-    return _template().render(
-        title=" ".join(filter(None, [f"{about['arch']} on {about['data']}", about.get("split")])),
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),  # noqa: S704  ours
-        sections=_SECTIONS,
-        zones=_ZONES,
+    return fill(
+        _TEMPLATE,
+        title=_title(about),
         about=_about(summary),
-        overall=overall(summary),
+        sections=_SECTIONS,
+        cards={words(name): percent(value) for name, value in overall(summary).items()},
+        zones=_ZONES,
         summary={**summary, "classes": classes},
         columns=["IoU", "Dice", "Precision", "Recall", *boundary],
         heat_map=heat_map(shares) if large else None,
         confusion=None if large else _confusion(shares, [row["name"] for row in classes]),
-        chart=_chart(scores),
+        bars=bars(scores) if scores else None,
+        mean=sum(scores) / max(len(scores), 1),
+        ticks=[(f"{tick} %", 100 - tick) for tick in (0, 25, 50, 75, 100)],
         legend=[*legend, ("void", VOID_COLOR), ("wrong (in errors)", WRONG)],
         worst=_gallery(evaluation, evaluation.worst),
         best=_gallery(evaluation, evaluation.best),
     )
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["percent"] = percent
-    environment.filters["words"] = _words
-    environment.filters["base64"] = _base64
-    return environment.get_template("report.html")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _title(about: Mapping[str, Any]) -> str:
+    """What was scored on which data, and of which date the run is."""
+    run = f"{about['run']}: " if about.get("run") else ""
+    data = " ".join(filter(None, [about["data"], about.get("split")]))
+    date = f", {about['date']}" if about.get("date") else ""
+    return f"{run}{about['arch']} on {data}{date}"
 
 
 def _about(summary: Mapping[str, Any]) -> dict[str, str]:
     facts = {"images": f"{summary['images']:,}", **summary["about"]}
     return {
-        _words(name): _fact(value)
+        words(name): _fact(value)
         for name, value in facts.items()
-        if value not in (None, False) and name not in ("arch", "data", "split")
+        if value not in (None, False) and name not in _IN_TITLE
     }
 
 
@@ -119,23 +113,6 @@ def _confusion(shares: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
             cells.append({"prediction": other, "share": share, "color": color, "strong": strong})
         rows.append((name, cells))
     return {"columns": columns, "rows": rows}
-
-
-def _chart(scores: Sequence[float]) -> dict[str, Any] | None:
-    """Bars in ascending order, from 0 to 100 %, in the template's coordinates."""
-    if not scores:
-        return None
-    left, right, top, bottom = 44, 1180, 12, 212
-    width, height = (right - left) / len(scores), bottom - top
-    gap = min(2.0, width / 4)
-    return {
-        "ticks": [(tick, bottom - height * tick / 100) for tick in (0, 25, 50, 75, 100)],
-        "mean": f"{bottom - height * sum(scores) / len(scores):.1f}",
-        "bars": "".join(
-            f"M{left + i * width:.2f} {bottom}v{-height * score:.2f}h{width - gap:.2f}V{bottom}z"
-            for i, score in enumerate(scores)
-        ),
-    }
 
 
 def _gallery(evaluation: Evaluation, gallery: Sequence[GalleryImage]) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ class ImageScore(NamedTuple):
     mean_iou: float | None
     pixel_accuracy: float | None
     labelled_pixels: int
+    wrong_pixels: int
     void_pixels: int
 
 
@@ -70,7 +71,7 @@ class Evaluation(NamedTuple):
         boundaries: (2, C) int64 intersections and unions of Boundary IoU; None without it.
         places: (2, 2) int64 [[errors, pixels] near label boundaries, [errors, pixels] inside].
         images: In ascending order of Mean_IoU; images without labelled pixels last.
-        worst: The first of `images`, with images.
+        worst: Those with the most wrongly labelled pixels, with images, the worst first.
         best: The last of `images` that have a score, with images, the best first.
     """
 
@@ -164,13 +165,14 @@ class Evaluator:
         self._show(score, image, mask, prediction)
 
     def _score(self, index: int, counts: np.ndarray, pixels: int) -> ImageScore:
-        labelled = int(counts.sum())
+        labelled, right = int(counts.sum()), int(counts.diagonal().sum())
         return ImageScore(
             index,
             self._data.name(index),
             mean_scores(counts, self._scored)["Mean_IoU"],
-            ratio(int(counts.diagonal().sum()), labelled),
+            ratio(right, labelled),
             labelled,
+            labelled - right,
             pixels - labelled,
         )
 
@@ -182,7 +184,7 @@ class Evaluator:
             return
         # The least of each heap is what leaves it; equal scores stand in the data set's order.
         ranks = (
-            (self._worst, (-score.mean_iou, -score.index)),
+            (self._worst, (score.wrong_pixels, -score.index)),
             (self._best, (score.mean_iou, score.index)),
         )
         entering = [(heap, key) for heap, key in ranks if len(heap) < SHOWN or key > heap[0][0]]

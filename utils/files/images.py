@@ -19,7 +19,6 @@ from utils.errors import DataError
 from utils.files.decoding import FORMATS, decoding
 from utils.files.rasters import Raster, page_count
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".npy")
 # Pillow refuses from twice this limit on; what lies between is a large image, not a fault.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))

@@ -5,13 +5,14 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import ConfigError, DataError, ResourceError
+from utils.files.endings import EXTENSIONS
 
-RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".npy")
+RESULT_SUFFIXES = (".png", ".tif", ".overlay.jpg", ".confidence.png", ".npy")
 
 
 class Job(NamedTuple):
@@ -25,31 +26,54 @@ class Job(NamedTuple):
         return self.target.with_name(self.target.name + suffix)
 
 
-def find_images(images: Path, *, extension: str, recursive: bool, output: Path) -> list[Job]:
-    """List the images of a folder, or the one file, with a name for the result of each.
+def find_images(
+    paths: Sequence[Path], *, extensions: Sequence[str], recursive: bool, output: Path
+) -> tuple[list[Job], str]:
+    """List the images of folders, and single files, with a name for the result of each.
 
     Args:
-        images: A folder or a file; of a file the extension does not matter.
-        extension: "jpg" or ".jpg", in any case.
+        paths: Folders and files; of a file the extension does not matter.
+        extensions: "jpg" or ".jpg", in any case; "all": every one that can be read.
         recursive: Folders inside too; the tree is kept below `output`.
-        output: Where results go; not searched when it lies inside `images`.
+        output: Where results go; not searched when it lies inside a folder of images.
 
     Returns:
-        Sorted; no two results share a name, on file systems that ignore case neither.
+        The images in order, each once; no two results share a name, on file systems that ignore
+        case neither, and of several folders each has one of its name below `output`. And what to
+        say of the files that were left out, "" without any.
 
     Raises:
-        DataError: Nothing there, or no file with that extension (the ones there are named).
+        DataError: Nothing there, or no file with such an extension (the ones there are named).
     """
-    if images.is_file():
-        return _jobs([images], images.parent, output)
-    if not images.is_dir():
-        raise DataError(f"--images {images}: no such file or folder")
-    ending = "." + extension.lower().lstrip(".")
-    files = sorted(_walk(images, output, recursive=recursive))
-    found = [path for path in files if path.suffix.lower() == ending]
-    if not found:
-        raise DataError(_nothing_found(images, ending, files, recursive=recursive))
-    return _jobs(found, images, output)
+    endings = {"." + one.lower().lstrip(".") for one in extensions}
+    if ".all" in endings:
+        endings |= set(EXTENSIONS)
+    several = sum(path.is_dir() for path in paths) > 1
+    found: dict[Path, Path] = {}
+    others: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            found.setdefault(path, Path(path.name))
+            continue
+        if not path.is_dir():
+            raise DataError(f"--images {path}: no such file or folder")
+        files = sorted(_walk(path, output, recursive=recursive))
+        images = [file for file in files if file.suffix.lower() in endings]
+        if not images:
+            raise DataError(_nothing_found(path, endings, files, recursive=recursive))
+        place = Path(path.resolve().name) if several else Path()
+        found |= {file: place / file.relative_to(path) for file in images if file not in found}
+        others += [file for file in files if file.suffix.lower() not in endings]
+    kinds = Counter(file.suffix.lower() or "(none)" for file in others)
+    left_out = [
+        f"{count} {kind} ({_first_of(kind, others)})" for kind, count in kinds.most_common()
+    ]
+    return _jobs(found, output), ", ".join(left_out)
+
+
+def _first_of(kind: str, files: Sequence[Path]) -> str:
+    names = [file.name for file in files if (file.suffix.lower() or "(none)") == kind]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
@@ -69,22 +93,26 @@ def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
         yield from (here / name for name in own if not name.endswith(".partial"))
 
 
-def _nothing_found(images: Path, ending: str, files: Sequence[Path], *, recursive: bool) -> str:
+def _nothing_found(
+    images: Path, endings: Collection[str], files: Sequence[Path], *, recursive: bool
+) -> str:
     counts = Counter(path.suffix.lower() or "(none)" for path in files)
     if not counts:
         deeper = "" if recursive else "; folders inside it are searched with --recursive"
         return f"--images {images}: the folder has no files{deeper}"
     there = ", ".join(f"{suffix} ({number})" for suffix, number in counts.most_common(8))
-    best = counts.most_common(1)[0][0].lstrip(".")
+    best = [suffix.lstrip(".") for suffix, _ in counts.most_common() if suffix in EXTENSIONS]
+    fix = f"--extension {' '.join(best)}" if best else "convert them to PNG, JPEG or TIFF"
     return (
-        f"--images {images}: no file ends in {ending}\n"
+        f"--images {images}: no file ends in {' or '.join(sorted(endings))}\n"
         f"  extensions there: {there}\n"
-        f"  fix: --extension {best}"
+        f"  fix: {fix}"
     )
 
 
-def _jobs(images: Sequence[Path], root: Path, output: Path) -> list[Job]:
-    targets = [output / path.relative_to(root) for path in images]
+def _jobs(images: Mapping[Path, Path], output: Path) -> list[Job]:
+    """A job for each image; `images` gives the place of its result below `output`."""
+    targets = [output / place for place in images.values()]
     stems = Counter(str(target.with_suffix("")).casefold() for target in targets)
     taken: set[str] = set()
     jobs = []
@@ -92,12 +120,18 @@ def _jobs(images: Sequence[Path], root: Path, output: Path) -> list[Job]:
         alike = stems[str(target.with_suffix("")).casefold()] > 1
         name = target if alike else target.with_suffix("")
         number = 2
-        while str(name).casefold() in taken:
+        while not taken.isdisjoint(_names(name)):
             name = target.with_name(f"{target.name}-{number}")
             number += 1
-        taken.add(str(name).casefold())
+        taken |= _names(name)
         jobs.append(Job(image, name))
     return jobs
+
+
+def _names(target: Path) -> set[str]:
+    """Names of results less their last suffix, which no other image's may have."""
+    name = str(target).casefold()
+    return {name, f"{name}.confidence"}
 
 
 def refuse_overwriting(jobs: Sequence[Job]) -> None:

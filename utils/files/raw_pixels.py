@@ -32,6 +32,11 @@ class Decoded(NamedTuple):
     pixels: np.ndarray
     void: np.ndarray | None
 
+    def rows(self, top: int, bottom: int) -> "Decoded":
+        """Rows `top` to `bottom` (exclusive), without a copy."""
+        void = None if self.void is None else self.void[top:bottom]
+        return Decoded(self.pixels[top:bottom], void)
+
 
 class Header(NamedTuple):
     """What is known without decoding: (height, width) as displayed, and the kind of pixels."""

@@ -56,6 +56,15 @@ def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
     return torch.device("cuda", index)
 
 
+def device_name(device: "torch.device") -> str:
+    """What a device is called: a GPU's own name, or its type and the CPU's threads."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()} ({torch.get_num_threads()} threads)"
+
+
 def set_determinism(*, deterministic: bool) -> None:
     """Same bits each time, where asked for; must run before torch starts CUDA."""
     import torch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.data.normalize import Normalize
-from utils.errors import ConfigError, NumericError
+from utils.errors import CheckpointError, ConfigError, NumericError
 
 MINIMUM_SIDE = 33  # at 32 the deepest maps are 1 x 1, and the exporter takes that for a constant
 AGREEMENT = 0.999  # least share of pixels with the same class
@@ -50,7 +50,7 @@ class Deployed(nn.Module):
 
 def describe(checkpoint: Mapping[str, Any]) -> dict[str, str]:
     """What a user of the file needs to know, as metadata: JSON under each key."""
-    names = ("arch", "classes", "palette", "mean", "std", "ignore_index")
+    names = ("arch", "config", "classes", "palette", "mean", "std", "ignore_index")
     values = {name: checkpoint[name] for name in names}
     values["input_dtype"] = checkpoint.get("input_dtype", "uint8")
     values["minimum_side"] = MINIMUM_SIDE
@@ -132,17 +132,27 @@ def write_onnx(
     made.save(path, external_data=False)
 
 
-def onnx_runner(path: Path) -> Runner:
+def onnx_session(path: Path) -> Any:
     """The file in onnxruntime, on the CPU.
 
     Raises:
+        CheckpointError: It is missing, or no ONNX file.
         ConfigError: onnxruntime is not installed.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError(f"the exported file is proven in onnxruntime\n{_EXTRA}") from error
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        raise ConfigError(f"{path} needs onnxruntime\n{_EXTRA}") from error
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # of its own kinds, which have no common base
+        reason = str(error).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: not an ONNX file, or damaged ({reason})") from error
+
+
+def onnx_runner(path: Path) -> Runner:
+    """What runs an ONNX file; raises as `onnx_session`."""
+    session = onnx_session(path)
 
     def run(images: np.ndarray) -> np.ndarray:
         return np.asarray(session.run(None, {"images": images})[0])

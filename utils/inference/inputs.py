@@ -46,8 +46,7 @@ def read_input(path: Path, expected: Expected) -> Decoded:
                 plain = raster.as_displayed and raster.dtype == np.uint8
                 plain &= math.prod(raster.size) <= 2 * (Image.MAX_IMAGE_PIXELS or 0)  # no bomb
                 if plain or raster.georeferenced or expected[:2] != RGB:
-                    rows = raster.rows(0, raster.size[0])
-                    return fit(rows, expected, path, raster.nodata)
+                    return read_rows(raster, expected, 0, raster.size[0])
         except NotPlainError:  # of 8-bit images Pillow knows more kinds
             if expected[:2] != RGB:
                 raise
@@ -62,6 +61,11 @@ def read_input(path: Path, expected: Expected) -> Decoded:
     if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16:
         pixels = pixels.astype(np.uint16)
     return fit(pixels, expected, path)
+
+
+def read_rows(raster: Raster, expected: Expected, top: int, bottom: int) -> Decoded:
+    """Read rows `top` to `bottom` (exclusive) of a raster, as `fit` makes them."""
+    return fit(raster.rows(top, bottom), expected, raster.path, raster.nodata)
 
 
 def fit(pixels: np.ndarray, expected: Expected, path: Path, nodata: float | None = None) -> Decoded:

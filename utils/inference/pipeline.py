@@ -1,8 +1,9 @@
 """Reading, computing and writing at the same time, with bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -34,24 +35,32 @@ def overlapped(
         Every item in order once it is written, with the user's mistake that kept it from being
         read or computed, if any. Other exceptions, and all from `write`, end the whole.
     """
-    waiting = iter(items)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        reads: deque[tuple[Item, Future[Read]]] = deque()
+    with ThreadPoolExecutor(1) as writer, closing(ahead(read, items, count=_AHEAD)) as reads:
         writes: deque[tuple[Item, Future[object] | UserError]] = deque()
-        try:
-            reads.extend((item, reader.submit(read, item)) for item in islice(waiting, _AHEAD))
-            while reads:
-                item, future = reads.popleft()
-                reads.extend((one, reader.submit(read, one)) for one in islice(waiting, 1))
-                try:
-                    result = compute(item, future.result())
-                    writes.append((item, writer.submit(write, item, result)))
-                except UserError as error:
-                    writes.append((item, error))
-                while len(writes) > _AHEAD:
-                    yield _finished(*writes.popleft())
-            while writes:
+        for item, future in reads:
+            try:
+                result = compute(item, future.result())
+                writes.append((item, writer.submit(write, item, result)))
+            except UserError as error:
+                writes.append((item, error))
+            while len(writes) > _AHEAD:
                 yield _finished(*writes.popleft())
+        while writes:
+            yield _finished(*writes.popleft())
+
+
+def ahead(
+    read: Callable[[Item], Read], items: Iterable[Item], *, count: int
+) -> Generator[tuple[Item, Future[Read]], None, None]:
+    """Read in a thread, up to `count` items before they are asked for; close it to end early."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(1) as reader:
+        reads = deque((item, reader.submit(read, item)) for item in islice(waiting, count))
+        try:
+            while reads:
+                ready = reads.popleft()
+                reads.extend((item, reader.submit(read, item)) for item in islice(waiting, 1))
+                yield ready
         finally:
             for _, future in reads:
                 future.cancel()

@@ -8,13 +8,12 @@ mirror image.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.inference.tiles import Blend, bands, grid
+from utils.inference.tiles import BandSums, Blend, grid
 
 Model = Callable[[Tensor], Tensor]
 SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -121,14 +120,13 @@ def sliding(
     """
     height, width = images.shape[-2:]
     windows = grid((height, width), window=window, overlap=overlap, blend=blend)
+    sums = BandSums(windows, store)
     output: Tensor | None = None
-    for top, logits in bands(
-        partial(whole, model),
-        lambda top, bottom: images[:, :, top:bottom],
-        windows,
-        batch_size=batch_size,
-        store=store,
-    ):
+    for row, top in enumerate(windows.rows.starts):
+        strip = images[:, :, top : top + windows.rows.window]
+        for columns, batch in windows.cut(strip, batch_size):
+            sums.add(row, columns, whole(model, batch))
+        logits = sums.finished(row)
         if output is None:
             output = logits.new_empty((*logits.shape[:2], height, width))
         output[:, :, top : top + logits.shape[2]] = logits

@@ -23,10 +23,22 @@ _PNG_EFFORT = 3  # of 9: masks compress well at any; 9 costs more than a small n
 
 @dataclass(frozen=True)
 class Extras:
-    """What is written beside the masks."""
+    """What is written beside the masks.
 
-    overlay: bool = False
-    probabilities: bool = False
+    Attributes:
+        overlay: How much of the classes' colors is in the overlay, up to 1; 0: no overlay.
+        array: The probabilities.
+        confidence: The highest probability of each pixel.
+    """
+
+    overlay: float = 0.0
+    array: bool = False
+    confidence: bool = False
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether probabilities are needed."""
+        return self.array or self.confidence
 
 
 class Results(NamedTuple):
@@ -89,11 +101,17 @@ class Writer:
             )
             write_whole(job.result(".tif"), in_place)
         if self._extras.overlay:
-            drawn = overlay(results.pixels, mask, self._palette, self._classes)
+            opacity = self._extras.overlay
+            drawn = overlay(results.pixels, mask, self._palette, self._classes, opacity=opacity)
             as_jpeg = partial(drawn.save, format="JPEG", quality=90)
             write_whole(job.result(".overlay.jpg"), as_jpeg)
-        if results.probabilities is not None:
-            write_whole(job.result(".npy"), partial(_save_array, results.probabilities))
+        shares = results.probabilities
+        if shares is not None and self._extras.array:
+            write_whole(job.result(".npy"), partial(_save_array, shares))
+        if shares is not None and self._extras.confidence:
+            highest = np.nan_to_num(shares.max(0).astype(np.float32))  # 0 where void
+            gray = Image.fromarray(np.rint(255 * highest.clip(0, 1)).astype(np.uint8))
+            write_whole(job.result(".confidence.png"), partial(gray.save, format="PNG"))
 
 
 @contextlib.contextmanager

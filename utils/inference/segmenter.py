@@ -1,10 +1,17 @@
-"""From image files to result files: read, predict, write, each while the others work."""
+"""The way of an image: read, normalize, windows, model, sum, argmax, write.
+
+`run` reads, computes and writes several images at a time. What is computed is in `_whole` for an
+image whose logits fit into memory and in `_bands` for a larger one; the ladder around them repeats
+that in smaller pieces when memory runs out nevertheless.
+"""
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +25,16 @@ from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import Decoded
 from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
-from utils.inference.inputs import Expected, fit, read_input
-from utils.inference.pipeline import overlapped
+from utils.inference.inputs import Expected, read_input, read_rows
+from utils.inference.pipeline import ahead, overlapped
 from utils.inference.prediction import MINIMUM_SIZE, Model
 from utils.inference.predictor import Predictor, Settings
 from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
-from utils.inference.streaming import MaskRows, MemoryRows, Rows, fill
+from utils.inference.streaming import MaskRows
+from utils.inference.tiles import BandSums, Grid
 
 STREAMED_PIXELS = 1 << 25  # TIFF files of more pixels are never in memory whole
+_SAID_EVERY = 10.0  # seconds between two lines of progress
 _PADDING = 1 << 22  # pixels that padding may add to an image; a strip of one row grows 32 times
 
 
@@ -103,27 +112,35 @@ class Segmenter:
             pixels, void = read.image
             return self.segment(pixels, job.image.name, void)._replace(raster=read.raster)
         with Raster(job.image) as raster:
-            return self.predictor.within_memory(lambda: self._stream(job, raster), raster.size)
+            work = partial(self._stream, job, raster)
+            return self.predictor.ladder.within_memory(work, raster.size)
 
-    @torch.inference_mode()
     def segment(
         self, pixels: np.ndarray, name: str = "image", void: np.ndarray | None = None
     ) -> Results:
-        """Segment an image (H, W, C) as it is expected; `void`, (H, W) bool, is so in the mask."""
-        probabilities = None
-        if self._fits(*pixels.shape[:2]):
-            images = as_images(pixels).to(self._device)
-            found = self.predictor.segment(images, probabilities=self._extras.probabilities)
-            mask = found.mask.numpy().astype(self._mask_dtype)
-            if found.probabilities is not None:
-                probabilities = to_half(found.probabilities.numpy(), mask)
-        else:
-            mask = self._banded(pixels, name)
-        if void is not None:
-            mask[void] = np.iinfo(mask.dtype).max
+        """Segment an image (H, W, C) as it is expected; `void`, (H, W) bool, is so in the mask.
+
+        Raises:
+            ResourceError: Even the smallest pieces do not fit into memory.
+        """
+        size = (pixels.shape[0], pixels.shape[1])
+        whole = self._whole if self._fits(*size) else self._in_bands
+        work = partial(whole, Decoded(pixels, void), name)
+        return self.predictor.ladder.within_memory(work, size)
+
+    @torch.inference_mode()
+    def _whole(self, image: Decoded, _name: str) -> Results:
+        """Segment an image whose logits fit."""
+        images = as_images(image.pixels).to(self._device)
+        logits = self.predictor.logits(images)  # scales, windows, normalize, model, sum
+        mask, probabilities = self._ids(logits), None
+        if self._extras.probabilities:
+            probabilities = to_half(logits.softmax(1)[0].cpu().numpy(), mask)
+        if image.void is not None:
+            mask[image.void] = np.iinfo(mask.dtype).max
             if probabilities is not None:
-                probabilities[:, void] = np.nan
-        return Results(pixels, mask, probabilities)
+                probabilities[:, image.void] = np.nan
+        return Results(image.pixels, mask, probabilities)
 
     def _fits(self, height: int, width: int) -> bool:
         """Whether the logits of an image fit into what is free; on a GPU trying tells."""
@@ -134,26 +151,21 @@ class Segmenter:
         fits = self._device.type != "cpu" or needed < free_memory()
         return fits and padded - height * width < _PADDING
 
-    def _banded(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """The mask of an image whose logits do not fit, by bands of windows."""
-        size = (pixels.shape[0], pixels.shape[1])
-        images = as_images(pixels)
-        self._announce(name, size)
-        rows = MemoryRows(size, self._mask_dtype)
-        self._fill(rows, size, lambda top, bottom: images[:, :, top:bottom], name)
-        return rows.mask
+    @torch.inference_mode()
+    def _in_bands(self, image: Decoded, name: str) -> Results:
+        """Segment an image whose logits do not fit."""
+        rows: list[np.ndarray] = []
+        height, width = image.pixels.shape[:2]
+        windows = self._announced(name, (height, width))
+        self._bands(name, windows, image.rows, rows)
+        return Results(image.pixels, np.concatenate(rows), None)
 
     @torch.inference_mode()
     def _stream(self, job: Job, raster: Raster) -> Streamed:
-        voids: dict[int, np.ndarray | None] = {}
-
-        def read(top: int, bottom: int) -> Tensor:
-            rows = raster.rows(top, bottom)
-            pixels, voids[top] = fit(rows, self.expected, raster.path, raster.nodata)
-            return as_images(pixels)
-
+        """Segment an image that is larger than memory; the rows of its mask go to disk."""
+        name, read = job.image.name, partial(read_rows, raster, self.expected)
         read(0, 1)  # another kind of image is refused before anything is written
-        self._announce(job.image.name, raster.size)
+        windows = self._announced(name, raster.size)
         with writing(job.target):
             job.target.parent.mkdir(parents=True, exist_ok=True)
             rows = MaskRows(
@@ -163,41 +175,73 @@ class Segmenter:
                 meaning=self._meaning(raster),
             )
         try:
-            self._fill(rows, raster.size, read, job.image.name, voids.pop)
+            begin = rows.take_up(windows.rows.starts, raster.size[0])
+            if begin:
+                self._say(f"{name}: taken up again at row {begin} of {raster.size[0]}")
+            self._bands(name, windows, read, rows, begin)
         except BaseException:
             rows.close()
             raise
         if self._extras.overlay:
-            self._say(f"{job.image.name}: too large for an overlay: mask only")
+            self._say(f"{name}: too large for an overlay: mask only")
         return Streamed(rows, raster)
 
-    def _fill(
+    def _bands(
         self,
-        rows: Rows,
-        size: tuple[int, int],
-        read: Callable[[int, int], Tensor],
         name: str,
-        void: Callable[[int], np.ndarray | None] = lambda _top: None,
+        windows: Grid,
+        read: Callable[[int, int], Decoded],
+        mask: MaskRows | list[np.ndarray],
+        begin: int = 0,
     ) -> None:
-        predictor = self.predictor
-        fill(
-            rows,
-            lambda images: predictor.windows(images.to(self._device)),
-            read,
-            predictor.grid(size),
-            batch_size=predictor.settings.batch_size,
-            store=predictor.store,
-            say=lambda line: self._say(f"{name}: {line}"),
-            void=void,
-        )
+        """Append the rows of a mask from `begin` on, each when no more window touches it."""
+        height, tops, high = windows.rows.size, windows.rows.starts, windows.rows.window
+        batch_size = self.predictor.settings.batch_size
+        sums = BandSums(windows, self.predictor.store)
+        started = said = time.monotonic()
 
-    def _announce(self, name: str, size: tuple[int, int]) -> None:
+        def decode(row: int) -> tuple[Tensor, np.ndarray | None]:
+            pixels, void = read(tops[row], tops[row] + high)
+            return as_images(pixels), void
+
+        wanted = [row for row, top in enumerate(tops) if top + high > begin]
+        with closing(ahead(decode, wanted, count=1)) as strips:
+            for row, strip in strips:
+                images, void = strip.result()
+                for columns, batch in windows.cut(images, batch_size):
+                    logits = self.predictor.windows(batch.to(self._device))  # normalize, model
+                    sums.add(row, columns, logits)
+                logits = sums.finished(row)
+                if tops[row] < begin:
+                    continue
+                ids = self._ids(logits)
+                if void is not None:
+                    ids[void[: len(ids)]] = np.iinfo(ids.dtype).max
+                mask.append(ids)
+                done, now = tops[row] + logits.shape[2], time.monotonic()
+                if now - said > _SAID_EVERY:
+                    said = now
+                    left = (now - started) * (height - done) / (done - begin)
+                    self._say(f"{name}: row {done} of {height}, {left:.0f} s left")
+
+    def _ids(self, logits: Tensor) -> np.ndarray:
+        """The likeliest class of each pixel, (H, W), of logits (1, K, H, W): the first of equals.
+
+        On a CPU `argmax` over the channels takes four to nine times as long as `max`.
+        """
+        return logits.max(1).indices[0].cpu().numpy().astype(self._mask_dtype)
+
+    def _announced(self, name: str, size: tuple[int, int]) -> Grid:
+        """The windows of an image whose logits do not fit, after saying what that means for it."""
         scales = len(self.predictor.settings.used_scales)
         at = f" at {scales} scales (--mode sliding: at one)" if scales > 1 else ""
-        windows = len(self.predictor.grid(size))
-        self._say(f"{name}: {size[1]} x {size[0]} pixels do not fit whole, {windows} windows{at}")
+        windows = self.predictor.grid(size)
+        self._say(
+            f"{name}: {size[1]} x {size[0]} pixels do not fit whole, {len(windows)} windows{at}"
+        )
         if self._extras.probabilities:
             self._say(f"{name}: too large for probabilities: mask only")
+        return windows
 
     def _meaning(self, raster: Raster) -> dict[str, Any]:
         """What makes two masks of one name the same mask."""
@@ -206,7 +250,7 @@ class Segmenter:
             "image": [str(raster.path.resolve()), status.st_size, status.st_mtime_ns],
             "weights": self._weights_digest,
             "input": self._input,
-            "settings": {**asdict(self.predictor.settings), **self.predictor.rung._asdict()},
+            "settings": {**asdict(self.predictor.settings), **self.predictor.ladder.rung._asdict()},
             "arithmetic": [self._device.type, self._precision, torch.__version__],
         }
 

@@ -8,7 +8,7 @@ larger than memory.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +82,26 @@ class Grid:
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.columns.starts)
 
+    def cut(self, strip: Tensor, batch_size: int) -> Iterator[tuple[range, Tensor]]:
+        """Cut the windows of one row.
+
+        Batches never span two rows of windows, so what is computed for a row does not depend on
+        where a run began: an image that is taken up again at any band gives the same bits.
+
+        Args:
+            strip: Those rows of the images, (N, C, rows.window, W).
+            batch_size: Windows a batch, at least N.
+
+        Yields:
+            Which columns, and their windows (columns * N, C, rows.window, columns.window).
+        """
+        starts, window = self.columns.starts, self.columns.window
+        step = max(1, batch_size // strip.shape[0])
+        for first in range(0, len(starts), step):
+            columns = range(len(starts))[first : first + step]
+            lefts = [starts[column] for column in columns]
+            yield columns, torch.cat([strip[:, :, :, left : left + window] for left in lefts])
+
 
 def grid(
     size: tuple[int, int], *, window: int | tuple[int, int], overlap: float, blend: Blend = "hann"
@@ -94,56 +114,51 @@ def grid(
     )
 
 
-def bands(
-    predict: Callable[[Tensor], Tensor],
-    read: Callable[[int, int], Tensor],
-    windows: Grid,
-    *,
-    batch_size: int,
-    store: torch.device | None = None,
-    begin: int = 0,
-) -> Iterator[tuple[int, Tensor]]:
-    """Blend window after window and hand out the rows of the result as they become final.
+class BandSums:
+    """Weighted sums of logits, of as many rows of an image as a window has.
 
-    Batches never span two rows of windows, so what is computed for a row does not depend on where a
-    run began: an image that is taken up again at any band gives the same bits.
+    For each row of windows, from the top: `add` the logits of all its windows, then take the rows
+    that are `finished`.
 
     Args:
-        predict: Maps a batch of windows (B, C, h, w) to logits (B, K, h, w).
-        read: `read(top, bottom)` gives those rows of the images, (N, C, bottom - top, W).
-        windows: The windows; `windows.columns.size` is W.
-        batch_size: Windows a call of `predict`, at least N.
+        windows: The windows of the image.
         store: Device of the sums; None: where the logits are.
-        begin: First row wanted; must be one that an earlier pass handed out as a band's top.
-
-    Yields:
-        (top, logits float32 (N, K, rows, W)), top to bottom without gaps. The tensor is reused:
-        take what you need of it before asking for the next.
     """
-    rows, columns = windows.rows, windows.columns
-    sums: Tensor | None = None
-    for index, top in enumerate(rows.starts):
-        if top + rows.window <= begin:
-            continue
-        strip = read(top, top + rows.window)
-        for first, logits in _row(predict, strip, columns, batch_size):
-            place = store or logits.device
-            if sums is None:
-                shape = (strip.shape[0], logits.shape[1], rows.window, columns.size)
-                sums = torch.zeros(shape, device=place)
-            down = rows.weights[index].to(place)[:, None]
-            for offset, part in enumerate(logits.split(strip.shape[0])):
-                left = columns.starts[first + offset]
-                weight = down * columns.weights[first + offset].to(place)
-                target = sums[:, :, :, left : left + columns.window]
-                target.addcmul_(part.to(place).float(), weight)
-        assert sums is not None
-        last = index + 1 == len(rows.starts)
-        done = rows.window if last else rows.starts[index + 1] - top
-        if top >= begin:
-            yield top, sums[:, :, :done]
-        if not last:
-            _move_up(sums, done)
+
+    def __init__(self, windows: Grid, store: torch.device | None = None) -> None:
+        self._windows = windows
+        self._store = store
+        self._sums: Tensor | None = None
+        self._finished = 0  # rows at the top that have been taken
+
+    def add(self, row: int, columns: range, logits: Tensor) -> None:
+        """Add the logits (columns * N, K, h, w) of windows that `Grid.cut` gave."""
+        down, across = self._windows.rows, self._windows.columns
+        place = self._store or logits.device
+        parts = logits.chunk(len(columns))
+        if self._sums is None:
+            shape = (*parts[0].shape[:2], down.window, across.size)
+            self._sums = torch.zeros(shape, device=place)
+        elif self._finished:
+            _move_up(self._sums, self._finished)
+        self._finished = 0
+        weights = down.weights[row].to(place)[:, None]
+        for column, part in zip(columns, parts, strict=True):
+            left = across.starts[column]
+            target = self._sums[:, :, :, left : left + across.window]
+            weight = weights * across.weights[column].to(place)
+            target.addcmul_(part.to(place).float(), weight)
+
+    def finished(self, row: int) -> Tensor:
+        """The logits that no later row of windows touches, float32 (N, K, rows, W).
+
+        The tensor is reused: take what you need of it before adding to the next row.
+        """
+        assert self._sums is not None
+        rows = self._windows.rows
+        last = row + 1 == len(rows.starts)
+        self._finished = rows.window if last else rows.starts[row + 1] - rows.starts[row]
+        return self._sums[:, :, : self._finished]
 
 
 def _move_up(sums: Tensor, done: int) -> None:
@@ -153,14 +168,3 @@ def _move_up(sums: Tensor, done: int) -> None:
         rest = plane[done:].clone()
         plane[left:] = 0
         plane[:left] = rest
-
-
-def _row(
-    predict: Callable[[Tensor], Tensor], strip: Tensor, columns: Axis, batch_size: int
-) -> Iterator[tuple[int, Tensor]]:
-    """Yields the index of a batch's first window and its logits: N images a window."""
-    step = max(1, batch_size // strip.shape[0])
-    for first in range(0, len(columns.starts), step):
-        lefts = columns.starts[first : first + step]
-        batch = [strip[:, :, :, left : left + columns.window] for left in lefts]
-        yield first, predict(torch.cat(batch))

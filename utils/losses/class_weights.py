@@ -35,13 +35,10 @@ def class_weights(
     if scheme == "enet":
         return tuple(1 / math.log(_ENET + count / total) for count in pixels)
     if scheme == "median_freq":
-        shares = [count / around if count else 0 for count, around in _pairs(pixels, surroundings)]
+        pairs = zip(pixels, surroundings, strict=True)
+        shares = [count / around if count else 0 for count, around in pairs]
         middle = statistics.median(share for share in shares if share)
         return tuple(middle / share if share else 0.0 for share in shares)
     inverse = [total / count if count else 0.0 for count in pixels]
     mean = statistics.fmean(value for value in inverse if value)
     return tuple(value / mean for value in inverse)
-
-
-def _pairs(pixels: Sequence[int], surroundings: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(pixels, surroundings, strict=True))

@@ -1,14 +1,14 @@
 """The table of losses, their sums, and the wrapper for deep supervision."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from utils.config.registry import Table, build
+from utils.config.registry import Choice, Table, build
 from utils.errors import ConfigError
 from utils.losses.contract import SegmentationLoss, divide
 from utils.losses.pixel import CrossEntropyLoss2d
@@ -182,38 +182,36 @@ LOSSES: Table[Callable[..., SegmentationLoss]] = Table(
 
 
 def build_loss(
-    name: str,
-    args: Mapping[str, object],
+    choice: Choice[SegmentationLoss],
     *,
     num_classes: int,
     ignore_index: int,
     class_weights: Sequence[float] | None = None,
     aux_weight: float = 0.4,
 ) -> WithAuxiliary:
-    """The loss that a config names, ready for any model's output.
+    """The loss that a config chose, ready for any model's output.
 
     Args:
-        name: A key of `LOSSES`.
-        args: The loss's own arguments.
+        choice: From `LOSSES`.
         num_classes: Classes of the data set.
         ignore_index: The label of void pixels.
         class_weights: One weight a class, or None.
         aux_weight: Factor of auxiliary outputs.
 
     Raises:
-        ConfigError: Unknown name or argument, or class weights that do not fit the classes.
+        ConfigError: A part of a sum that there is not, or class weights that do not fit.
     """
     if class_weights is not None and len(class_weights) != num_classes:
         raise ConfigError(
             f"class_weights: found {len(class_weights)} weights, expected {num_classes}, one for "
             "each class of the data set in its order"
         )
-    loss = build("loss", LOSSES, name, args, ignore_index=ignore_index, class_weights=class_weights)
+    loss = choice.build(ignore_index=ignore_index, class_weights=class_weights)
     if _is_regional(loss):
         log.info(
             "loss: %s compares regions (or keeps the hardest pixels) of each process's micro-batch "
             "by itself; the values are averaged",
-            name,
+            choice.name,
         )
     return WithAuxiliary(loss, aux_weight)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
@@ -10,34 +11,35 @@ from torch.optim import Optimizer
 from utils.errors import ConfigError
 
 
+@dataclass(kw_only=True, eq=False)
 class Schedule:
     """Sets the rate of every parameter group for an update.
 
     Base rates are read from the groups at construction, so a schedule is built before an
     optimizer's saved state (whose rates are those of its last update) is loaded.
+
+    Args:
+        optimizer: Its groups are changed by `apply`.
+        total_steps: Optimizer updates in the whole run, at least 1.
+        warmup_steps: Updates of linear warm-up at the start.
+
+    Raises:
+        ConfigError: The warm-up fills the whole run.
     """
 
-    def __init__(self, optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0) -> None:
-        """Read the base rates.
+    optimizer: Optimizer = field(kw_only=False)
+    total_steps: int
+    warmup_steps: Annotated[int, Ge(0)] = 0
 
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in the whole run, at least 1.
-            warmup_steps: Updates of linear warm-up at the start.
-
-        Raises:
-            ConfigError: The warm-up fills the whole run.
-        """
-        if warmup_steps >= total_steps:
+    def __post_init__(self) -> None:
+        """Read the base rates."""
+        if self.warmup_steps >= self.total_steps:
             raise ConfigError(
-                f"lr_scheduler.args.warmup_steps: found {warmup_steps}, expected fewer than the "
-                f"{total_steps} iterations of this run; shorten the warm-up or raise "
+                f"lr_scheduler.args.warmup_steps: found {self.warmup_steps}, expected fewer than "
+                f"the {self.total_steps} iterations of this run; shorten the warm-up or raise "
                 "trainer.epochs"
             )
-        self.optimizer = optimizer
-        self.total_steps = total_steps
-        self.warmup_steps = warmup_steps
-        self._base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def apply(self, step: int) -> None:
         """Set the rates for update `step`, counted from 0."""
@@ -60,97 +62,59 @@ class Schedule:
         raise NotImplementedError
 
 
+@dataclass(kw_only=True, eq=False)
 class Poly(Schedule):
     """(1 - t/T)^power: the first update at the full rate, the last above zero.
 
     Source: DeepLab (Chen et al. 2017, arXiv:1606.00915), section 4.1.2.
+
+    Args:
+        power: 1 falls in a straight line.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        total_steps: int,
-        power: Annotated[float, Gt(0)] = 0.9,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-    ) -> None:
-        """Read the base rates.
-
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in the whole run.
-            power: 1 falls in a straight line.
-            warmup_steps: Updates of linear warm-up at the start.
-        """
-        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
-        self.power = power
+    power: Annotated[float, Gt(0)] = 0.9
 
     def shape(self, step: int, total: int) -> float:
         """(1 - step/total)^power."""
         return max(0.0, 1 - step / total) ** self.power
 
 
+@dataclass(kw_only=True, eq=False)
 class Cosine(Schedule):
     """Half a cosine from the full rate down: f + (1 - f) (1 + cos(pi t/T)) / 2.
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983), equation 5, without restarts.
+
+    Args:
+        floor: f, the share of the base rate that the curve falls towards.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        total_steps: int,
-        floor: Annotated[float, Ge(0), Lt(1)] = 0.0,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-    ) -> None:
-        """Read the base rates.
-
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in the whole run.
-            floor: f, the share of the base rate that the curve falls towards.
-            warmup_steps: Updates of linear warm-up at the start.
-        """
-        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
-        self.floor = floor
+    floor: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     def shape(self, step: int, total: int) -> float:
         """The cosine from 1 towards `floor`, which step `total` would reach."""
         return _cosine(1.0, self.floor, step / total)
 
 
+@dataclass(kw_only=True, eq=False)
 class Step(Schedule):
-    """The rate is multiplied by `gamma` at each milestone."""
+    """The rate is multiplied by `gamma` at each milestone.
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        total_steps: int,
-        milestones: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.6, 0.85),
-        gamma: Annotated[float, Gt(0), Lt(1)] = 0.1,
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-    ) -> None:
-        """Read the base rates.
+    Args:
+        milestones: Where the rate drops, as shares of the run (behind the warm-up), so that
+            a longer run keeps its shape; rounded to whole updates.
+        gamma: Factor of each drop.
+    """
 
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in the whole run.
-            milestones: Where the rate drops, as shares of the run (behind the warm-up), so that
-                a longer run keeps its shape; rounded to whole updates.
-            gamma: Factor of each drop.
-            warmup_steps: Updates of linear warm-up at the start.
-        """
-        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
-        self.milestones = milestones
-        self.gamma = gamma
+    milestones: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.6, 0.85)
+    gamma: Annotated[float, Gt(0), Lt(1)] = 0.1
 
     def shape(self, step: int, total: int) -> float:
         """gamma^(milestones passed)."""
         return self.gamma ** sum(step >= round(share * total) for share in self.milestones)
 
 
+@dataclass(kw_only=True, eq=False)
 class OneCycle(Schedule):
     """lr/10 -> lr over the first 30 %, then -> lr/25, both along a cosine.
 
@@ -158,35 +122,19 @@ class OneCycle(Schedule):
     Source: Smith and Topin 2018 (arXiv:1708.07120), section 4; the numbers are the documented
     ones of this tool. Equals `torch.optim.lr_scheduler.OneCycleLR` with `div_factor` 10 and
     `final_div_factor` 2.5, except that runs too short to rise start on the way down.
+
+    Args:
+        rise: Share of the run in which the rate rises.
+        start_divisor: The first rate is lr / start_divisor.
+        end_divisor: The last rate is lr / end_divisor.
+        momentums: The momentum at the peak and at both ends.
+        warmup_steps: Updates of linear warm-up before the cycle.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        total_steps: int,
-        rise: Annotated[float, Gt(0), Lt(1)] = 0.3,
-        start_divisor: Annotated[float, Gt(0)] = 10.0,
-        end_divisor: Annotated[float, Gt(0)] = 25.0,
-        momentums: tuple[float, float] = (0.85, 0.95),
-        warmup_steps: Annotated[int, Ge(0)] = 0,
-    ) -> None:
-        """Read the base rates.
-
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in the whole run.
-            rise: Share of the run in which the rate rises.
-            start_divisor: The first rate is lr / start_divisor.
-            end_divisor: The last rate is lr / end_divisor.
-            momentums: The momentum at the peak and at both ends.
-            warmup_steps: Updates of linear warm-up before the cycle.
-        """
-        super().__init__(optimizer, total_steps=total_steps, warmup_steps=warmup_steps)
-        self.rise = rise
-        self.start_divisor = start_divisor
-        self.end_divisor = end_divisor
-        self.momentums = momentums
+    rise: Annotated[float, Gt(0), Lt(1)] = 0.3
+    start_divisor: Annotated[float, Gt(0)] = 10.0
+    end_divisor: Annotated[float, Gt(0)] = 25.0
+    momentums: tuple[float, float] = (0.85, 0.95)
 
     def apply(self, step: int) -> None:
         """Set the rates and momentums for update `step`, counted from 0."""
@@ -217,21 +165,17 @@ class OneCycle(Schedule):
         return _cosine(peak, end, (step - peak_step) / (last - peak_step))
 
 
+@dataclass(kw_only=True, eq=False)
 class Exponential(Schedule):
-    """From one rate to another by equal factors; for range tests, not in the table."""
+    """From one rate to another by equal factors; for range tests, not in the table.
 
-    def __init__(self, optimizer: Optimizer, *, total_steps: int, start: float, end: float) -> None:
-        """Read the base rates.
+    Args:
+        start: The rate of group 0 at the first update; other groups keep their proportion.
+        end: Its rate at the last.
+    """
 
-        Args:
-            optimizer: Its groups are changed by `apply`.
-            total_steps: Optimizer updates in all, at least 2.
-            start: The rate of group 0 at the first update; other groups keep their proportion.
-            end: Its rate at the last.
-        """
-        super().__init__(optimizer, total_steps=total_steps)
-        self.start = start
-        self.end = end
+    start: float
+    end: float
 
     def shape(self, step: int, total: int) -> float:
         """The rate start (end/start)^(step/(total-1)), as a factor of group 0's base rate."""

@@ -14,6 +14,7 @@ log = logging.getLogger("segmentation")
 
 LAST = "last.pth"
 BEST = "best_model.pth"
+IMAGES = "validation.png"  # of the last validation
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
 
 
@@ -64,6 +65,12 @@ def create(save_dir: Path, name: str) -> Path:
     raise ResourceError(f"cannot make a run folder in {parent}: a thousand runs this second")
 
 
+def date_of(folder: Path) -> str | None:
+    """The minute at which a run began, as its folder's name tells it: "2026-01-31 12:00"."""
+    found = re.match(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d", folder.absolute().name)
+    return found and f"{found[1]} {found[2]}:{found[3]}"
+
+
 def find_checkpoint(path: Path) -> tuple[Path, dict]:
     """The checkpoint to resume from: the file itself, or the furthest sound one of a folder.
 
@@ -94,6 +101,21 @@ def find_checkpoint(path: Path) -> tuple[Path, dict]:
     for fault in faults:
         log.warning("%s", fault)
     return furthest
+
+
+def find_model(path: Path) -> Path:
+    """Return the file to take a network from: `path` itself, of a run folder its best model.
+
+    Raises:
+        CheckpointError: The folder holds none; names the runs in it.
+    """
+    if not path.is_dir():
+        return path
+    files = [path / BEST, path / LAST, *_newest(path, "iter"), *_newest(path, "epoch")]
+    found = next(filter(Path.exists, files), None)
+    if found is None:
+        raise CheckpointError(f"{path}: a folder without {BEST} and {LAST}{_runs_below(path)}")
+    return found
 
 
 def _runs_below(path: Path) -> str:

@@ -7,17 +7,21 @@ import json
 import logging
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import ConfigError, ResourceError, UserError
 from utils.files.lock import claim
+from utils.files.outputs import write_whole
 from utils.run import folder as run_folder
 from utils.run.checkpoint import write_durably
 
@@ -116,10 +120,20 @@ class RunLog:
                         self._writer.add_scalar(tag, value, step)
 
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
-        """Write a TensorBoard image, (H, W, 3) uint8."""
+        """Write the validation's images, (H, W, 3) uint8, to the run folder and TensorBoard."""
+        if self.folder is not None:
+            with _disk_faults(self.folder / run_folder.IMAGES, "save_dir"):
+                drawn = Image.fromarray(image)
+                write_whole(self.folder / run_folder.IMAGES, partial(drawn.save, format="PNG"))
         if self._writer is not None:
             with _disk_faults(self._writer.log_dir, "log_dir"):
                 self._writer.add_image(tag, image, step, dataformats="HWC")
+
+    def text(self, tag: str, text: str) -> None:
+        """Write TensorBoard text as it is, indented by four spaces: Markdown's code."""
+        if self._writer is not None:
+            with _disk_faults(self._writer.log_dir, "log_dir"):
+                self._writer.add_text(tag, textwrap.indent(text, "    "))
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
@@ -172,6 +186,7 @@ def open_run(
     run_folder.remove_leftovers(folder)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     write_durably(folder / "config.json", text.encode())
+    run.text("config", text)
     return run
 
 

@@ -45,8 +45,8 @@ def training_scalars(
         "train/loss": loss,
         "train/Gradient_norm": gradient_norm,
         "train/Momentum": first["betas"][0] if "betas" in first else first.get("momentum"),
-        "train/images_per_second": images_per_second,
-        "train/data_wait_share": waited,
+        "train/Images_per_second": images_per_second,
+        "train/Data_wait_share": waited,
         **{f"train/Learning_rate_{i}": group["lr"] for i, group in enumerate(groups)},
     }
 

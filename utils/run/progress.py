@@ -2,9 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T")
 
 log = logging.getLogger("segmentation")
 
@@ -40,18 +43,30 @@ class ProgressBar:
         self._done += 1
         self._bar.update()
 
-    def say(self, values: Mapping[str, object]) -> None:
-        """Show numbers: in the bar, and as a line in train.log, or where there is no bar."""
+    def say(self, values: Mapping[str, object], *, left: str) -> None:
+        """Show numbers: in the bar, and as a line in train.log, or where there is no bar.
+
+        Args:
+            values: By name.
+            left: The time until the run's end, or "".
+        """
         if self._done == self._total:  # the epoch's own line follows
             return
         text = one_line(values)
+        self._bar.set_description_str(f"{self._title} <{left}" if left else self._title)
         self._bar.set_postfix_str(text)
         level = logging.DEBUG if self._terminal else logging.INFO
-        log.log(level, "%s  %d/%d  %s", self._title, self._done, self._total, text)
+        ending = f"  left {left}" if left else ""
+        log.log(level, "%s  %d/%d  %s%s", self._title, self._done, self._total, text, ending)
 
     def close(self) -> None:
         """Clear the line; due in whatever way the epoch ends: use contextlib.closing."""
         self._bar.close()
+
+
+def progress(steps: Iterable[T], title: str, total: int) -> Iterable[T]:
+    """Hand steps on, with a bar on a terminal once they have taken two seconds."""
+    return tqdm(steps, title, total, leave=False, delay=2, dynamic_ncols=True, disable=None)
 
 
 def one_line(values: Mapping[str, object]) -> str:

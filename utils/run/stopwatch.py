@@ -38,7 +38,7 @@ class Stopwatch:
             yield batch
 
     def count(self, images: int) -> None:
-        """So many images were worked on."""
+        """Add to the images that the epoch's speed is computed from."""
         self._images += images
 
     def read(self, *, epoch: bool = False) -> tuple[float, float]:
@@ -87,6 +87,46 @@ class LoaderWarning:
             100 * share,
             fix,
         )
+
+
+class Forecast:
+    """How much longer a run goes on, by its pace since the first look.
+
+    Args:
+        steps: Iterations of the whole run.
+        shown: False in all processes but the first, which says the expected time once.
+    """
+
+    def __init__(self, steps: int, *, shown: bool) -> None:
+        self._steps = steps
+        self._silent = not shown
+        self._first: tuple[float, int] | None = None
+
+    def left(self, step: int) -> str:
+        """The time left after `step` iterations, such as "1h05m"; "" while nothing is known."""
+        now = time.perf_counter()
+        if self._first is None:  # what came before was starting workers and choosing kernels
+            self._first = now, step
+        if step in (self._first[1], self._steps):
+            return ""
+        seconds = (now - self._first[0]) / (step - self._first[1]) * (self._steps - step)
+        if not self._silent:
+            self._silent = True
+            log.info("expected    about %s to go", duration(seconds))
+        return duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A time in at most six letters: "45s", "12m", "1h05m", "3d04h"."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if seconds < 100:
+        return f"{seconds:.0f}s"
+    if minutes < 100:
+        return f"{minutes:.0f}m"
+    units = ("h", int(hours), "m", int(minutes) % 60)
+    if hours >= 48:
+        units = ("d", int(hours) // 24, "h", int(hours) % 24)
+    return f"{units[1]}{units[0]}{units[3]:02}{units[2]}"
 
 
 def usable_cores() -> int:

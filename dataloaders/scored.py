@@ -1,0 +1,149 @@
+"""What a command line names to be scored: folders of images or predictions, and of their masks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from base.base_dataset import BaseDataset
+from dataloaders import DATASETS
+from dataloaders.folder import Folder
+from dataloaders.folder_files import by_key
+from dataloaders.layout import listed, shortened
+from utils.data.color_labels import ColorTable, parse_label_map
+from utils.data.labels import LabelTable
+from utils.drawing.palette import to_colors, voc_palette
+from utils.errors import DataError
+from utils.files.images import opened, sizes_differ
+from utils.files.raw_pixels import holds_values, read_colors, read_values
+
+_LABELS = ("label_map", "label_tolerance")
+
+
+def labelled_folders(
+    images: Path, masks: Path, name: str, args: Mapping[str, Any], about: Mapping[str, Any]
+) -> BaseDataset:
+    """Build the data set of two folders whose masks are coded as those of a training.
+
+    Args:
+        images: A folder, or a pattern with stars.
+        masks: Likewise.
+        name: The data set of the training.
+        args: Its arguments.
+        about: What a checkpoint says of the data: classes, palette, mean, std, ignore_index.
+
+    Raises:
+        ConfigError: A data set that the program does not know.
+        DataError: No such folder, or images without masks.
+    """
+    for flag, folder in (("--images", images), ("--masks", masks)):
+        _require(flag, folder)
+    labels: dict[str, Any]
+    if name == "Folder":
+        labels = {key: args[key] for key in _LABELS if key in args}
+    else:  # what its values mean depends on its arguments alone, not on its files
+        blank = object.__new__(DATASETS[name])
+        vars(blank).update(args, ignore_index=about["ignore_index"])
+        known = blank.label_table().mapping.items()
+        labels = {"label_map": {str(raw): _target(to, about["classes"]) for raw, to in known}}
+    return Folder(
+        data_dir=".",
+        images=images.as_posix(),
+        masks=masks.as_posix(),
+        classes=tuple(about["classes"]),
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
+        colours=tuple(f"#{bytes(color).hex()}" for color in about["palette"]),
+        ignore_index=about["ignore_index"],
+        **labels,
+    )
+
+
+def _require(flag: str, folder: Path) -> None:
+    if not folder.is_dir() and "*" not in str(folder):
+        raise DataError(f"{flag} {folder}: no such folder")
+
+
+def _target(train_id: int, classes: Sequence[str]) -> int | str:
+    return train_id if 0 <= train_id < len(classes) else "void"
+
+
+class Predictions:
+    """Masks that some program predicted, beside the labels of the same names.
+
+    Args:
+        predictions: A folder, or a pattern with stars.
+        masks: That of the labels. Each of them needs a prediction; other predictions are left out.
+        classes: Of each class in order "name", "name=value" or "name=#RRGGBB". Files of colors,
+            palettes too, are read by the colors given, all others by the values given; without
+            either they hold class numbers. The name "void" stands for what is not counted.
+
+    Raises:
+        ConfigError: Classes that contradict each other.
+        DataError: No such folder, or labels without a prediction.
+    """
+
+    def __init__(self, predictions: Path, masks: Path, classes: Sequence[str]) -> None:
+        _require("--predictions", predictions)
+        _require("--masks", masks)
+        pieces = [text.partition("=") for text in classes]
+        self.classes = tuple(dict.fromkeys(name for name, _, _ in pieces if name != "void"))
+        ids = {name: number for number, name in enumerate(self.classes)} | {"void": "void"}
+        label_map = {key: ids[name] for name, _, key in pieces if key}
+        self.num_classes = len(self.classes)
+        self.ignore_index = 255 if self.num_classes <= 255 else -1
+        values, colors, _ = parse_label_map(
+            label_map, num_classes=self.num_classes, ignore_index=self.ignore_index
+        )
+        sizes = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
+        self._colors = ColorTable(colors, **sizes) if colors else None
+        void = 255 if self.ignore_index == 255 else 65535
+        plain = LabelTable.identity(self.num_classes, ignore_index=self.ignore_index, void=void)
+        self._values = LabelTable(values, **sizes) if values else plain
+        chosen = dict(enumerate(voc_palette(self.num_classes)))
+        chosen |= {to: (code >> 16, code >> 8 & 255, code & 255) for code, to in colors.items()}
+        self.palette = tuple(chosen[number] for number in range(self.num_classes))
+        labels, found = by_key(masks), by_key(predictions)
+        if missing := [path for key, path in labels.items() if key not in found]:
+            raise DataError(
+                f"--predictions {predictions}: none for {len(missing)} of {len(labels)} masks:\n"
+                f"{listed(missing)}\n  found: {shortened([one.name for one in found.values()])}\n"
+                "  expected: a prediction with the name of each mask\n"
+                "  fix: where names differ, patterns such as --predictions 'out/*_pred.png' "
+                "--masks 'test/*_mask.png'"
+            )
+        self.pairs = [(path, found[key]) for key, path in sorted(labels.items())]
+        self.left_out = len(found) - len(labels)
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        """Return the path of a prediction."""
+        return str(self.pairs[index][1])
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a prediction and its labels.
+
+        Returns:
+            (H, W, 4): the colors of the predicted classes, and their numbers; (H, W) labels.
+
+        Raises:
+            DataError: A file that cannot be read, a value that is no class, or two sizes.
+        """
+        labels, prediction = self.pairs[index]
+        mask, found = self._read(labels), self._read(prediction)
+        if mask.shape != found.shape:
+            raise sizes_differ(labels, prediction, mask.shape, found.shape)
+        drawn = to_colors(found, self.palette, ignore_index=self.ignore_index)
+        return np.concatenate([drawn.astype(found.dtype), found[..., None]], axis=2), mask
+
+    def _read(self, path: Path) -> np.ndarray:
+        if self._colors is not None and not holds_values(path):
+            with opened(path) as image:
+                colored = image.mode not in ("1", "L") and not image.mode.startswith("I")
+            if colored:
+                return self._colors.apply(read_colors(path, lossy=False), str(path))
+        return self._values.apply(read_values(path, lossy=False).pixels, str(path))
