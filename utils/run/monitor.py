@@ -59,7 +59,7 @@ class Monitor:
     def restore(self, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; of another score than its run watched, nothing is known yet."""
         watched = (
-            (one["trainer"].get("monitor"), one.get("scored_classes"))
+            (one.get("trainer", {}).get("monitor"), one.get("scored_classes"))
             for one in (state["config"], config)
         )
         self.best_epoch, self.last_epoch = state["monitor_epochs"]
