@@ -26,6 +26,7 @@ from tables import TABLES
 from trainer import Trainer
 from utils import VERSION
 from utils.config.config import Config
+from utils.config.messages import hint
 from utils.config.registry import Choice, choose
 from utils.errors import ConfigError
 from utils.hardware import distributed
@@ -94,6 +95,7 @@ def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts
         held_out = [] if val_loader is None else [val_loader.dataset]
         take_statistics([data, *held_out], weights_saw, asked=asked)
     check_classes(data.classes, state)
+    check_class_names(config, data.classes)
     loss = _loss(config, chosen["loss"], data)
     model = build_model(
         chosen["arch"],
@@ -146,6 +148,22 @@ def choose_components(config: Config) -> dict[str, Choice]:
     if faults:
         raise ConfigError("\n".join(faults))
     return chosen
+
+
+def check_class_names(config: Config, classes: Sequence[str]) -> None:
+    """Refuse names of classes that the data do not have.
+
+    Raises:
+        ConfigError: With the nearest one.
+    """
+    watched = config.trainer.monitor.partition("/")[2]
+    named = {"trainer.monitor": [watched] if watched else []}
+    for key, names in {**named, "scored_classes": config.scored_classes or []}.items():
+        for name in names:
+            if name not in classes:
+                raise ConfigError(f"{key}: the data have no class {name!r}{hint(name, classes)}")
+            if names.count(name) > 1:
+                raise ConfigError(f"{key}: found {name!r} twice, expected each class once")
 
 
 def data_sections(config: Config) -> dict[str, Any]:
@@ -201,6 +219,7 @@ def _options(config: Config, device: torch.device) -> StepOptions:
         clip_grad_norm=config.trainer.clip_grad_norm,
         ema=config.trainer.ema,
         seed=config.seed,
+        scored_classes=config.scored_classes,
     )
 
 

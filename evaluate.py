@@ -139,6 +139,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
+    from assembly import check_class_names
     from models.stored import read_model
     from tables import add_plugins
     from utils.inference.model import Model
@@ -154,6 +155,7 @@ def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
         config = load_config(options.config, options.set)
     data, about = _data(options, config, checkpoint)
     _check_data(data, checkpoint)
+    check_class_names(config, data.classes)
     settings = prediction_flags.settings(options, config.train_loader.args.get("crop_size"))
     model = Model(
         network,
@@ -164,7 +166,8 @@ def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
         say=lambda line: print(line, file=sys.stderr),
     )
     run = {"run": config.name, "date": date_of(file.parent), "arch": checkpoint["arch"]}
-    about = run | about | {"checkpoint": str(file), "epoch": checkpoint.get("epoch")}
+    about |= {"scored_classes": config.scored_classes, "checkpoint": str(file)}
+    about = run | about | {"epoch": checkpoint.get("epoch")}
     return Scored(data, model, about | _about(options, settings, device))
 
 
@@ -182,20 +185,19 @@ def _data(
     options: argparse.Namespace, config: "Config", checkpoint: Mapping[str, Any]
 ) -> "tuple[BaseDataset, dict[str, Any]]":
     """The labelled images, whole, and what the report says of them."""
-    from dataloaders.building import build_whole
+    from dataloaders.building import SPLITTING, build_whole
     from dataloaders.scored import labelled_folders
 
     train, val, split = config.train_loader, config.val_loader, options.split
     if options.images is not None:
         folders = options.images, options.masks
-        return labelled_folders(*folders, train.type, train.args, checkpoint), {
-            "data": str(options.images)
-        }
+        about = {"data": str(options.images)}
+        return labelled_folders(*folders, train.type, train.args, checkpoint), about
     from_train = val is None or (split is not None and split == train.args.get("split"))
     kind, section = ("train_loader", train) if from_train or val is None else ("val_loader", val)
     args = dict(section.args)
     if split is not None:  # all of what was asked for, not the share that training left out
-        args = {key: value for key, value in args.items() if key != "val_split"} | {"split": split}
+        args = {key: args[key] for key in args if key not in SPLITTING} | {"split": split}
     data = build_whole(kind, section.type, args, ignore_index=config.ignore_index, seed=config.seed)
     chosen = args.get("split")
     about = {"data": (val or train).type, "split": chosen if isinstance(chosen, str) else None}
@@ -231,6 +233,7 @@ def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
     from utils.hardware.precision import full_fp32
+    from utils.metrics.scores import places
     from utils.run.progress import ProgressBar
 
     data = scored.data
@@ -240,6 +243,7 @@ def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
         scored.predict,
         draw=draws,
         boundary_ratio=options.boundary,
+        scored=places(scored.about.get("scored_classes"), data.classes),
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
     bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)

@@ -20,6 +20,7 @@ from base.base_trainer import BaseTrainer, Plan
 from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_sheet
+from utils.drawing.text import percent
 from utils.errors import NumericError
 from utils.hardware import distributed
 from utils.hardware.devices import kernel_search
@@ -30,7 +31,7 @@ from utils.hardware.prefetch import grouped, on_device
 from utils.metrics.totals import Totals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.update import Update, not_finite
-from utils.run.numbers import headline, training_line, training_scalars
+from utils.run.numbers import headline, in_words, training_line, training_scalars
 from utils.run.progress import ProgressBar, one_line
 from utils.run.stopwatch import Forecast, LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
@@ -74,7 +75,9 @@ class Trainer(BaseTrainer):
         self.data = data
         self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
-        self.totals = Totals(len(data.classes), data.ignore_index, data.classes, device)
+        self.totals = Totals(
+            len(data.classes), data.ignore_index, data.classes, device, options.scored_classes
+        )
         self.stopwatch = Stopwatch()
         self.unproven: list[int] = []  # what was trained on since all was finite
         self.first = distributed.rank() == 0
@@ -90,7 +93,7 @@ class Trainer(BaseTrainer):
         if loader is None:
             return None
         loader.signals = self.signals
-        shared = self.data.val_split is not None  # both loaders have the training's batch size
+        shared = self.data.holds_out  # both loaders have the training's batch size
         return Validator(
             loader,
             self.parts.loss,
@@ -98,6 +101,7 @@ class Trainer(BaseTrainer):
             device=self.device,
             precision=self.options.precision,
             accumulate=self.options.accumulate if shared else None,
+            scored=self.options.scored_classes,
         )
 
     # One epoch.
@@ -287,8 +291,9 @@ class Trainer(BaseTrainer):
         if crop_size is not None:
             metrics["crop"] = crop_size
         if self.first:
-            log.info("%s  %s", title, one_line(headline(metrics)))
-            ious = f"IoU  {one_line(metrics['Class_IoU'])}"
+            log.info("%s  %s", title, one_line(in_words(headline(metrics))))
+            scores = {name: percent(value) for name, value in metrics["Class_IoU"].items()}
+            ious = f"IoU  {one_line(scores)}"
             log.info("%s", textwrap.fill(ious, 80, subsequent_indent="     "))
             self.run.image(
                 self.position.step,

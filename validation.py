@@ -1,5 +1,6 @@
 """Scoring a network on the validation data while it trains."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Validator:
         precision: "fp32", "bf16" or "fp16".
         accumulate: Micro-batches of an update, where batches are as large as in training;
             for the advice when memory runs out.
+        scored: Names of the classes that enter the means; None: all.
     """
 
     loader: BaseDataLoader
@@ -42,6 +44,7 @@ class Validator:
     device: torch.device
     precision: str
     accumulate: int | None
+    scored: Sequence[str] | None
 
     @torch.inference_mode()
     def run(
@@ -60,7 +63,9 @@ class Validator:
             The sums, and the first image of each of the first batches.
         """
         data = self.loader.dataset
-        totals = ValidationTotals(len(data.classes), data.ignore_index, data.classes, self.device)
+        totals = ValidationTotals(
+            len(data.classes), data.ignore_index, data.classes, self.device, self.scored
+        )
         samples: list[Sample] = []
         self.loader.set_position(epoch=0)
         bar = ProgressBar(title, len(self.loader), shown=shown)

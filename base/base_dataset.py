@@ -7,13 +7,13 @@ file that fills `pairs` in `__post_init__`, and one line in `dataloaders/__init_
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Lt
 
 from base.augmentation import Augmentation
 from base.samples import Pair, Sample
@@ -22,10 +22,13 @@ from utils.data.color_labels import ColorTable
 from utils.data.labels import LabelTable, count_values, mask_dtype, refuse_void_class
 from utils.data.normalize import FULL_SCALE, mean_color
 from utils.data.pixel_cache import DiskCache, PixelCache, RamCache, default_folder
+from utils.data.splits import fold_of, groups_of, share_of
 from utils.errors import ConfigError, DataError
 from utils.files.images import REDUCED, opened, read_image, read_mask, sizes_differ, upright_size
 from utils.files.raw_pixels import Decoded
-from utils.seeding import sample_generator, split_order
+from utils.seeding import sample_generator
+
+SPLITTING = ("val_split", "val_fold", "group")  # the arguments that say what is held out
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -36,11 +39,16 @@ class BaseDataset(Augmentation):
         cache: Keep decoded pixels: in memory, or on disk where they outlast the run.
         cache_dir: The folder of the disk cache; default: segmentation/pixels in the user's cache.
         val_split: The share of the samples that is held out and validated; in `train_loader` only.
+        val_fold: Instead of a share: hold out this fold of so many, [index from 0, count].
+        group: A regular expression that finds in an image's path which group it belongs to, by its
+            first ( ) or all that it matches; what is held out is whole groups.
     """
 
     cache: Literal["ram", "disk"] | None = None
     cache_dir: str | None = None
     val_split: Annotated[float, Gt(0), Lt(1)] | None = None
+    val_fold: tuple[Annotated[int, Ge(0)], Annotated[int, Ge(2)]] | None = None
+    group: str | None = None
 
     classes: ClassVar[tuple[str, ...]]
     palette: ClassVar[tuple[tuple[int, int, int], ...]]
@@ -52,6 +60,7 @@ class BaseDataset(Augmentation):
     def __post_init__(self) -> None:
         """Prepare what every sample needs; a subclass sets `pairs` and calls this first."""
         super().__post_init__()
+        self._check_split()
         self.pairs: tuple[Pair, ...] = ()
         self.image_sizes: list[tuple[int, int]] | None = None
         self.notes: tuple[str, ...] = ()  # what of the files is left over
@@ -196,33 +205,59 @@ class BaseDataset(Augmentation):
         a_pixel += np.dtype(self.table.dtype).itemsize
         return a_pixel * sum(math.prod(self.known_size(index)) for index in range(len(self)))
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of the samples is held out for validation."""
+        return self.val_split is not None or self.val_fold is not None
+
+    def _check_split(self) -> None:
+        if self.val_split is not None and self.val_fold is not None:
+            raise ConfigError("val_fold: found beside val_split\n  fix: delete one of them")
+        if self.val_fold is not None and self.val_fold[0] >= self.val_fold[1]:
+            index, count = self.val_fold
+            raise ConfigError(
+                f"val_fold: found index {index} of {count}, expected 0 to {count - 1}"
+            )
+        if self.group is not None and not self.holds_out:
+            raise ConfigError(
+                "group: has no effect without val_split or val_fold\n  fix: set one, or delete it"
+            )
+
     def select(self, indices: Sequence[int]) -> None:
         """Keep only these samples."""
         self.pairs = tuple(self.pairs[index] for index in indices)
         self.image_sizes = None
 
     def split_off(self) -> "BaseDataset":
-        """Take the share `val_split` out of this data set.
+        """Take what `val_split` or `val_fold` say out of this data set.
 
         Returns:
-            The share as a data set of whole images without augmentation. Which samples it holds
-            depends on the seed, `val_split` and the number of samples.
+            It as a data set of whole images without augmentation. Which samples it holds depends on
+            the seed, these two, `group` and the names of the samples.
 
         Raises:
-            DataError: One of the two would be empty.
+            ConfigError: `group` is no regular expression.
+            DataError: One of the two would be empty, or a name shows no group.
         """
-        assert self.val_split is not None
-        count = round(len(self) * self.val_split)
-        if not 0 < count < len(self):
+        groups: Sequence[Hashable] = range(len(self))
+        if self.group is not None:
+            names = [Path(self.name(index)).as_posix() for index in range(len(self))]
+            groups = groups_of(names, self.group)
+        if self.val_fold is not None:
+            chosen, what = fold_of(groups, *self.val_fold, seed=self.seed), "val_fold: a fold"
+        else:
+            assert self.val_split is not None
+            chosen = share_of(groups, self.val_split, seed=self.seed)
+            what = f"val_split: a share of {self.val_split}"
+        if not 0 < len(chosen) < len(self):
             raise DataError(
-                f"val_split: a share of {self.val_split} of {len(self)} images leaves nothing to "
-                f"{'train on' if count else 'validate'}\n  fix: another share, or more images"
+                f"{what} of {len(self)} images leaves nothing to "
+                f"{'train on' if chosen else 'validate'}\n  fix: another share, or more images"
             )
-        order = split_order(len(self), seed=self.seed)
         held_out = copy.copy(self)
-        held_out.select(sorted(order[:count].tolist()))
+        held_out.select(chosen)
         held_out.augment, held_out.val, held_out.crop_size, held_out.notes = False, True, None, ()
-        self.select(sorted(order[count:].tolist()))
+        self.select(sorted(set(range(len(self))) - set(chosen)))
         return held_out
 
     def label_counts(self, mask: np.ndarray) -> np.ndarray:

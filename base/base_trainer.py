@@ -170,12 +170,7 @@ class BaseTrainer:
         if improved:
             # Before last.pth: killed between the two, the resumed run writes it again.
             checkpoint.save([folder / run_folder.BEST], self._best_state())
-            log.info(
-                "best so far: %s %.4f, saved to %s",
-                self.monitor.metric,
-                self.monitor.best,
-                run_folder.BEST,
-            )
+            log.info("best so far: %s, saved to %s", self.monitor.shown(), run_folder.BEST)
         paths = [folder / run_folder.LAST]
         if self.position.epoch % self.plan.save_period == 0:
             # First: killed between the two, the resumed run makes it the last one.
@@ -258,8 +253,7 @@ class BaseTrainer:
             average = state["ema"] or {"updates": 0, "state_dict": state["state_dict"]}
             weights = require(average["state_dict"], own, _UNFIT.format("averaged weights"))
             self.ema.load_state_dict({"updates": average["updates"], "state_dict": weights})
-        self.monitor.best = state["monitor_best"]
-        self.monitor.best_epoch, self.monitor.last_epoch = state["monitor_epochs"]
+        self.monitor.restore(state, self.description["config"])
         self.position = Position(state["epoch"], state["iteration"], state["step"])
         sums = {n: value for n, value in self.running_state().items() if isinstance(value, Tensor)}
         found = {name: state["running"].get(name) for name in sums}

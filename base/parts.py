@@ -27,10 +27,12 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """How an update is computed."""
+    """How an update is computed, and scored."""
 
     precision: str = "fp32"
     accumulate: int = 1
     clip_grad_norm: float | None = None
     ema: float | None = None
     seed: int = 0
+    scored_classes: tuple[str, ...] | None = None
+    """The classes that enter the means; None: all."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 
 from base.base_data_loader import BaseDataLoader
-from base.base_dataset import BaseDataset
+from base.base_dataset import SPLITTING, BaseDataset
 from dataloaders import DATASETS
 from dataloaders.doctor import check
 from utils.config.registry import Choice, choose_loader
@@ -31,7 +31,7 @@ def build_loaders(
 ) -> tuple[BaseDataLoader, BaseDataLoader | None]:
     """Build both loaders of this process, after a first look at their data.
 
-    With `val_split` in the training loader's args, the validation loader gets the share that is
+    With `val_split` or `val_fold` in the training loader's args, the validation loader gets what is
     held out: whole images, not augmented.
 
     Args:
@@ -47,7 +47,7 @@ def build_loaders(
     """
     common = {"ignore_index": ignore_index, "seed": seed}
     datasets, batches = _datasets(train, val, **common)
-    if train[1].get("val_split") is not None:
+    if datasets["train_loader"].holds_out:
         datasets["val_loader"] = datasets["train_loader"].split_off()
         shared = batches["train_loader"].args
         batches["val_loader"] = Choice(
@@ -112,7 +112,7 @@ def check_data(
             except DataError as error:
                 datasets[kind] = error
     whole = datasets["train_loader"]
-    if isinstance(whole, BaseDataset) and whole.val_split is not None:
+    if isinstance(whole, BaseDataset) and whole.holds_out:
         try:
             datasets["val_loader"] = whole.split_off()
         except DataError as error:
@@ -144,10 +144,11 @@ def _dataset(
 ) -> tuple[BaseDataset, Choice[BaseDataLoader]]:
     """Build a loader's data set; also returns what makes its batches."""
     data, batches = choose_loader(kind, DATASETS, *section, loader=BaseDataLoader)
-    if kind == "val_loader" and data.args.get("val_split") is not None:
+    splitting = [key for key in SPLITTING if data.args.get(key) is not None]
+    if kind == "val_loader" and splitting:
         raise ConfigError(
-            "val_loader.args.val_split: a share is held out of the training data\n"
-            '  fix: set "val_split" in train_loader.args and leave val_loader out'
+            f"val_loader.args.{splitting[0]}: a share is held out of the training data\n"
+            f'  fix: set "{splitting[0]}" in train_loader.args and leave val_loader out'
         )
     return data.build(ignore_index=ignore_index, seed=seed), batches
 
@@ -184,7 +185,7 @@ def build_dataset(kind: str, section: Section, *, ignore_index: int, seed: int) 
         DataError: The data are not where `args` say.
     """
     dataset = _dataset(kind, section, ignore_index=ignore_index, seed=seed)[0]
-    if dataset.val_split is not None:
+    if dataset.holds_out:
         dataset.split_off()
     return dataset
 
@@ -197,19 +198,19 @@ def build_whole(
     Args:
         kind: Its place in the config: "train_loader" or "val_loader".
         name: A data set of the table.
-        args: Cropping, scaling and augmentation are left out; with `val_split`, what it holds out.
+        args: Cropping, scaling and augmentation are left out; what it holds out stays.
         ignore_index: The mask value of void.
         seed: Seed of what the data set draws.
 
     Returns:
-        All of its images; with `val_split` the share that is held out of the training.
+        All of its images; with `val_split` or `val_fold` what is held out of the training.
 
     Raises:
         ConfigError: Unknown name or arguments.
         DataError: The data are not where `args` say.
     """
     choice, _ = choose_loader(kind, DATASETS, name, args, loader=BaseDataLoader)
-    shared = {field.name for field in fields(BaseDataset)} - {"val_split"}
+    shared = {field.name for field in fields(BaseDataset)} - {*SPLITTING}
     own = {key: value for key, value in choice.args.items() if key not in shared}
     dataset = replace(choice, args=own).build(ignore_index=ignore_index, seed=seed)
-    return dataset if dataset.val_split is None else dataset.split_off()
+    return dataset.split_off() if dataset.holds_out else dataset

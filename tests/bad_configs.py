@@ -128,9 +128,8 @@ BAD = {
         {"trainer": {"monitor": "max mIoU"}},
         (
             "trainer.monitor: expected 'off', 'max Mean_IoU', 'max Pixel_Accuracy', 'max "
-            "val_loss', "
-            "'min Mean_IoU', 'min Pixel_Accuracy' or 'min val_loss', got \"max mIoU\"; did you "
-            "mean "
+            "val_loss', 'min Mean_IoU', 'min Pixel_Accuracy' or 'min val_loss' or a class's IoU, "
+            "Dice, Precision or Recall, such as 'max IoU/road', got \"max mIoU\"; did you mean "
             "'max Mean_IoU'?"
         ),
     ),

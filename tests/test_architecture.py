@@ -33,7 +33,7 @@ PACKAGES_OF_UTILS = {
     "lr_scheduler": {"optim"},
     "metrics": {"hardware"},
     "data": {"drawing", "files", "hardware"},
-    "run": {"config", "files"},
+    "run": {"config", "drawing", "files"},
     "inference": {"data", "drawing", "files", "hardware"},
     "pages": {"drawing", "files", "run"},
     "evaluation": {"drawing", "hardware", "inference", "metrics", "pages"},

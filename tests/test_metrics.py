@@ -124,7 +124,9 @@ def test_absent_classes_are_null_and_do_not_lower_the_mean():
 def test_nothing_counted_is_null_everywhere():
     matrix = ConfusionMatrix(2, 255)
     matrix.update(torch.zeros(1, 4, 4, dtype=torch.long), torch.full((1, 4, 4), 255))
-    empty = {"Pixel_Accuracy": None, "Mean_IoU": None, "Class_IoU": {"0": None, "1": None}}
+    empty = dict.fromkeys(("Pixel_Accuracy", "Mean_IoU"))
+    for name in ("IoU", "Dice", "Precision", "Recall"):
+        empty[f"Class_{name}"] = {"0": None, "1": None}
     assert matrix.compute() == empty
 
 

@@ -89,13 +89,13 @@ def test_the_progress_line_has_the_score_and_the_waiting(terminal, tmp_path, col
     frames = re.findall(r"TRAIN 1/9 <[\dsm]+ 2/3 <[\d:]+, [^\r]*", screen.close())
     assert frames
     line = frames[-1][: columns - 1]
-    numbers = r"  ".join(rf"{name} ([\d.]+%?)" for name in shown)
+    numbers = r"  ".join(rf"{name} ([\d.]+(?: ?%)?)" for name in shown)
     found = re.match(rf"TRAIN 1/9 <([\dsm]+) 2/3 <[\d:]+, {numbers} ", line)
     assert found
     # Room for an epoch such as 100/300 with 4h05m to go and iterations such as 1234/2345.
     longest = len("100/300 4h05m 1234/2345")
     assert found.end() - len(f"1/9 {found[1]} 2/3") + longest <= columns + 1
-    assert 0 <= float(found[3]) <= 1
+    assert 0 <= float(found[3].removesuffix(" %")) <= 100
 
 
 @pytest.mark.parametrize(("seconds", "seen"), [(0.1, False), (1.5, True)])

@@ -10,11 +10,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import evaluate
 import train
 from utils.errors import ConfigError, DataError, NumericError, ResourceError
 from utils.run import checkpoint
 
-METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU", "Class_IoU"}
+METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU"}
+OF_CLASSES = ("IoU", "Dice", "Precision", "Recall")
 CLASSES = ("background", "disc", "square", "triangle", "ring", "star", "cross")
 
 
@@ -36,6 +38,14 @@ def finished(tmp_path_factory):
 
 def rows(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def seen(run, score):
+    """The classes that had a score in some validation: a class without labels has no recall."""
+    scores = [row[f"Class_{score}"] for row in rows(run) if row["event"] == "val"]
+    found = [name for name in CLASSES if any(one[name] is not None for one in scores)]
+    assert len(found) > 3
+    return found
 
 
 def test_the_run_folder_holds_what_is_documented(finished):
@@ -65,7 +75,7 @@ def test_metrics_rows_have_the_documented_names(finished):
     ]  # fmt: skip
     val = rows(run)[-1]
     assert val.keys() >= METRICS
-    assert tuple(val["Class_IoU"]) == CLASSES
+    assert all(tuple(val[f"Class_{name}"]) == CLASSES for name in OF_CLASSES)
 
 
 def test_tensorboard_reads_back_every_documented_tag(finished):
@@ -76,7 +86,7 @@ def test_tensorboard_reads_back_every_documented_tag(finished):
         "train/loss", "train/Mean_IoU", "train/Pixel_Accuracy", "train/Learning_rate_0",
         "train/Gradient_norm", "train/Momentum", "train/Images_per_second", "train/Data_wait_share",
         "val/loss", "val/Mean_IoU", "val/Pixel_Accuracy",
-        *(f"val/IoU/{name}" for name in CLASSES),
+        *(f"val/{score}/{name}" for score in OF_CLASSES for name in seen(run, score)),
     }  # fmt: skip
     assert documented <= set(tags["scalars"])
     # One style: words that begin in capitals, as the metrics do; `loss` is as it always was.
@@ -96,7 +106,7 @@ def test_tensorboard_reads_back_every_documented_tag(finished):
 def test_the_end_says_what_came_of_it_and_what_to_do_next(finished):
     folder, run, printed = finished
     best = max(row["Mean_IoU"] for row in rows(run) if row["event"] == "val")
-    assert printed[0].startswith(f"best Mean_IoU {best:.4f} (epoch ")
+    assert printed[0].startswith(f"best Mean_IoU {100 * best:.2f} % (epoch ")
     assert printed[1] == f"run folder: {run}"
     assert printed[2] == f"next: tensorboard --logdir {folder / 'saved' / 'runs'}"
     assert printed[3].startswith("next: ")
@@ -151,6 +161,57 @@ def test_the_best_model_is_saved_at_every_improvement_whatever_save_period_says(
     best = checkpoint.load(run_folder() / "best_model.pth")
     assert (best["epoch"], best["monitor_best"]) == (2, 0.5)
     assert not list(run_folder().glob("checkpoint-epoch*"))
+
+
+def test_one_class_is_watched_and_the_evaluation_says_the_same(
+    write_config, run_folder, tmp_path, capsys
+):
+    def change(config):
+        config["scored_classes"] = ["ring", "disc", "square"]
+
+    path = write_config(change, epochs=3, precision="fp32", monitor="max Recall/background")
+    assert train.main(["--config", str(path), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    val = [row for row in rows(run_folder()) if row["event"] == "val"]
+    best = max(val, key=lambda row: row["Class_Recall"]["background"])
+    for row in val:
+        ious = [row["Class_IoU"][name] for name in ("ring", "disc", "square")]
+        there = [iou for iou in ious if iou is not None]
+        assert row["Mean_IoU"] == pytest.approx(sum(there) / len(there), abs=1e-12)
+    model = run_folder() / "best_model.pth"
+    assert checkpoint.load(model)["epoch"] == best["epoch"]
+    recall = re.search(r"best Recall/background (\d+\.\d\d %) \(epoch", said.out)[1]
+    line = f"EVAL {best['epoch']}/3"
+    mean = re.search(rf"{line}  val_loss .*  Mean_IoU (\d+\.\d\d %)", said.err)[1]
+
+    output = tmp_path / "evaluation"
+    arguments = ["--model", str(model), "--output", str(output), "--device", "cpu"]
+    assert evaluate.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"^background +\S+ % +\S+ % +\S+ % +{recall}", said, re.MULTILINE)
+    assert re.search(rf"^Mean_IoU +{mean}$", said, re.MULTILINE)
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["Mean_IoU"] == pytest.approx(best["Mean_IoU"], abs=1e-4)
+    assert "ring, disc, square" in (output / "report.html").read_text()
+    capsys.readouterr()
+
+    again = ["--resume", str(run_folder()), "--device", "cpu", "--set", "trainer.epochs=4",
+             "trainer.monitor=min val_loss"]  # fmt: skip
+    assert train.main(again) == 0
+    assert "best so far: val_loss" in capsys.readouterr().err  # not compared with a recall
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("monitor", "max IoU/dics", "trainer.monitor: the data have no class 'dics'; did you mean 'di"),
+    ("scored_classes", ["ring", "rnig"], "scored_classes: the data have no class 'rnig'; did you"),
+    ("scored_classes", ["ring", "ring"], "scored_classes: found 'ring' twice"),
+])  # fmt: skip
+def test_a_class_that_the_data_do_not_have_is_refused(write_config, key, value, message):
+    def change(config):
+        (config if key == "scored_classes" else config["trainer"])[key] = value
+
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train.main(["--config", str(write_config(change)), "--device", "cpu"])
 
 
 def test_early_stop_counts_epochs_and_is_said(write_config, run_folder, monkeypatch, capsys):

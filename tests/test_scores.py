@@ -53,6 +53,16 @@ def test_every_score_equals_its_definition_on_100_random_images():
         )
 
 
+def test_the_means_can_leave_classes_out():
+    counts = np.array([[50, 6, 0, 0], [4, 30, 0, 0], [10, 0, 0, 0], [0, 0, 0, 0]])
+    every, some = mean_scores(counts), mean_scores(counts, [1, 2, 3])
+    assert some["Mean_IoU"] == pytest.approx((30 / 40 + 0) / 2)
+    assert some["Mean_Dice"] == pytest.approx((60 / 70 + 0) / 2)
+    assert some["Mean_Accuracy"] == pytest.approx((30 / 34 + 0) / 2)
+    for name in ("Pixel_Accuracy", "Frequency_Weighted_IoU"):
+        assert some[name] == every[name]
+
+
 def test_the_commonest_mistakes_come_first_with_their_shares():
     counts = np.array([[50, 6, 0], [4, 30, 0], [10, 0, 0]])
     found = top_confusions(counts, 5)

@@ -100,7 +100,8 @@ def config_schema() -> dict[str, Any]:
         "properties": {"trainer": {"properties": {"val": {"const": False}}, "required": ["val"]}},
         "required": ["trainer"],
     }
-    held_out = {"properties": {"args": {"required": ["val_split"]}}, "required": ["args"]}
+    either = [{"required": ["val_split"]}, {"required": ["val_fold"]}]
+    held_out = {"properties": {"args": {"anyOf": either}}, "required": ["args"]}
     own_share = {"properties": {"train_loader": held_out}, "required": ["train_loader"]}
     return {
         "$schema": DIALECT,

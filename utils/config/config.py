@@ -124,6 +124,10 @@ class Config(Section):
     aux_weight: Annotated[float, Ge(0)] = 0.4
     """Weight of the losses at a model's auxiliary outputs, beside 1 for the main output."""
 
+    scored_classes: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """The classes that the means are over (Mean_IoU, Mean_Dice, Mean_Accuracy), in training and in
+    evaluation; all others still count as what a pixel was taken for. null: all."""
+
     ignore_index: Annotated[int, Ge(-(2**15)), Le(2**15 - 1)] = 255
     """Value of the mask's pixels that do not count; must not be the number of a class."""
 
@@ -153,13 +157,14 @@ class Config(Section):
                 'a compiled model cannot be copied to other GPUs, and parallel is "DataParallel"; '
                 'set parallel to "DDP" or trainer.compile to false',
             )
-        held_out = "train_loader" in info.data and info.data["train_loader"].args.get("val_split")
+        args = info.data["train_loader"].args if "train_loader" in info.data else {}
+        held_out = next((key for key in ("val_split", "val_fold") if args.get(key)), None)
         if held_out and (info.data.get("val_loader") is not None or not trainer.val):
             other = "val_loader" if trainer.val else "trainer.val"
             raise contradiction(
                 other,
-                "train_loader.args.val_split holds a share of the training data out for "
-                f"validation; delete val_split, or {'val_loader' if trainer.val else 'validate'}",
+                f"train_loader.args.{held_out} holds a share of the training data out for "
+                f"validation; delete {held_out}, or {'val_loader' if trainer.val else 'validate'}",
             )
         missing = "val_loader" in info.data and info.data["val_loader"] is None
         if trainer.val and missing and not held_out:

@@ -3,13 +3,32 @@
 Each field's docstring is its documentation: it goes into config.schema.json and docs/config.md.
 """
 
+import re
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-Monitor = Literal[
+_OF_A_CLASS = "^(max|min) (IoU|Dice|Precision|Recall)/."
+
+
+def _score_of_a_class(text: str) -> str:
+    if not re.match(_OF_A_CLASS, text):
+        raise ValueError(
+            "expected a class's IoU, Dice, Precision or Recall, such as 'max IoU/road'"
+        )
+    return text
+
+
+_WatchedMean = Literal[
     "off",
     "max Mean_IoU",
     "max Pixel_Accuracy",
@@ -17,6 +36,11 @@ Monitor = Literal[
     "min Mean_IoU",
     "min Pixel_Accuracy",
     "min val_loss",
+]
+_WatchedClass = Annotated[
+    str,
+    AfterValidator(_score_of_a_class),
+    WithJsonSchema({"type": "string", "pattern": _OF_A_CLASS}),
 ]
 ClassWeightRule = Literal["median_freq", "enet", "inverse"]
 
@@ -81,9 +105,10 @@ class TrainerSection(Section):
     keep: Annotated[int, Ge(1)] | None = None
     """How many of the checkpoints of `save_period` stay. null: all."""
 
-    monitor: Monitor = "max Mean_IoU"
+    monitor: _WatchedMean | _WatchedClass = "max Mean_IoU"
     """Which validation result makes a checkpoint the best: "max" or "min" and one of val_loss,
-    Pixel_Accuracy, Mean_IoU; or "off" (the default without validation)."""
+    Pixel_Accuracy, Mean_IoU, or IoU, Dice, Precision, Recall of a class, such as "max IoU/road"; or
+    "off" (the default without validation)."""
 
     early_stop: Annotated[int, Ge(0)] = 0
     """Stop after so many epochs in which the monitored result did not improve. 0: never."""

@@ -16,7 +16,8 @@ from utils.errors import CheckpointError
 from utils.hardware import distributed
 from utils.inference.pipeline import overlapped
 from utils.metrics.boundary import boundary_counts, error_places
-from utils.metrics.confusion import ConfusionMatrix, class_ious, mean_present, ratio
+from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.scores import mean_scores, ratio
 
 SHOWN = 20  # images of each gallery
 
@@ -98,6 +99,7 @@ class Evaluator:
         draw: Makes the images of an image that is shown.
         boundary_ratio: Width of Boundary IoU's regions as a share of the diagonal; None: not
             computed.
+        scored: The classes that enter an image's Mean_IoU; None: all.
     """
 
     def __init__(
@@ -107,11 +109,13 @@ class Evaluator:
         *,
         draw: Draw,
         boundary_ratio: float | None = None,
+        scored: Sequence[int] | None = None,
     ) -> None:
         self._data = data
         self._predict = predict
         self._draw = draw
         self._boundary_ratio = boundary_ratio
+        self._scored = scored
         classes = data.num_classes
         self._counts = np.zeros((classes + 1, classes + 1), np.int64)
         self._boundaries = np.zeros((2, classes), np.int64)
@@ -165,7 +169,7 @@ class Evaluator:
         return ImageScore(
             index,
             self._data.name(index),
-            mean_present(class_ious(torch.from_numpy(counts))),
+            mean_scores(counts, self._scored)["Mean_IoU"],
             ratio(right, labelled),
             labelled,
             labelled - right,

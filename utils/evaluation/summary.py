@@ -11,8 +11,14 @@ import numpy as np
 
 from utils.drawing.text import percent
 from utils.evaluation.scoring import Evaluation, ImageScore
-from utils.metrics.confusion import mean_present, ratio
-from utils.metrics.scores import class_scores, mean_scores, top_confusions
+from utils.metrics.scores import (
+    class_scores,
+    mean_present,
+    mean_scores,
+    places,
+    ratio,
+    top_confusions,
+)
 
 VOID = "(void)"  # the prediction that is no class
 CONFUSIONS = 20  # the commonest mistakes that are listed
@@ -32,7 +38,8 @@ def summarize(
     Args:
         evaluation: The sums.
         classes: Names.
-        about: What was evaluated and how; plain types.
+        about: What was evaluated and how; plain types. `scored_classes` are those that enter the
+            means; None: all.
 
     Returns:
         Plain JSON types; an undefined score is None.
@@ -40,10 +47,12 @@ def summarize(
     counts = evaluation.counts
     missed = int(counts[:, len(counts) :].sum())
     names = short_names([image.name for image in evaluation.images])
-    means = mean_scores(counts)
+    scored = places(about.get("scored_classes"), classes)
+    means = mean_scores(counts, scored)
     rows = _class_rows(evaluation, classes)
     if evaluation.boundaries is not None:
-        means["Mean_Boundary_IoU"] = mean_present([row["Boundary_IoU"] for row in rows])
+        entering = [rows[label] for label in scored or range(len(rows))]
+        means["Mean_Boundary_IoU"] = mean_present([row["Boundary_IoU"] for row in entering])
     return {
         "about": dict(about),
         "rules": RULES.format(void=evaluation.void, missed=missed),

@@ -3,6 +3,7 @@
 Scores need counts only: no network, no file and no drawing may enter.
 """
 
-from utils.metrics.confusion import ConfusionMatrix, class_ious, mean_present
+from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.scores import class_scores, mean_scores
 
-__all__ = ["ConfusionMatrix", "class_ious", "mean_present"]
+__all__ = ["ConfusionMatrix", "class_scores", "mean_scores"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from utils.hardware.distributed import sum_over_processes
+from utils.metrics.scores import places, training_scores
 
 _SCORES = 4  # dimensions of (N, C, H, W) scores, against (N, H, W) predictions
 
@@ -23,6 +24,7 @@ class ConfusionMatrix:
         device: torch.device | str = "cpu",
         *,
         classes: Sequence[str] | None = None,
+        scored: Sequence[str] | None = None,
     ) -> None:
         """Start from zero.
 
@@ -31,10 +33,12 @@ class ConfusionMatrix:
             ignore_index: The label of void pixels, which are not counted.
             device: Where batches come from.
             classes: Names for `Class_IoU`; class numbers without them.
+            scored: Names of the classes that enter the means; None: all.
         """
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.classes = tuple(classes) if classes else tuple(map(str, range(num_classes)))
+        self._scored = places(scored, self.classes)
         # Void and what is no class have places of their own: sorting by value costs no host read.
         self._table = torch.zeros(num_classes + 1, num_classes + 2, dtype=torch.long, device=device)
 
@@ -93,35 +97,7 @@ class ConfusionMatrix:
         """Scores as Python floats; the one read from the device. Raises what `table` does.
 
         Returns:
-            `Pixel_Accuracy`, `Mean_IoU` (each a float, or None when no pixel was counted) and
-            `Class_IoU`, a float or None for each class.
+            What `training_scores` gives: `Pixel_Accuracy` and `Mean_IoU` (each a float, or None
+            when no pixel was counted), `Class_IoU` and others, a float or None for each class.
         """
-        counts = self.table()[:-1]
-        ious = class_ious(counts)
-        return {
-            "Pixel_Accuracy": ratio(int(counts.diagonal().sum()), int(counts.sum())),
-            "Mean_IoU": mean_present(ious),
-            "Class_IoU": dict(zip(self.classes, ious, strict=True)),
-        }
-
-
-def class_ious(counts: Tensor) -> list[float | None]:
-    """Intersection over union of each class; None where it is in no label and no prediction.
-
-    Args:
-        counts: (C, C) int64 on the host, row = label; void, if predicted, is column C.
-    """
-    hits = counts.diagonal()
-    unions = counts.sum(0)[: len(counts)] + counts.sum(1) - hits
-    return [ratio(hit, union) for hit, union in zip(hits.tolist(), unions.tolist(), strict=True)]
-
-
-def mean_present(values: Sequence[float | None]) -> float | None:
-    """The mean over the classes that have a value; None when none has."""
-    present = [value for value in values if value is not None]
-    return ratio(sum(present), len(present))
-
-
-def ratio(numerator: float, denominator: float) -> float | None:
-    """Their quotient, None for a denominator of 0."""
-    return numerator / denominator if denominator else None
+        return training_scores(self.table()[:-1].numpy(), self.classes, self._scored)

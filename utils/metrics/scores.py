@@ -1,10 +1,11 @@
 """What a confusion matrix says: scores of each class, their means, the commonest mistakes."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.metrics.confusion import mean_present, ratio
+CLASS_SCORES = {"IoU": "iou", "Dice": "dice", "Precision": "precision", "Recall": "recall"}
 
 
 class ClassScores(NamedTuple):
@@ -58,19 +59,22 @@ def class_scores(counts: np.ndarray) -> list[ClassScores]:
     ]
 
 
-def mean_scores(counts: np.ndarray) -> dict[str, float | None]:
+def mean_scores(counts: np.ndarray, scored: Sequence[int] | None = None) -> dict[str, float | None]:
     """The scores of the whole, each None when no pixel was counted.
 
     Args:
         counts: As in `class_scores`.
+        scored: The classes that enter the means; None: all.
 
     Returns:
         `Mean_IoU` and `Mean_Dice` over the classes in labels or predictions; `Pixel_Accuracy`;
         `Mean_Accuracy`, the mean recall over the classes in labels;
-        `Frequency_Weighted_IoU`, IoUs weighted by the labels' shares.
+        `Frequency_Weighted_IoU`, IoUs weighted by the labels' shares. `Pixel_Accuracy` and
+        `Frequency_Weighted_IoU` are of all classes.
     """
     scores = class_scores(counts)
     weighted = [(one.label_share or 0) * one.iou for one in scores if one.iou is not None]
+    scores = [scores[label] for label in scored or range(len(scores))]
     return {
         "Mean_IoU": mean_present([one.iou for one in scores]),
         "Pixel_Accuracy": ratio(int(counts.diagonal().sum()), int(counts.sum())),
@@ -78,6 +82,40 @@ def mean_scores(counts: np.ndarray) -> dict[str, float | None]:
         "Frequency_Weighted_IoU": sum(weighted) if counts.any() else None,
         "Mean_Dice": mean_present([one.dice for one in scores]),
     }
+
+
+def training_scores(
+    counts: np.ndarray, classes: Sequence[str], scored: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Those of `mean_scores` that a training follows, and those of each class.
+
+    Returns:
+        `Pixel_Accuracy` and `Mean_IoU`; `Class_IoU`, `Class_Dice`, `Class_Precision` and
+        `Class_Recall`, each by the names of the classes.
+    """
+    means, of_classes = mean_scores(counts, scored), class_scores(counts)
+    return {name: means[name] for name in ("Pixel_Accuracy", "Mean_IoU")} | {
+        f"Class_{name}": {
+            label: getattr(one, field) for label, one in zip(classes, of_classes, strict=True)
+        }
+        for name, field in CLASS_SCORES.items()
+    }
+
+
+def places(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
+    """The numbers of the classes that are named; None for None."""
+    return None if names is None else [classes.index(name) for name in names]
+
+
+def mean_present(values: Sequence[float | None]) -> float | None:
+    """The mean over the classes that have a value; None when none has."""
+    present = [value for value in values if value is not None]
+    return ratio(sum(present), len(present))
+
+
+def ratio(numerator: float, denominator: float) -> float | None:
+    """Their quotient, None for a denominator of 0."""
+    return numerator / denominator if denominator else None
 
 
 def top_confusions(counts: np.ndarray, number: int) -> list[Confusion]:

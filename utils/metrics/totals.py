@@ -7,6 +7,7 @@ from torch import Tensor
 
 from utils.hardware.distributed import rank, sum_over_processes, world_size
 from utils.metrics.confusion import ConfusionMatrix
+from utils.metrics.scores import places, training_scores
 
 
 class Totals:
@@ -17,11 +18,18 @@ class Totals:
         ignore_index: Label of void pixels.
         classes: Class names.
         device: Where the sums are kept.
+        scored: Names of the classes that enter the means; None: all.
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
+        self,
+        num_classes: int,
+        ignore_index: int,
+        classes: Sequence[str],
+        device: torch.device,
+        scored: Sequence[str] | None = None,
     ) -> None:
+        self._scored = places(scored, classes)
         self.confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
         # [epoch's sum, sum since the last log line]; a loss that is not finite stays visible.
         self._losses = torch.zeros(2, device=device)
@@ -60,12 +68,9 @@ class Totals:
     def compute(self) -> dict[str, object]:
         """The epoch's mean loss and scores so far, over all processes."""
         state = self.state()
-        whole = ConfusionMatrix(
-            self.confusion.num_classes, self.confusion.ignore_index, classes=self.confusion.classes
-        )
-        whole.counts.copy_(state["counts"])
         loss = float(state["losses"][0]) / max(self._iterations[0], 1)
-        return {"loss": loss, **whole.compute()}
+        counts = state["counts"].numpy()
+        return {"loss": loss, **training_scores(counts, self.confusion.classes, self._scored)}
 
     def state(self) -> dict:
         """The sums over all processes, on the CPU."""
@@ -99,12 +104,20 @@ class ValidationTotals:
         ignore_index: Label of void pixels.
         classes: Class names.
         device: Where the sums are kept.
+        scored: Names of the classes that enter the means; None: all.
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int, classes: Sequence[str], device: torch.device
+        self,
+        num_classes: int,
+        ignore_index: int,
+        classes: Sequence[str],
+        device: torch.device,
+        scored: Sequence[str] | None = None,
     ) -> None:
-        self._confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
+        self._confusion = ConfusionMatrix(
+            num_classes, ignore_index, device, classes=classes, scored=scored
+        )
         # Each batch's: a sum over a data set's pixels needs float64, which MPS does not have.
         self._losses = [torch.zeros((), device=device)]
         self._weights = [0.0]

@@ -1,7 +1,12 @@
 """The monitored metric: what counts as better, and for how long nothing was."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from utils.run.numbers import in_words
+from utils.run.progress import one_line
 
 
 @dataclass
@@ -9,7 +14,8 @@ class Monitor:
     """Follows one validation metric.
 
     Args:
-        metric: Its name as in metrics.jsonl, or None: nothing is monitored.
+        metric: Its name as in metrics.jsonl, `IoU/road` for one class's, or None: nothing is
+            monitored.
         mode: "max" or "min".
         patience: Epochs without improvement until the run stops; 0 disables.
     """
@@ -35,7 +41,8 @@ class Monitor:
         self.last_epoch = epoch
         if self.metric is None:
             return False
-        value = metrics[self.metric]
+        score, _, label = self.metric.partition("/")
+        value = metrics[f"Class_{score}"][label] if label else metrics[score]
         if value is None or not math.isfinite(value):
             return False
         better = self.best is None or (
@@ -44,6 +51,22 @@ class Monitor:
         if better:
             self.best, self.best_epoch = value, epoch
         return better
+
+    def shown(self) -> str:
+        """The metric and its best value, as an evaluation prints it."""
+        return one_line(in_words({self.metric or "": self.best}))
+
+    def restore(self, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; of another score than its run watched, nothing is known yet."""
+        watched = (
+            (one.get("trainer", {}).get("monitor"), one.get("scored_classes"))
+            for one in (state["config"], config)
+        )
+        self.best_epoch, self.last_epoch = state["monitor_epochs"]
+        if len(set(map(str, watched))) == 1:
+            self.best = state["monitor_best"]
+        else:
+            self.best_epoch = self.last_epoch
 
     def exhausted(self) -> bool:
         """Whether the last validation came `patience` epochs or more after the best one."""

@@ -56,7 +56,7 @@ def _best(monitor: Monitor, crop: int | None) -> str:
     if monitor.best is None:
         return "no score to choose by: the last weights are the ones to use"
     note = "" if crop is None else f", scored on center crops of {crop} px, not whole images"
-    return f"best {monitor.metric} {monitor.best:.4f} (epoch {monitor.best_epoch}{note})"
+    return f"best {monitor.shown()} (epoch {monitor.best_epoch}{note})"
 
 
 def command_line(script: str, *words: str, plugins: Sequence[str] = ()) -> str:

@@ -3,10 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.drawing.text import percent
+
 
 def headline(metrics: Mapping[str, object]) -> dict[str, object]:
     """The numbers that fit a line: all but those of single classes."""
-    return {name: value for name, value in metrics.items() if name != "Class_IoU"}
+    return {name: value for name, value in metrics.items() if not isinstance(value, Mapping)}
+
+
+def in_words(metrics: Mapping[str, Any]) -> dict[str, object]:
+    """The same with scores as an evaluation prints them, `73.12 %`; losses stay numbers."""
+    return {name: percent(value) if name[0].isupper() else value for name, value in metrics.items()}
 
 
 def training_line(
@@ -20,7 +27,8 @@ def training_line(
         waited: The share of the time that was spent waiting for data.
     """
     pace = {"waiting": f"{waited:.0%}", "images/s": f"{images_per_second:.1f}"}
-    return {"loss": metrics["loss"], "Mean_IoU": metrics["Mean_IoU"], **pace, **headline(metrics)}
+    scores = in_words(headline(metrics))
+    return {"loss": scores["loss"], "Mean_IoU": scores["Mean_IoU"], **pace, **scores}
 
 
 def training_scalars(
@@ -45,10 +53,9 @@ def training_scalars(
 
 def metric_scalars(split: str, metrics: Mapping[str, object]) -> dict[str, float | None]:
     """TensorBoard's scalars of an epoch, by tag: `val/Mean_IoU`, `val/IoU/<class>`."""
-    renamed = {"val_loss": "loss", "Class_IoU": "IoU"}
     scalars: dict[str, float | None] = {}
     for name, value in metrics.items():
-        tag = f"{split}/{renamed.get(name, name)}"
+        tag = f"{split}/{name.removeprefix('val_').removeprefix('Class_')}"
         if isinstance(value, Mapping):
             scalars |= {f"{tag}/{part}": score for part, score in value.items()}
         elif value is None or isinstance(value, float):
