@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import prediction_flags
 from utils import VERSION
-from utils.errors import CheckpointError, ConfigError, DataError, guard
+from utils.errors import ConfigError, DataError, guard
 from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
@@ -140,11 +140,12 @@ def _check(options: argparse.Namespace) -> None:
 
 def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
     from assembly import check_class_names
+    from dataloaders.scored import check_data
     from models.stored import read_model
     from tables import add_plugins
     from utils.inference.model import Model
     from utils.run.checkpoint import config_in
-    from utils.run.folder import date_of
+    from utils.run.names import date_of
 
     add_plugins(options.plugin)
     file, network, checkpoint = read_model(options.model)
@@ -154,7 +155,7 @@ def _of_model(options: argparse.Namespace, device: "torch.device") -> Scored:
 
         config = load_config(options.config, options.set)
     data, about = _data(options, config, checkpoint)
-    _check_data(data, checkpoint)
+    check_data(data, checkpoint)
     check_class_names(config, data.classes)
     settings = prediction_flags.settings(options, config.train_loader.args.get("crop_size"))
     model = Model(
@@ -202,30 +203,6 @@ def _data(
     chosen = args.get("split")
     about = {"data": (val or train).type, "split": chosen if isinstance(chosen, str) else None}
     return data, about
-
-
-def _check_data(data: "BaseDataset", checkpoint: Mapping[str, Any]) -> None:
-    known, found = list(checkpoint["classes"]), list(data.classes)
-    if known != found:
-        raise CheckpointError(
-            f"the model knows {len(known)} classes ({_some(known)}), the data have {len(found)} "
-            f"({_some(found)})\n  fix: --config with the data that the model was trained for"
-        )
-    read = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
-    if read != (len(data.mean), data.input_dtype):
-        raise CheckpointError(
-            f"the model reads {read[0]} channels of {read[1]}, the data have {len(data.mean)} of "
-            f"{data.input_dtype}\n  fix: --config with the data that the model was trained for"
-        )
-    if data.pairs and all(pair.mask is None for pair in data.pairs):
-        raise DataError(
-            f"{data.name(0)} and the {len(data) - 1} other images have no masks\n"
-            "  fix: --split with a part whose labels are published"
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":

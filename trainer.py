@@ -7,7 +7,6 @@ update whose loss or gradient is not finite is withheld there.
 
 import logging
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 
@@ -20,7 +19,6 @@ from base.base_trainer import BaseTrainer, Plan
 from base.parts import Parts, StepOptions
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_sheet
-from utils.drawing.text import percent
 from utils.errors import NumericError
 from utils.hardware import distributed
 from utils.hardware.devices import kernel_search
@@ -31,7 +29,7 @@ from utils.hardware.prefetch import grouped, on_device
 from utils.metrics.totals import Totals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.update import Update, not_finite
-from utils.run.numbers import headline, in_words, training_line, training_scalars
+from utils.run import numbers
 from utils.run.progress import ProgressBar, one_line
 from utils.run.stopwatch import Forecast, LoaderWarning, Stopwatch
 from utils.seeding import iteration_seed
@@ -71,8 +69,7 @@ class Trainer(BaseTrainer):
         self.parts = parts
         self.options = options
         self.device = device
-        data = parts.train_loader.dataset
-        self.data = data
+        data = self.data = parts.train_loader.dataset
         self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
         self.totals = Totals(
@@ -226,8 +223,8 @@ class Trainer(BaseTrainer):
         groups = self.optimizer.param_groups
         self.loader_warning.look(waited)
         rates = {"learning_rates": [group["lr"] for group in groups]}
-        self.run.row("log", epoch, self.position.step, headline(metrics) | rates)
-        scalars = training_scalars(
+        self.run.row("log", epoch, self.position.step, numbers.headline(metrics) | rates)
+        scalars = numbers.training_scalars(
             groups,
             loss=recent,
             gradient_norm=float(self.update.norm),
@@ -239,7 +236,7 @@ class Trainer(BaseTrainer):
 
     def _line(self, metrics: Mapping[str, object], speed: float, waited: float) -> dict:
         speed *= distributed.world_size()
-        return training_line(metrics, images_per_second=speed, waited=waited)
+        return numbers.training_line(metrics, images_per_second=speed, waited=waited)
 
     def _require_finite(self) -> None:
         if not self.totals.are_finite():
@@ -291,10 +288,8 @@ class Trainer(BaseTrainer):
         if crop_size is not None:
             metrics["crop"] = crop_size
         if self.first:
-            log.info("%s  %s", title, one_line(in_words(headline(metrics))))
-            scores = {name: percent(value) for name, value in metrics["Class_IoU"].items()}
-            ious = f"IoU  {one_line(scores)}"
-            log.info("%s", textwrap.fill(ious, 80, subsequent_indent="     "))
+            log.info("%s  %s", title, one_line(numbers.in_words(numbers.headline(metrics))))
+            log.info("%s", numbers.class_lines(metrics["Class_IoU"]))
             self.run.image(
                 self.position.step,
                 "val/inputs_targets_predictions",

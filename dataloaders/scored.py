@@ -14,7 +14,7 @@ from dataloaders.layout import listed, shortened
 from utils.data.color_labels import ColorTable, parse_label_map
 from utils.data.labels import LabelTable
 from utils.drawing.palette import to_colors, voc_palette
-from utils.errors import ConfigError, DataError
+from utils.errors import CheckpointError, ConfigError, DataError
 from utils.files.images import opened, sizes_differ
 from utils.files.raw_pixels import holds_values, read_colors, read_values
 
@@ -151,3 +151,33 @@ class Predictions:
             if colored:
                 return self._colors.apply(read_colors(path, lossy=False), str(path))
         return self._values.apply(read_values(path, lossy=False).pixels, str(path))
+
+
+def check_data(data: BaseDataset, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse data of other classes, channels or dtype than the model's, or without masks.
+
+    Raises:
+        CheckpointError: They are not what the model was trained for.
+        DataError: No image has a mask.
+    """
+    known, found = list(checkpoint["classes"]), list(data.classes)
+    if known != found:
+        raise CheckpointError(
+            f"the model knows {len(known)} classes ({_some(known)}), the data have {len(found)} "
+            f"({_some(found)})\n  fix: --config with the data that the model was trained for"
+        )
+    read = (len(checkpoint["mean"]), checkpoint.get("input_dtype", "uint8"))
+    if read != (len(data.mean), data.input_dtype):
+        raise CheckpointError(
+            f"the model reads {read[0]} channels of {read[1]}, the data have {len(data.mean)} of "
+            f"{data.input_dtype}\n  fix: --config with the data that the model was trained for"
+        )
+    if data.pairs and all(pair.mask is None for pair in data.pairs):
+        raise DataError(
+            f"{data.name(0)} and the {len(data) - 1} other images have no masks\n"
+            "  fix: --split with a part whose labels are published"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

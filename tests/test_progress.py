@@ -14,10 +14,11 @@ import pytest
 from training import plain_config, trainer_of
 
 import train
+from utils.drawing.text import duration
 from utils.errors import guard
 from utils.run.log import log_to_console
 from utils.run.progress import progress
-from utils.run.stopwatch import Forecast, Stopwatch, duration
+from utils.run.stopwatch import Forecast, Stopwatch
 
 
 class Terminal:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.drawing.chart import Curve
+from utils.drawing.text import duration
 from utils.errors import DataError
-from utils.run import folder as run_folder
+from utils.run import names
 from utils.run.monitor import Monitor
-from utils.run.stopwatch import duration
 
 _FACTS = ("device", "precision", "model", "data", "batch", "optimizer", "schedule", "software")
 _FACT = re.compile(rf"^\S+ \S+ INFO ({'|'.join(_FACTS)}) {{3,}}(.*)", re.MULTILINE)
@@ -96,11 +96,11 @@ def read_run(folder: Path) -> Run:
             f"{folder}: no run folder: expected config.json and metrics.jsonl in it"
             + "".join(f"\n  a run folder in it: {run}" for run in below)
         )
-    log, images = folder / "train.log", folder / run_folder.IMAGES
+    log, images = folder / "train.log", folder / names.IMAGES
     settings = _parsed(config.read_bytes(), config, needed={"name", "trainer", "train_loader"})
     return Run(
         settings["name"],
-        run_folder.date_of(folder) or "",
+        names.date_of(folder) or "",
         settings,
         list(_rows(metrics)),
         log.read_text(encoding="utf-8", errors="replace") if log.is_file() else "",

@@ -23,7 +23,6 @@ OURS = re.compile(
     r"|validation\.png|report\.html"
 )
 _LONGEST_NAME = 255  # bytes, on all file systems in use
-IMAGES = "validation.png"  # of the last validation
 _KEPT_ITERATIONS = 2  # the newest may be damaged by what ended the run
 
 
@@ -89,12 +88,6 @@ def create(save_dir: Path, name: str) -> Path:
             "  set trainer.save_dir to a folder that can be written"
         ) from error
     raise ResourceError(f"cannot make a run folder in {parent}: a thousand runs this second")
-
-
-def date_of(folder: Path) -> str | None:
-    """The minute at which a run began, as its folder's name tells it: "2026-01-31 12:00"."""
-    found = re.match(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d", folder.absolute().name)
-    return found and f"{found[1]} {found[2]}:{found[3]}"
 
 
 def find_checkpoint(path: Path) -> tuple[Path, dict]:

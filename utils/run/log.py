@@ -27,6 +27,7 @@ from utils.files.lock import claim
 from utils.files.outputs import write_whole
 from utils.files.written import remove_leftovers
 from utils.run import folder as run_folder
+from utils.run import names
 from utils.run.checkpoint import write_durably
 
 if TYPE_CHECKING:
@@ -145,9 +146,9 @@ class RunLog:
     def image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write the validation's images, (H, W, 3) uint8, to the run folder and TensorBoard."""
         if self.folder is not None:
-            with _disk_faults(self.folder / run_folder.IMAGES, "save_dir"):
+            with _disk_faults(self.folder / names.IMAGES, "save_dir"):
                 drawn = Image.fromarray(image)
-                write_whole(self.folder / run_folder.IMAGES, partial(drawn.save, format="PNG"))
+                write_whole(self.folder / names.IMAGES, partial(drawn.save, format="PNG"))
         if self._writer is not None:
             with self._events(self._writer):
                 self._writer.add_image(tag, image, step, dataformats="HWC")

@@ -1,5 +1,6 @@
 """Which numbers of a training are shown where: on the console's line, and in TensorBoard."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,12 @@ def headline(metrics: Mapping[str, object]) -> dict[str, object]:
 def in_words(metrics: Mapping[str, Any]) -> dict[str, object]:
     """The same with scores as an evaluation prints them, `73.12 %`; losses stay numbers."""
     return {name: percent(value) if name[0].isupper() else value for name, value in metrics.items()}
+
+
+def class_lines(ious: Mapping[str, float | None]) -> str:
+    """The IoU of each class, in lines of 80 letters."""
+    text = "  ".join(f"{name} {percent(iou)}" for name, iou in ious.items())
+    return textwrap.fill(f"IoU  {text}", 80, subsequent_indent="     ")
 
 
 def training_line(

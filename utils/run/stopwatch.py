@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from utils.drawing.text import duration
+
 T = TypeVar("T")
 
 log = logging.getLogger("segmentation")
@@ -114,19 +116,6 @@ class Forecast:
             self._silent = True
             log.info("expected    about %s to go", duration(seconds))
         return duration(seconds)
-
-
-def duration(seconds: float) -> str:
-    """A time in at most six letters: "45s", "12m", "1h05m", "3d04h"."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if seconds < 100:
-        return f"{seconds:.0f}s"
-    if minutes < 100:
-        return f"{minutes:.0f}m"
-    units = ("h", int(hours), "m", int(minutes) % 60)
-    if hours >= 48:
-        units = ("d", int(hours) // 24, "h", int(hours) % 24)
-    return f"{units[1]}{units[0]}{units[3]:02}{units[2]}"
 
 
 def usable_cores() -> int:

@@ -1,0 +1,12 @@
+"""What a run folder's name and files tell by their names; read without torch."""
+
+import re
+from pathlib import Path
+
+IMAGES = "validation.png"  # of the last validation
+
+
+def date_of(folder: Path) -> str | None:
+    """The minute at which a run began, as its folder's name tells it: "2026-01-31 12:00"."""
+    found = re.match(r"(\d{4}-\d\d-\d\d)_(\d\d)-(\d\d)-\d\d", folder.absolute().name)
+    return found and f"{found[1]} {found[2]}:{found[3]}"
