@@ -131,7 +131,10 @@ def _check(options: argparse.Namespace) -> None:
     needed, useless = _SOURCES[source]
     if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
         raise ConfigError(f"--{source} is given: {' and '.join(missing)} is missing")
-    if extra := [f"--{name}" for name in useless if getattr(options, name)]:
+    extra = [f"--{name}" for name in useless if getattr(options, name)]
+    if source == "predictions" and (options.mode, options.precision) != ("whole", "fp32"):
+        extra.append("--mode or --precision")
+    if extra:
         raise ConfigError(f"{', '.join(extra)}: without effect beside --{source} alone")
 
 

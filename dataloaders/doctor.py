@@ -5,6 +5,7 @@ pixel. It reads only.
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import textwrap
@@ -284,6 +285,11 @@ def check(
     if isinstance(train, BaseDataset) and batch_size > 1:
         results[0].problems += _mixed_sizes(train)
     if isinstance(train, BaseDataset) and isinstance(val, BaseDataset):
+        if tuple(train.classes) != tuple(val.classes):
+            results[-1].problems.append(
+                f"found the classes {', '.join(val.classes)}, expected those of train_loader\n"
+                f'    fix: in both: "classes": {json.dumps(train.classes)}'
+            )
         shared = overlap(train, val)
         if shared is not None:
             # Before a training it is said and allowed: overfitting on purpose is a good test.

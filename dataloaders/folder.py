@@ -4,7 +4,8 @@
     "images": "*/images/*.jpg", "masks": "*/masks/*.png"   paired by what the stars match
     "split": "train.csv"                                   a list: `image,mask` or one name a line
 
-Masks hold label values or, with a `label_map` from colors, colors.
+Masks hold label values or, with a `label_map` from colors, colors. Files of shapes (labelme, COCO,
+YOLO) and masks of numbered objects are drawn into masks first: dataloaders/drawn_masks.py.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le
 
 from base.base_dataset import BaseDataset
+from dataloaders.annotations import read_annotations, shapes_below
+from dataloaders.drawn_masks import BACKGROUND, draw_masks, drawn_labels
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
 from utils.data.color_labels import TRANSPARENT, ColorTable, parse_color, parse_label_map
@@ -46,14 +49,17 @@ class Folder(BaseDataset):
 
     Args:
         data_dir: The folder that all other paths are relative to.
-        classes: The names of the classes; their order gives the train ids.
+        classes: The names of the classes; their order gives the train ids. Left out, of labelme,
+            COCO and YOLO files: "background" and the labels in the files.
         images: Sub-folder of the images, or a pattern with stars.
-        masks: Sub-folder of the masks, or a pattern with stars.
+        masks: Sub-folder of the masks, or a pattern with stars; of labelme and YOLO files too, or
+            a COCO file (.json).
         split: Which part: a sub-folder of both, a list file (.txt or .csv) below data_dir, or what
             the first star of the patterns may match. Left out: everything.
         label_map: From values ("0", "255") or colors ("#3C1098", "transparent") in the masks to
             train ids or "void"; "*" is everything else. Left out: masks hold train ids, and the
-            config's ignore_index for void.
+            config's ignore_index for void. Of files of shapes, from labels. A .csv file below
+            data_dir: lines of `id,class` or `image,id,class` for masks of numbered objects.
         label_tolerance: How far a value or color channel may lie from a key of label_map and still
             count as it; for masks that were JPEG-compressed or smoothed.
         mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
@@ -64,11 +70,11 @@ class Folder(BaseDataset):
     """
 
     data_dir: str
-    classes: Annotated[tuple[str, ...], MinLen(1)]  # pyrefly: ignore[bad-override]
+    classes: tuple[str, ...] = ()  # pyrefly: ignore[bad-override]
     images: str = "images"
     masks: str = "masks"
     split: str | tuple[str, ...] | None = None
-    label_map: Mapping[str, int | Literal["void"]] | None = None
+    label_map: Mapping[str, int | Literal["void"]] | str | None = None
     label_tolerance: Annotated[int, Ge(0), Le(255)] = 0
     mean: tuple[float, ...] | None = None  # pyrefly: ignore[bad-override]
     std: tuple[Annotated[float, Gt(0)], ...] | None = None  # pyrefly: ignore[bad-override]
@@ -78,31 +84,38 @@ class Folder(BaseDataset):
 
     def __post_init__(self) -> None:
         """Find the pairs and learn from the first image what all of them must be."""
-        repeated = [name for name in self.classes if self.classes.count(name) > 1]
-        if repeated:
-            raise ConfigError(
-                f'Folder: found "{repeated[0]}" twice in "classes"\n  expected: a name a class'
-            )
-        train_ids = {str(number): number for number in range(len(self.classes))}
-        refuse_void_class(self.classes, self.ignore_index, self.label_map or train_ids)
-        if len(self.classes) == 1:
-            fix: dict[str, object] = {"classes": ["background", *self.classes]}
-            if self.label_map:
-                fix["label_map"] = {k: int(old != "void") for k, old in self.label_map.items()}
-            raise ConfigError(
-                f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
-                f"  fix: {json.dumps(fix)[1:-1]}"
-            )
+        label_map: Mapping[str, int | Literal["void"]] = (
+            {} if isinstance(self.label_map, str) else self.label_map or {}
+        )
+        if self.classes:  # the config's faults first
+            self._check_classes(label_map)
         root = Path(self.data_dir)
-        pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
+        try:
+            pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
+        except DataError as error:
+            raise DataError(f"{error}{shapes_below(root)}") from error
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
+        table = root / self.label_map if isinstance(self.label_map, str) else None
+        found = read_annotations(pairs, self.classes, table)
+        if found is not None:
+            labels = [one for one in found.labels if one not in BACKGROUND]
+            self.classes = self.classes or ("background", *labels)
+            self._check_classes(label_map)
+            pairs = draw_masks(pairs, found, self.classes, label_map)
+            label_map = drawn_labels(len(self.classes))
+        elif not self.classes:
+            raise ConfigError(
+                'Folder: "classes" is missing, and these masks name none\n'
+                '  fix: "classes": ["background", ...] in the order of the label values'
+            )
+        self.label_map = label_map
         channels = 3 if self.mean is None else len(self.mean)
         self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs], channels).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]
         self._values, self._colors, self._rest = parse_label_map(
-            self.label_map or {}, num_classes=len(self.classes), ignore_index=self.ignore_index
+            label_map, num_classes=len(self.classes), ignore_index=self.ignore_index
         )
         self.palette = self._palette()  # pyrefly: ignore[read-only]
         super().__post_init__()
@@ -114,6 +127,23 @@ class Folder(BaseDataset):
             tolerance=self.label_tolerance,
             rest=self._rest,
         )
+
+    def _check_classes(self, label_map: Mapping[str, int | str]) -> None:
+        repeated = [name for name in self.classes if self.classes.count(name) > 1]
+        if repeated:
+            raise ConfigError(
+                f'Folder: found "{repeated[0]}" twice in "classes"\n  expected: a name a class'
+            )
+        train_ids = {str(number): number for number in range(len(self.classes))}
+        refuse_void_class(self.classes, self.ignore_index, label_map or train_ids)
+        if len(self.classes) == 1:
+            fix: dict[str, object] = {"classes": ["background", *self.classes]}
+            if label_map:
+                fix["label_map"] = {key: int(old != "void") for key, old in label_map.items()}
+            raise ConfigError(
+                f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
+                f"  fix: {json.dumps(fix)[1:-1]}"
+            )
 
     def label_table(self) -> LabelTable:
         """Return the table of `label_map`, or train ids as they are."""

@@ -13,13 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from base.base_dataset import Pair
+from dataloaders.annotations import coco_files
 from dataloaders.folder_lists import chosen, composed, pairs_of, read_rows
 from dataloaders.layout import contents, first_folder, match, shortened
 from utils.errors import ConfigError, DataError
-from utils.files.endings import EXTENSIONS
+from utils.files.endings import EXTENSIONS, advice
 
 Split = str | Sequence[str] | None
 _LISTS = (".txt", ".csv")
+SHAPES = (".json", ".txt")
+"""Endings of files of shapes."""
 
 
 def find_pairs(
@@ -76,6 +79,9 @@ def find_pairs(
 def _in_folders(
     root: Path, images: str, masks: str, split: str | None
 ) -> tuple[dict[str, Path], dict[str, Path]]:
+    if masks.lower().endswith(".json") and (root / masks).is_file():
+        folders = [root / images / (split or ""), root, (root / masks).parent]
+        return coco_files(root / masks, folders)
     layout = f"data_dir/{images} and data_dir/{masks} with the same names"
     if split is not None:
         layout = f"data_dir/{images}/{split} and data_dir/{masks}/{split} with the same names"
@@ -88,8 +94,10 @@ def _in_folders(
         jpeg, other = [], []
         for path in _readable(folders[0]):
             (jpeg if path.suffix.lower() in (".jpg", ".jpeg") else other).append(path)
+        if any(Path(file).suffix.lower() in SHAPES for file in _files(folders[0])):
+            return _by_relative_stem(folders[0]), _by_relative_stem(folders[0], SHAPES)
         raise _same_files(folders[0], _patterns(root, (images, masks), [jpeg, other]))
-    return _by_relative_stem(folders[0]), _by_relative_stem(folders[1])
+    return _by_relative_stem(folders[0]), _by_relative_stem(folders[1], EXTENSIONS, SHAPES)
 
 
 def by_key(place: Path) -> dict[str, Path]:
@@ -99,24 +107,28 @@ def by_key(place: Path) -> dict[str, Path]:
     return _by_pattern(Path(), _files(Path()), place.as_posix(), None)
 
 
-def _by_relative_stem(folder: Path) -> dict[str, Path]:
-    """Return all images below a folder by relative path without the ending."""
+def _by_relative_stem(folder: Path, *kinds: Sequence[str]) -> dict[str, Path]:
+    """Return all images below a folder by relative path without the ending, or as `_readable`."""
     start = len(str(folder / "x")) - 1
     return _unique(
         (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)
-        for path in _readable(folder)
+        for path in _readable(folder, *kinds)
     )
 
 
-def _readable(folder: Path) -> list[Path]:
+def _readable(folder: Path, *kinds: Sequence[str]) -> list[Path]:
+    """Return the files with endings of the first kind that occurs."""
     files = [Path(file) for file in _files(folder)]
-    known = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    found = (
+        [path for path in files if path.suffix.lower() in kind] for kind in kinds or [EXTENSIONS]
+    )
+    known = next(filter(None, found), [])
     if files and not known:
-        there = Counter(path.suffix for path in files).most_common(8)
+        there = dict(Counter(path.suffix for path in files).most_common(8))
         raise DataError(
             f"{folder}: no file that can be read\n"
-            f"  found: {', '.join(f'{count} of {ending}' for ending, count in there)}\n"
-            f"  expected: {', '.join(EXTENSIONS)}\n  fix: save them as PNG, TIFF or JPEG"
+            f"  found: {', '.join(f'{count} of {ending}' for ending, count in there.items())}\n"
+            f"  expected: {', '.join(EXTENSIONS)}\n  fix: {advice(there)}"
         )
     return known
 

@@ -14,7 +14,7 @@ from dataloaders.layout import listed, shortened
 from utils.data.color_labels import ColorTable, parse_label_map
 from utils.data.labels import LabelTable
 from utils.drawing.palette import to_colors, voc_palette
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.files.images import opened, sizes_differ
 from utils.files.raw_pixels import holds_values, read_colors, read_values
 
@@ -39,9 +39,13 @@ def labelled_folders(
     """
     for flag, folder in (("--images", images), ("--masks", masks)):
         _require(flag, folder)
+    if name not in DATASETS:
+        raise ConfigError(f"the data set {name} of the training is not there\n  fix: its --plugin")
     labels: dict[str, Any]
     if name == "Folder":
         labels = {key: args[key] for key in _LABELS if key in args}
+        if isinstance(table := labels.get("label_map"), str):
+            labels["label_map"] = str(Path(args["data_dir"], table).absolute())
     else:  # what its values mean depends on its arguments alone, not on its files
         blank = object.__new__(DATASETS[name])
         vars(blank).update(args, ignore_index=about["ignore_index"])

@@ -45,8 +45,8 @@ def fit(
             return multiple, tuple(cells or 0 for cells in lost)
         reason = "its features do not follow the image"
     raise ConfigError(
-        f"arch.args.backbone: {name} does not take images of any size: a position table or mixing "
-        f"layer belongs to {native} x {native} ({reason})\n"
+        f"arch.args.backbone: {name} does not take images of any size, it is made for {native} x "
+        f"{native} ({reason})\n"
         "  take one that docs/encoders.md lists, such as a ResNet, ConvNeXt, Swin or plain ViT"
     )
 

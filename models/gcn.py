@@ -136,7 +136,7 @@ class GCN(BaseModel):
         pretrained: True, False, or the path of the encoder's weight file.
         use_resnet_gcn: Whether the encoder's last two stages are GCN blocks (Sec. 4.1), new ones.
         use_deconv: Whether to upsample by transposed convolutions.
-        num_filters: The size k of the global kernels, odd (the ancestor's name for it).
+        num_filters: The size k of the global kernels, an odd number.
         freeze_bn: Keep the statistics of batch normalization.
         freeze_backbone: Keep the encoder as it is, GCN blocks excepted.
     """
@@ -145,7 +145,7 @@ class GCN(BaseModel):
         paper="Large Kernel Matters, 2017",
         arxiv="1703.02719",
         strides="32",
-        encoders="any of timm's",
+        encoders="any of timm's for any image size",
         small={"backbone": "test_resnet"},
         sizes=(
             Size(19, {"backbone": "resnet18"}, 11.67, "predecessor"),
@@ -170,7 +170,7 @@ class GCN(BaseModel):
         _require_odd(num_filters)
         build = _first_stages if use_resnet_gcn else build_backbone
         self.backbone = build(backbone, in_channels=in_channels, pretrained=pretrained)
-        self.pyramid = Pyramid(self.backbone, fewest=2 if use_resnet_gcn else 4)
+        self.pyramid = Pyramid(self.backbone, fewest=1 if use_resnet_gcn else 4)
         channels = self.pyramid.channels[-4:]  # strides 4, 8, 16, 32
         self.gcn_stages = nn.Sequential()
         if use_resnet_gcn:

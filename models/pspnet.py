@@ -152,7 +152,7 @@ class DilatedDenseNet(nn.Module):
 
 
 class PSPDenseNet(BaseModel):
-    """PSPNet on a dilated DenseNet: the ancestor's variation, of which there is no paper.
+    """PSPNet on a dilated DenseNet, a variation of which there is no paper.
 
     Args:
         num_classes: Classes to tell apart.

@@ -33,24 +33,16 @@ class Pyramid(nn.Module):
     strides: tuple[float, ...]
 
     def __init__(self, backbone: Backbone, *, fewest: int = 1) -> None:
-        """Build the levels of a plain encoder.
-
-        Args:
-            backbone: The encoder.
-            fewest: Stages that the decoder needs.
-
-        Raises:
-            ConfigError: There are fewer.
-        """
+        """Build the levels; ConfigError where there are less than the `fewest` a decoder needs."""
         super().__init__()
         self.channels, self.strides = backbone.channels, backbone.strides
         self.levels = nn.ModuleList()
-        if len(self.channels) < fewest:
-            raise ConfigError(
-                f"arch.args.backbone: {backbone.name} has {len(self.channels)} stages, this model "
-                f"needs {fewest}; docs/encoders.md lists which encoders it takes"
-            )
         if not backbone.plain:
+            if len(self.channels) < fewest:
+                raise ConfigError(
+                    f"arch.args.backbone: {backbone.name} has {len(self.channels)} stages, this "
+                    f"model needs {fewest}; docs/encoders.md lists which encoders it takes"
+                )
             return
         from timm.layers import LayerNorm2d  # seconds; the encoder has paid them
 

@@ -129,7 +129,7 @@ class UpSkip(nn.Module):
 
 
 class UNetResnet(BaseModel):
-    """U-Net on a pretrained encoder: the ancestor's variation, of which there is no paper.
+    """U-Net on a pretrained encoder, a variation of which there is no paper.
 
     Its decoder has the ancestor's widths, with the nonlinearities that were missing there, on an
     encoder with all its skips. Parameters at 19 classes with ResNet-50: 30.00 M in
@@ -148,7 +148,7 @@ class UNetResnet(BaseModel):
         paper="U-Net on an encoder",
         arxiv="1505.04597",
         strides="32",
-        encoders="any of timm's",
+        encoders="any of timm's for any image size",
         small={"backbone": "test_resnet"},
         sizes=(Size(19, {}, 30.00, "predecessor"),),
     )

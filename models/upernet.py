@@ -89,7 +89,7 @@ class UperNet(BaseModel):
         paper="UPerNet, 2018",
         arxiv="1807.10221",
         strides="32",
-        encoders="any of timm's",
+        encoders="any of timm's for any image size",
         small={"backbone": "test_resnet", "fpn_out": 32},
         auxiliary=1,
         sizes=(

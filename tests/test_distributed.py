@@ -51,6 +51,15 @@ def test_two_processes_equal_one(two_processes):
     assert_equal_to_one(found, ten_steps(config), tolerance=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_train_a_vision_transformer_as_one(tmp_path):
+    config = ten_step_config(tmp_path)
+    args = {"backbone": "test_vit", "pretrained": False, "freeze_bn": True}
+    config["arch"] = {"type": "Linear", "args": args}
+    found = in_two_processes(config, tmp_path, "cpu")
+    assert_equal_to_one(found, ten_steps(config), tolerance=1e-4, flips=1e-3)
+
+
 def test_two_processes_evaluate_as_one(two_processes):
     for two in two_processes[0]:
         assert two["evaluation"] == evaluated()

@@ -46,8 +46,11 @@ def test_the_reference_of_the_config_has_all_its_headings_as_contents():
 
 
 def test_the_first_screen_has_both_commands():
-    screen = "\n".join(README.splitlines()[:20])
+    screen = "\n".join(README.splitlines()[:30])
+    assert "git clone " in screen
     assert "pip install -r requirements.txt && python train.py --config config.json" in screen
+    assert '"type": "Folder"' in screen
+    assert "--check-data" in screen
     assert "pip install -r requirements-dev.txt && pytest" in screen
 
 
@@ -63,6 +66,20 @@ def test_the_readme_config_is_accepted():
         0
     ]
     parse_config(parse_json5(block, source="README.md"))
+
+
+def test_the_first_screens_own_data_are_a_section_of_a_config():
+    block = re.search(r'^    "train_loader": \{\n.*?^    \}', README, re.MULTILINE | re.DOTALL)[0]
+    config = parse_json5("{" + block + "}", source="README.md")
+    parse_config({"name": "mine", "arch": {"type": "UNet"}, **config})
+
+
+def test_the_cookbook_answers_twelve_questions_with_commands():
+    pages = (ROOT / "docs" / "cookbook.md").read_text()
+    recipes = re.split(r"^## \d+\. ", pages, flags=re.MULTILINE)[1:]
+    assert len(recipes) == 12
+    for recipe in recipes:
+        assert re.search(r"^[^\n]*\?\n\n    python ", recipe), recipe
 
 
 def commands():

@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from small_models import build_small, images
+from small_models import build_small, images, outputs_of
 from timm.layers import resample_abs_pos_embed
 
+import tools.encoders
 from models import MODELS
 from models.any_size import cells
 from models.backbones import Backbone, build_backbone
@@ -86,12 +87,12 @@ def test_cells_of_a_border_that_convolutions_lose_are_put_back_evenly():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("test_coatnet", r"belongs to 160 x 160 \(timm: .+\)"),
-        ("test_vit_relpos", r"belongs to 160 x 160 \(timm: Input width \(\d+\) doesn't match"),
+        ("test_coatnet", r"made for 160 x 160 \(timm: .+\)"),
+        ("test_vit_relpos", r"made for 160 x 160 \(timm: Input width \(\d+\) doesn't match"),
     ],
 )
 def test_a_network_of_one_size_is_refused_with_the_reason(name, reason):
-    message = f"backbone: {name} does not take images of any size: .*{reason}"
+    message = f"backbone: {name} does not take images of any size, it is {reason}"
     for model in ("Linear", "UperNet"):
         with pytest.raises(ConfigError, match=message):
             build_small(model, backbone=name)
@@ -202,3 +203,46 @@ def test_four_stages_are_asked_for_where_fewer_are_there():
         pytest.raises(ConfigError, match="shvit_s1 has 3 stages, this model needs 4"),
     ):
         build_small("GCN", backbone="shvit_s1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_vit",
+        "vit_pwee_patch16_reg1_gap_256",
+        "eva02_tiny_patch14_224",
+        "swin_tiny_patch4_window7_224",
+        "test_maxvit",
+        "test_convnext",
+        "mobilenetv4_conv_small_035",
+        "pvt_v2_b0",
+    ],
+)
+def test_every_kind_of_encoder_learns(name):
+    model = build_small("UperNet", backbone=name, fpn_out=32, use_aux=False).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batch, masks = images(64, 80), torch.arange(2 * 64 * 80).reshape(2, 64, 80) // 40 % 3
+    losses = []
+    for _ in range(8):
+        loss = F.cross_entropy(outputs_of(model, batch)[0], masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_family_of_timm_is_taken_or_refused_with_a_reason():
+    rows = list(tools.encoders.rows())  # raises where features have another size
+    taken = {model: sum(model in row.taken_by for row in rows) for model in tools.encoders.MODELS}
+    plain = sum(len(set(row.strides)) == 1 for row in rows)
+    assert taken["Linear"] >= 78
+    assert taken["UperNet"] >= 76
+    assert taken["UNetResnet"] >= 76
+    assert taken["SegFormer"] >= 70
+    assert taken["SegFormer"] - plain >= 60
+    assert all(row.refusal for row in rows if not row.taken_by)

@@ -237,6 +237,13 @@ def test_networks_that_pool_to_one_pixel_need_two_images():
         ("DeepLab_DUC_HDC", {"backbone": "resnet50"}),
         ("DeepLab_DUC_HDC", {"backbone": "resnet50d"}),
         ("PSPDenseNet", {"backbone": "densenet169"}),
+        ("Linear", {"backbone": "test_resnet", "last": 3}),
+        ("SegFormer", {"backbone": "pvt_v2_b0"}),
+        ("SegFormer", {"backbone": "test_vit"}),
+        ("UperNet", {"backbone": "test_vit"}),
+        ("UperNet", {"backbone": "swin_tiny_patch4_window7_224"}),
+        ("UNetResnet", {"backbone": "test_maxvit"}),
+        ("GCN", {"backbone": "test_vit"}),
     ],
     ids=str,
 )

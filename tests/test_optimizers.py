@@ -3,9 +3,13 @@
 import inspect
 
 import pytest
+import timm
 import torch
+from small_models import build_small
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from models.encoder_layers import layer_groups
 from utils.config.registry import choose
 from utils.errors import ConfigError
 from utils.optim.optimizers import OPTIMIZERS, build_optimizer
@@ -106,6 +110,55 @@ def test_norms_and_biases_can_go_without_decay():
     ]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.05, 0, 0]
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01] * 2)
+
+
+def test_position_tables_and_tokens_go_without_decay():
+    model = TwoParts()
+    model.backbone.pos_embed = nn.Parameter(torch.zeros(1, 4, 4))
+    decayed, plain = build_optimizer(
+        model, chosen("AdamW", {"lr": 0.1}), no_decay_norm_bias=True
+    ).param_groups
+    assert "backbone.pos_embed" in names(model, plain)
+    assert names(model, decayed) == ["decoder.0.weight", "backbone.0.weight"]
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_convnext"])
+def test_layers_learn_at_the_rates_of_timm(encoder):
+    model = build_small("Linear", backbone=encoder)
+    optimizer = build_optimizer(
+        model,
+        chosen("AdamW", {"lr": 0.1, "weight_decay": 0.05}),
+        differential_lr=True,
+        backbone_lr_factor=0.5,
+        layers=layer_groups(model, 0.7),
+    )
+    found = {
+        name.removeprefix("backbone.network.").removeprefix("model.").replace(".", "_"): (
+            group["lr"],
+            group["weight_decay"],
+        )
+        for group in optimizer.param_groups
+        for name in names(model, group)
+    }
+    whole = timm.create_model(encoder)
+    owner = {id(p): name.replace(".", "_") for name, p in whole.named_parameters()}
+    tables = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+    expected = {
+        owner[id(p)]: (0.1 * 0.5 * group["lr_scale"], group["weight_decay"])
+        for group in param_groups_layer_decay(whole, 0.05, tables, layer_decay=0.7)
+        for p in group["params"]
+    }
+    shared = found.keys() & expected.keys()
+    assert len(shared) == sum(1 for _ in model.backbone_parameters())
+    for name in shared:
+        assert found[name] == pytest.approx(expected[name]), name
+    assert found["classifier_weight"] == (0.1, 0.05)
+    assert found["classifier_bias"] == (0.1, 0)
+
+
+def test_layers_are_asked_of_an_encoder_that_has_them():
+    with pytest.raises(ConfigError, match=r"layer_decay: found 0\.7, and this UNet has no encoder"):
+        layer_groups(build_small("UNet"), 0.7)
 
 
 def test_frozen_parameters_are_left_out():

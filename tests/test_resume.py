@@ -258,6 +258,19 @@ def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     assert differing(expected, contents(run_folder())) == []
 
 
+def test_resuming_a_vision_transformer_with_rates_by_layer_is_exact(write_config, run_folder):
+    def change(config):
+        args = {"backbone": {"name": "test_vit", "drop_path_rate": 0.2}, "pretrained": False}
+        config["arch"] = {"type": "Linear", "args": args}
+        config["optimizer"] = {"type": "AdamW", "layer_decay": 0.8, "args": {"lr": 0.001}}
+
+    options = {"ema": 0.9, "accumulate": 2, "val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter1.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
+
+
 def test_changes_on_resume_are_listed_and_take_effect(tmp_path, write_config, run_folder, capsys):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     folder = run_folder()

@@ -120,6 +120,7 @@ def test_a_run_that_was_killed_or_never_validated_has_a_page(tmp_path):
     write_report(folder)
     page = (folder / "report.html").read_text()
     assert '<div class="value">-</div><div class="label">best Mean IoU</div>' in page
+    assert page.count('class="line s0 point"') == 4  # one epoch: a point in each chart
     (folder / "metrics.jsonl").write_bytes(b"")
     write_report(folder)
 

@@ -109,6 +109,23 @@ def test_the_table_of_a_known_data_set_holds_for_other_folders(test_set):
     assert found["Mean_IoU"] == pytest.approx(mean_iou(kept), abs=1e-12)
 
 
+def test_a_table_of_objects_lies_where_the_training_had_it(test_set, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(test_set / "cache"))
+    (test_set / "gone").mkdir()
+    rows = [f"{10 + number},{name}" for number, name in enumerate(CLASSES)]
+    (test_set / "gone" / "objects.csv").write_text("\n".join(rows))
+    write(test_set / "objects", [(10 + label).astype(np.uint8) for _, label in pairs()])
+    model = run_file(test_set, label_map="objects.csv", val_split=0.5)
+    found = score("-m", model, "-i", "images", "--masks", "objects")
+    assert found["Mean_IoU"] == pytest.approx(EXPECTED, abs=1e-12)
+
+
+def test_a_data_set_of_a_plugin_needs_it(test_set, capsys):
+    model = run_file(test_set, kind="Fields", val_split=0.5)
+    code, said = refused(capsys, "-m", model, "-i", "images", "--masks", "masks")
+    assert (code, "fix: its --plugin" in said) == (2, True), said
+
+
 def palette_image(ids):
     """A palette whose order is not that of the classes."""
     image = Image.fromarray((3 - ids).astype(np.uint8))
@@ -194,6 +211,7 @@ def test_masks_of_0_and_255_do_not_become_a_score_of_the_background(test_set, ca
         ("--predictions a --masks masks --classes c", 3, "--predictions a: no such folder"),
         ("--predictions masks --masks b --classes c", 3, "--masks b: no such folder"),
         ("--predictions ids --masks masks --classes a=1 b=#000000", 2, "are mixed"),
+        ("--predictions ids --masks masks --classes c -mo sliding", 2, "--mode or --precision: wi"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(test_set, capsys, flags, code, told):

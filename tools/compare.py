@@ -126,7 +126,7 @@ def spread(runs: Sequence[Run]) -> list[list[str]]:
     """Mean and spread over runs that repeat each other, of each class too."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_without_repetition(run.config), []).append(run)
+        groups.setdefault(without_repetition(run.config), []).append(run)
     names = dict(zip(map(id, runs), labels(runs), strict=True))
     rows = []
     for group in groups.values():
@@ -148,7 +148,8 @@ def _summed_up(group: Sequence[Run]) -> Iterator[list[str]]:
             yield [row, *(score(float(number), row) for number in numbers)]
 
 
-def _without_repetition(config: Mapping[str, Any]) -> str:
+def without_repetition(config: Mapping[str, Any]) -> str:
+    """A text that is the same for runs that repeat each other with another seed or fold."""
     kept = {key: value for key, value in _leaves(config) if key not in _REPEATED}
     return json.dumps(kept, sort_keys=True)
 

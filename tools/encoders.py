@@ -35,7 +35,7 @@ SIZES = ((65, 97), (131, 58))
 
 _SMALL = 15_000_000  # parameters
 # Where some of a family take any size, and the first of them does not.
-_INSTEAD = {"maxxvit": "maxvit_nano_rw_256"}
+_INSTEAD = {"byoanet": "halonet_h1", "maxxvit": "maxvit_nano_rw_256"}
 
 
 class Row(NamedTuple):
@@ -100,7 +100,7 @@ def row(family: str, name: str) -> Row:
         try:
             backbone = build_backbone(name, pretrained=False).eval()
         except ConfigError as error:
-            reason = str(error).partition(" does not take ")[2].partition("\n")[0] or str(error)
+            reason = str(error).partition("any size, it is ")[2].partition("\n")[0] or str(error)
             return Row(family, name, _parameters(name), (), (), False, licenses, reason)
         features = {size: _features(backbone, size) for size in SIZES}
         taken = tuple(model for model in MODELS if takes(model, backbone, features))

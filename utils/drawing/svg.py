@@ -58,7 +58,7 @@ def _path(curve: Curve, *, right: float, top: float) -> str:
     stride = -(-len(points) // _POINTS)
     kept = points[::stride] + ([] if (len(points) - 1) % stride == 0 else points[-1:])
     drawn = [f"{_SIDE * x / right:.1f} {_SIDE * (1 - y / top):.1f}" for x, y in kept]
-    return f"M{'L'.join(drawn)}h0"  # of no length, but its round end makes a single point seen
+    return f"M{'L'.join(drawn)}h0"  # of no length: a single point is seen by its round ends
 
 
 def bars(scores: Sequence[float]) -> str:

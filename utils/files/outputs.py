@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.files.endings import EXTENSIONS
+from utils.files.endings import EXTENSIONS, advice
 
 Save = Callable[[Path, Callable[[Path], object]], object]
 """Puts a file in its place: a path, and what fills a temporary file; `write_whole` is one."""
@@ -105,7 +105,7 @@ def _nothing_found(
         return f"--images {images}: the folder has no files{deeper}"
     there = ", ".join(f"{suffix} ({number})" for suffix, number in counts.most_common(8))
     best = [suffix.lstrip(".") for suffix, _ in counts.most_common() if suffix in EXTENSIONS]
-    fix = f"--extension {' '.join(best)}" if best else "convert them to PNG, JPEG or TIFF"
+    fix = f"--extension {' '.join(best)}" if best else advice(counts)
     return (
         f"--images {images}: no file ends in {' or '.join(sorted(endings))}\n"
         f"  extensions there: {there}\n"

@@ -1,0 +1,294 @@
+"""Labels that are shapes: labelme's, COCO's and YOLO's files, and masks of numbered objects.
+
+Of a file the shapes come in its own order; whoever draws them lets a later one cover earlier ones.
+COCO's areas are those of pycocotools. Of the others a pixel belongs to a polygon when its center
+lies inside, by the even-odd rule: of neighbors that share an edge no pixel is in both or in none.
+"""
+
+import contextlib
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from base.base_dataset import Pair
+from dataloaders.layout import listed
+from utils.errors import ConfigError, DataError
+from utils.files.decoding import decoding
+from utils.files.endings import JSON_OF
+from utils.files.raw_pixels import read_values
+
+Shapes = Iterator[tuple[str, np.ndarray]]  # a label, and its area (H, W) bool
+_NAMES = ("data.yaml", "dataset.yaml", "classes.txt")
+
+
+class Annotations(NamedTuple):
+    """What files of shapes say.
+
+    Attributes:
+        kind: Who writes such files.
+        labels: Those that may occur, in the order of classes where none are given.
+        shapes: Gives the shapes of a pair whose image has a size (height, width).
+        meaning: What the shapes depend on beside the files of the pair.
+    """
+
+    kind: str
+    labels: Sequence[str]
+    shapes: Callable[[Pair, tuple[int, int]], Shapes]
+    meaning: object = None
+
+
+def coco_files(file: Path, folders: Sequence[Path]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the images that a COCO file lists by name, and the file for each of them.
+
+    Args:
+        file: The file.
+        folders: Where the images may lie.
+
+    Raises:
+        DataError: No COCO file, or images that are not there.
+    """
+    with decoding(file):
+        content = _json(file)
+        if json_kind(content) != "COCO":
+            raise DataError(f"{file}: {_foreign(content)}")
+        names = sorted(image["file_name"] for image in content["images"])
+    found = {}
+    for name in names:
+        places = [folder / part for folder in folders for part in (name, Path(name).name)]
+        found[name] = next((place for place in places if place.is_file()), places[0])
+    if missing := [path for path in found.values() if not path.is_file()]:
+        raise DataError(
+            f"{file}: lists {len(missing)} of {len(names)} images that are not there:\n"
+            f'{listed(missing)}\n  fix: set "images" to their folder'
+        )
+    return found, dict.fromkeys(found, file)
+
+
+def read_annotations(
+    pairs: Sequence[Pair], classes: Sequence[str], table: Path | None
+) -> Annotations | None:
+    """Find out what the masks of pairs are: files of shapes, or None for plain masks.
+
+    Args:
+        pairs: Images with their files.
+        classes: Their names, () where the files are to name them.
+        table: A list of `id,class` or `image,id,class` for masks of numbered objects.
+
+    Raises:
+        DataError: A JSON file of another program, or a damaged one.
+        ConfigError: YOLO's numbers without names.
+    """
+    first = next((pair.mask for pair in pairs if pair.mask is not None), Path())
+    if table is not None:
+        return _numbered(table)
+    if first.suffix.lower() == ".txt":
+        return _yolo(first, classes)
+    if first.suffix.lower() != ".json":
+        return None
+    with decoding(first):
+        content = _json(first)
+        kind = json_kind(content)
+        if kind == "COCO":
+            return _coco(first, content)
+        if kind != "labelme":
+            raise DataError(f"{first}: {_foreign(content)}")
+        files = [pair.mask for pair in pairs if pair.mask is not None]
+        return _labelme([] if classes else files)
+
+
+def shapes_below(root: Path) -> str:
+    """Return the line of a config that takes the files of shapes below a folder, or ""."""
+    for ending, test in ((".json", _json_kind_of), (".txt", _is_yolo)):
+        firsts: dict[Path, Path] = {}
+        for path in sorted(root.rglob(f"*{ending}")):
+            firsts.setdefault(path.parent, path)
+        for folder, first in firsts.items():
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                kind = test(first)
+                place = first if kind == "COCO" else folder
+                if kind:
+                    masks = place.relative_to(root).as_posix()
+                    return f'\n  fix: {kind} files are there: "masks": "{masks}"'
+    return ""
+
+
+def _json_kind_of(path: Path) -> str:
+    return json_kind(_json(path))
+
+
+def _is_yolo(path: Path) -> str:
+    line = path.read_text().partition("\n")[0].split()
+    return "YOLO" if len(line) >= 7 and all(float(one) >= 0 for one in line) else ""
+
+
+def json_kind(content: object) -> str:
+    """Return "labelme", "COCO", or "" for what neither of them writes."""
+    if not isinstance(content, Mapping):
+        return ""
+    if {"images", "annotations"} <= content.keys():
+        return "COCO"
+    return "labelme" if "shapes" in content else ""
+
+
+def _foreign(content: object) -> str:
+    keys = list(content) if isinstance(content, Mapping) else [f"a {type(content).__name__}"]
+    known = next((fix for key, fix in JSON_OF.items() if key in str(content)[:10_000]), None)
+    return (
+        f"found JSON of {', '.join(map(str, keys[:5]))}, expected labelme's (shapes) or COCO's "
+        f"(images, annotations, categories)\n  fix: {known or 'export it as COCO or labelme JSON'}"
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def _labelme(files: Sequence[Path]) -> Annotations:
+    labels = set()
+    for file in files:
+        with decoding(file):
+            labels |= {shape["label"] for shape in _json(file)["shapes"]}
+
+    def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
+        assert pair.mask is not None
+        content = _json(pair.mask)
+        _check_size(pair, size, (content.get("imageHeight"), content.get("imageWidth")))
+        for shape in content["shapes"]:
+            points = np.array(shape["points"], np.float64).reshape(-1, 2)
+            yield shape["label"], _area(shape.get("shape_type") or "polygon", points, size)
+
+    return Annotations("labelme", sorted(labels), shapes)
+
+
+def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if kind == "circle":
+        rows, columns = np.ogrid[: size[0], : size[1]]
+        (x, y), radius = points[0], np.hypot(*(points[1] - points[0]))
+        return np.hypot(columns + 0.5 - x, rows + 0.5 - y) < radius
+    if kind == "rectangle":
+        (left, top), (right, bottom) = points[0], points[-1]
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    elif kind != "polygon":
+        raise ValueError(f"a {kind} has no area, expected polygons, rectangles and circles")
+    return inside(points, size)
+
+
+def _coco(file: Path, content: Mapping[str, Any]) -> Annotations:
+    try:
+        from pycocotools import mask as areas
+    except ImportError as error:
+        raise ConfigError(
+            f"{file}: COCO's files need pycocotools\n  fix: pip install -r requirements-coco.txt"
+        ) from error
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    images = {Path(one["file_name"]).name: one for one in content["images"]}
+    images |= {one["file_name"]: one for one in content["images"]}
+    drawn = defaultdict(list)
+    for one in content["annotations"]:
+        drawn[one["image_id"]].append((names[one["category_id"]], one["segmentation"]))
+
+    def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
+        parts = pair.image.parts
+        tails = ("/".join(parts[start:]) for start in range(len(parts)))
+        image = next(images[tail] for tail in tails if tail in images)
+        _check_size(pair, size, (image["height"], image["width"]))
+        for label, found in drawn[image["id"]]:
+            runs = found
+            if isinstance(found, list) or isinstance(found["counts"], list):
+                runs = areas.frPyObjects(found, *size)
+            yield label, areas.decode(areas.merge(runs) if isinstance(runs, list) else runs) > 0
+
+    return Annotations("COCO", [names[number] for number in sorted(names)], shapes)
+
+
+def _yolo(first: Path, classes: Sequence[str]) -> Annotations:
+    places = [place / name for place in first.parents[:4] for name in _NAMES]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None and not classes:
+        raise ConfigError(
+            f"{first}: YOLO's numbers, and no data.yaml that names them\n"
+            '  fix: "classes": ["background", ...] in the order of the numbers from 0'
+        )
+    names = dict(enumerate(name for name in classes if name != "background"))
+    if file is not None:
+        import yaml
+
+        with decoding(file):
+            text = file.read_text(encoding="utf-8")
+            found = text.splitlines() if file.suffix == ".txt" else yaml.safe_load(text)["names"]
+            names = found if isinstance(found, dict) else dict(enumerate(found))
+
+    def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
+        assert pair.mask is not None
+        for line in filter(str.strip, pair.mask.read_text().splitlines()):
+            number, *rest = line.split()
+            if len(rest) < 6 or len(rest) % 2:
+                raise ValueError(f"a line of {len(rest)} numbers, expected points x y; 4 are a box")
+            points = np.array(rest, np.float64).reshape(-1, 2) * (size[1], size[0])
+            yield names[int(number)], inside(points, size)
+
+    return Annotations("YOLO", [str(names[one]) for one in sorted(names)], shapes, names)
+
+
+def _numbered(table: Path) -> Annotations:
+    with decoding(table):
+        rows = [row for row in csv.reader(table.read_text("utf-8-sig").splitlines()) if row]
+        rows = [row for row in rows if row[-2].strip().isdigit()]  # less a title
+        classes = {
+            (row[0].strip() if row[2:] else "", int(row[-2])): row[-1].strip() for row in rows
+        }
+
+    def shapes(pair: Pair, _size: tuple[int, int]) -> Shapes:
+        assert pair.mask is not None
+        ids = read_values(pair.mask, lossy=False).pixels
+        for one in np.unique(ids).tolist():
+            keys = [(name, one) for name in (pair.image.name, pair.image.stem, "")]
+            label = next((classes[key] for key in keys if key in classes), None)
+            if label is not None:
+                yield label, ids == one
+            elif one != 0:
+                raise ValueError(
+                    f"object {one} is not in {table}, as `id,class` or `image,id,class`"
+                )
+
+    return Annotations("numbered objects", sorted(set(classes.values())), shapes, classes)
+
+
+def _check_size(pair: Pair, size: tuple[int, int], stated: tuple[int | None, int | None]) -> None:
+    if stated not in (size, (None, None)):
+        raise ValueError(
+            f"drawn on {stated[1]}x{stated[0]} pixels, but {pair.image} has {size[1]}x{size[0]}"
+        )
+
+
+def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return which pixels of an image (height, width) have their center inside a polygon.
+
+    Args:
+        points: (N, 2) float corners x, y; the first pixel covers 0..1 in both.
+        size: (height, width).
+    """
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError(f"a polygon of {len(points)} points, expected three finite ones or more")
+    height, width = size
+    ends = np.roll(points, -1, axis=0)
+    (x, y), (x_end, y_end) = points.T, ends.T
+    # The rows whose centers lie between the ends of an edge; half-open, as a corner counts once.
+    low, high = (np.clip(np.ceil(pick(y, y_end) - 0.5), 0, height).astype(int)
+                 for pick in (np.minimum, np.maximum))  # fmt: skip
+    edges = np.repeat(np.arange(len(points)), high - low)
+    rows = (
+        low[edges]
+        + np.arange(len(edges))
+        - np.repeat(np.cumsum(high - low) - (high - low), high - low)
+    )
+    slope = (x_end - x)[edges] / (y_end - y)[edges]
+    columns = np.ceil(x[edges] + (rows + 0.5 - y[edges]) * slope - 0.5)
+    flips = np.zeros((height, width + 1), np.uint8)
+    np.bitwise_xor.at(flips, (rows, np.clip(columns, 0, width).astype(int)), 1)
+    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].astype(bool)

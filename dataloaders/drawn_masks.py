@@ -1,0 +1,110 @@
+"""Masks drawn from shapes, kept as PNG in the user's cache: each is drawn once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from base.base_dataset import Pair
+from dataloaders.annotations import Annotations
+from dataloaders.known_files import stamps
+from utils.data.pixel_cache import default_folder
+from utils.errors import DataError, ResourceError
+from utils.files.decoding import decoding
+from utils.files.outputs import write_whole
+from utils.files.raw_pixels import header
+from utils.hardware import distributed
+from utils.run.progress import ProgressBar
+
+_FORMAT = 1  # to be raised when the same files become other masks
+BACKGROUND = ("background", "_background_")
+
+
+def drawn_labels(num_classes: int) -> Mapping[str, int | Literal["void"]]:
+    """What a drawn mask holds, as a `label_map` writes it."""
+    void = np.iinfo(_dtype(num_classes)).max
+    return {**{str(number): number for number in range(num_classes)}, str(void): "void"}
+
+
+def _dtype(num_classes: int) -> np.dtype:
+    return np.dtype(np.uint8 if num_classes <= 255 else np.uint16)
+
+
+def draw_masks(
+    pairs: Sequence[Pair],
+    found: Annotations,
+    classes: Sequence[str],
+    label_map: Mapping[str, int | str],
+) -> tuple[Pair, ...]:
+    """Draw the shapes of each image, later ones over earlier ones, unless that was done before.
+
+    Args:
+        pairs: Images with the files of their shapes.
+        found: The shapes.
+        classes: Names; a class "background" is where nothing is drawn, else that is void.
+        label_map: Train id or "void" of labels that are no class; "*" is every other label.
+
+    Returns:
+        The images with PNG masks, as `drawn_labels` describes them.
+
+    Raises:
+        DataError: A damaged file, or a label that is neither class nor in `label_map`.
+        ResourceError: The cache cannot be written.
+    """
+    ids = {name: number for number, name in enumerate(classes)}
+    ids |= {name: -1 if to == "void" else int(to) for name, to in label_map.items()}
+    nothing = next((ids[name] for name in BACKGROUND if name in ids), None)
+    if nothing is not None:
+        ids = dict.fromkeys(BACKGROUND, nothing) | ids
+    dtype = _dtype(len(classes))
+    files = [[file for file in pair if file is not None] for pair in pairs]
+    flat = stamps([file for both in files for file in both])
+    recipe = f"{_FORMAT} {found.kind} {found.meaning} {len(classes)} {sorted(ids.items())}"
+    folder = default_folder().parent / "masks" / _digest(recipe)
+    targets = [folder / f"{pair.image.stem}-{_digest(f'{both} {flat[2 * i : 2 * i + 2]}')}.png"
+               for i, (pair, both) in enumerate(zip(pairs, files, strict=True))]  # fmt: skip
+    missing = [i for i, target in enumerate(targets) if not target.exists()]
+    rank, processes = distributed.rank(), distributed.world_size()
+    missing.sort(key=lambda i: (i - rank) % processes)  # each begins with what others leave
+    with closing(ProgressBar(f"MASKS ({found.kind})", len(missing), shown=rank == 0)) as bar:
+        for i in missing:
+            if not targets[i].exists():
+                _write(_drawn(pairs[i], found, ids, dtype), targets[i])
+            bar.advance()
+    return tuple(Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True))
+
+
+def _drawn(pair: Pair, found: Annotations, ids: Mapping[str, int], dtype: np.dtype) -> np.ndarray:
+    assert pair.mask is not None
+    size = header(pair.image).size
+    mask = np.full(size, ids.get(BACKGROUND[0], -1), np.int64)
+    where = f"{pair.mask}: {pair.image.name}"
+    with decoding(pair.mask):
+        for label, area in found.shapes(pair, size):
+            if label not in ids and "*" not in ids:
+                raise DataError(
+                    f"{where}: the label {label!r} is no class, expected {', '.join(ids)}\n"
+                    f'  fix: add it to "classes", or "label_map": {{"{label}": "void"}}'
+                )
+            mask[area] = ids.get(label, ids.get("*", -1))
+    return np.where(mask < 0, np.iinfo(dtype).max, mask).astype(dtype)
+
+
+def _write(mask: np.ndarray, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, lambda path: Image.fromarray(mask).save(path, format="PNG"))
+    except OSError as error:
+        raise ResourceError(
+            f"{target}: a drawn mask cannot be kept ({error.strerror})\n"
+            "  fix: set XDG_CACHE_HOME to a folder that can be written, or draw them by "
+            "tools/masks.py"
+        ) from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
