@@ -49,7 +49,7 @@ def in_place(path, data):
     with path.open("wb") as file:
         file.write(data[: len(data) // 2])
         file.flush()
-        table.interruptions.os.fsync(file.fileno())
+        table.interruptions.os.fdatasync(file.fileno())
         file.write(data[len(data) // 2 :])
 
 
@@ -77,7 +77,7 @@ def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
     runs.reference.cache_clear()
     try:
         if plant == "saved in place":
-            kill = (runs.os, "fsync", 10, runs._die)
+            kill = (runs.os, "fdatasync", 3, runs._die)
         else:
             kill = (trainer.Trainer, "train_iteration", 3, runs._die)
         runs.run(runs._planted(runs.begin(runs.write(tmp_path)), kill), tmp_path / "words")
