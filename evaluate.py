@@ -265,18 +265,15 @@ def _write(evaluation: "Evaluation", scored: Scored, written: Written, output: P
 
     data, about = scored.data, scored.about
     summary = summarize(evaluation, classes=data.classes, about=about)
-    texts = (
-        json.dumps(summary, indent=2, ensure_ascii=False) + "\n",
-        confusion_csv(evaluation.counts, data.classes),
-        render(evaluation, summary, palette=data.palette),
-    )
-    for name, text in zip(_FILES, texts, strict=True):
+    metrics = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    counts = confusion_csv(evaluation.counts, data.classes)
+    page = render(evaluation, summary, palette=data.palette)
+    for name, text in zip(_FILES, (metrics, counts, page), strict=True):
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
         with writing(output / name):
             written.write(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     how = f" Predicted in {about['precision']} on {about['device']}." if "device" in about else ""
-    print(table(summary))
-    print(f"\n{summary['rules']}{how}")
+    print(f"{table(summary)}\n\n{summary['rules']}{how}")
     print(f"{summary['images']} whole images; written: {', '.join(_FILES)} in {output}")
 
 

@@ -280,5 +280,6 @@ def test_caches_in_memory_are_summed_up(two_folders, monkeypatch, kib, processes
 
 
 def test_a_network_that_no_memory_holds_is_a_message():
+    arch = choose("arch", MODELS, "UNet", {"base_channels": 2**31})
     with pytest.raises(ResourceError, match=r"^out of memory in building UNet(.|\n)*fix: smaller"):
-        build_network("UNet", {"base_channels": 2**31}, num_classes=2, in_channels=3)
+        build_network(arch, num_classes=2, in_channels=3)

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--classes", nargs="+", default=[], help="in order (default: background, then the labels)")
     add("-c", "--config", help="instead: the train_loader of this config")
     add("-o", "--output", type=Path, required=True, help="folder of the PNG files")
+    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
     options = parser.parse_args(arguments)
     if (options.data is None) == (options.config is None):
         raise ConfigError("found both or none of --data and --config, expected one of them")
@@ -52,29 +53,32 @@ def main(arguments: Sequence[str]) -> int:
         kind, ignore_index = config.train_loader.type, config.ignore_index
         args = {key: one for key, one in config.train_loader.args.items() if key != "val_split"}
     data = build_whole("train_loader", kind, args, ignore_index=ignore_index, seed=0)
-    _write(data, Path(str(args.get("data_dir", ""))) / str(args.get("images", "")), options.output)
+    root = Path(str(args.get("data_dir", ""))) / str(args.get("images", ""))
+    _write(data, root, options.output, overwrite=options.overwrite)
     return 0
 
 
-def _write(data: "BaseDataset", root: Path, output: Path) -> None:
+def _write(data: "BaseDataset", root: Path, output: Path, *, overwrite: bool) -> None:
     import json
 
     import numpy as np
 
-    from utils.files.outputs import prepare_folder, write_whole
+    from utils.files.written import Written
     from utils.inference.results import mask_dtype, write_mask
 
     dtype = mask_dtype(data.num_classes)
     if not all(pair.image.is_relative_to(root) for pair in data.pairs):  # patterns, other layouts
         root = Path(os.path.commonpath([pair.image.parent for pair in data.pairs]))
-    prepare_folder(output)
-    for pair in data.pairs:
-        assert pair.mask is not None
-        mask = data.read_labels(pair.mask)
-        ids = np.where(mask == data.ignore_index, np.iinfo(dtype).max, mask).astype(dtype)
-        target = output / pair.image.relative_to(root).with_suffix(".png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, partial(write_mask, ids, data.palette))
+    targets = [output / pair.image.relative_to(root).with_suffix(".png") for pair in data.pairs]
+    written = Written(output)
+    written.refuse_others(targets, overwrite=overwrite)
+    with written.opened(targets):
+        for pair, target in zip(data.pairs, targets, strict=True):
+            assert pair.mask is not None
+            mask = data.read_labels(pair.mask)
+            ids = np.where(mask == data.ignore_index, np.iinfo(dtype).max, mask).astype(dtype)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written.write(target, partial(write_mask, ids, data.palette))
     print(f'{len(data)} masks in {output}; for the config: "classes": {json.dumps(data.classes)}')
 
 

@@ -13,6 +13,7 @@ from forks import Ended, run
 from test_resume import contents, differing
 
 import train
+from utils.run import checkpoint
 
 
 def write(folder: Path, **changes) -> Path:
@@ -71,7 +72,13 @@ def reference() -> dict:
 def brought_to_its_end(folder: Path, expected: dict | None = None) -> str:
     """Resume, or start again where nothing was saved; what differs from a run never stopped."""
     words, place = folder / "words", run_of(folder)
-    saved = place is not None and any(place.glob("*.pth"))
+    files = [] if place is None else list(place.glob("*.pth"))
+    for file in files:  # the old one or the new one, never a torn one
+        try:
+            checkpoint.load(file)
+        except checkpoint.CheckpointError as error:
+            return str(error)
+    saved = bool(files)
     if place is not None and not saved:
         shutil.rmtree(place)
     ended = run(resume(place) if saved else begin(folder / "config.json"), words)

@@ -13,7 +13,7 @@ import trainer
 from utils.run import checkpoint
 
 FEW = {
-    "kills at random times": 2,
+    "kills at random times": 1,
     "kills at each call of a save": 1,
     "kills in start-up, validation, resuming": 1,
     "power losses": 60,
@@ -27,6 +27,7 @@ FEW = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", FEW)
 def test_a_few_trials_end_as_promised(kind):
     found = table.trials(kind, FEW[kind])
@@ -48,7 +49,7 @@ def in_place(path, data):
     with path.open("wb") as file:
         file.write(data[: len(data) // 2])
         file.flush()
-        table.interruptions.os.fsync(file.fileno())
+        table.interruptions.os.fdatasync(file.fileno())
         file.write(data[len(data) // 2 :])
 
 
@@ -65,6 +66,7 @@ PLANTS = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
     """Each child draws the same numbers from its start on, as a process with a fixed seed does."""
@@ -75,7 +77,7 @@ def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
     runs.reference.cache_clear()
     try:
         if plant == "saved in place":
-            kill = (runs.os, "fsync", 10, runs._die)
+            kill = (runs.os, "fdatasync", 3, runs._die)
         else:
             kill = (trainer.Trainer, "train_iteration", 3, runs._die)
         runs.run(runs._planted(runs.begin(runs.write(tmp_path)), kill), tmp_path / "words")
