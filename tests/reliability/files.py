@@ -224,6 +224,8 @@ def configs(folder: Path, count: int) -> Trials:
         cases += mutants(seed) if len(cases) < count else []
 
     def judge(mutant):
+        # In the child; a config that is taken would get so far.
+        train._train = train._check_data = lambda *_args, **_options: 0
         path.write_bytes(mutant.content)
         sys.stderr = said = io.StringIO()
         try:
@@ -234,7 +236,6 @@ def configs(folder: Path, count: int) -> Trials:
             return f"{mutant.operator}: exit {code}"
         return "" if mutant.path in said.getvalue() else f"{mutant.operator}: {mutant.path} unnamed"
 
-    train._train = train._check_data = lambda *_args, **_options: 0  # none of them gets so far
     return _each(folder, cases[:count], judge)
 
 
@@ -297,6 +298,7 @@ def users_files(folder: Path, count: int) -> Trials:
     flags = ["--overlay", "--save-probs", "-mo", "whole"]
 
     def segment():
+        models.model_from_checkpoint = lambda _content: ColorModel()  # in the child
         return guard(
             inference.main,
             ["-m", str(folder / "m.pth"), "-i", str(folder / "in"), "-o", str(out), *flags],
@@ -316,7 +318,6 @@ def users_files(folder: Path, count: int) -> Trials:
         kept = _snapshot(out) == before and _snapshot(folder / "in") == images_before
         return "" if code == 2 and kept else f"{case}: exit {code}, kept {kept}"
 
-    models.model_from_checkpoint = lambda _content: ColorModel()
     save_checkpoint(folder / "m.pth", ColorModel())
     (folder / "in").mkdir()
     for name in "ab":
