@@ -36,8 +36,13 @@ def in_two_processes(config, folder, device):
 
 
 def flat(scores):
-    rest = {name: value for name, value in scores.items() if name != "Class_IoU"}
-    return {**rest, **scores["Class_IoU"]}
+    single = {name: value for name, value in scores.items() if not isinstance(value, dict)}
+    return single | {
+        f"{name}/{key}": -1.0 if value is None else value  # None: nothing to score
+        for name, of_classes in scores.items()
+        if name not in single
+        for key, value in of_classes.items()
+    }
 
 
 def assert_equal_to_one(found, one, *, tolerance, flips=0.0):

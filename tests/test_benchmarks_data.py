@@ -383,7 +383,7 @@ def test_coco_10k_names_listed_images_that_are_missing(coco10k):
 @pytest.mark.parametrize("name", DATASETS)
 def test_names_colors_and_statistics_belong_together(name):
     data = DATASETS[name]
-    if "classes" not in data.__dict__:
+    if not data.__dict__.get("classes"):
         return
     assert len(data.classes) == len(data.palette) == len(set(data.classes))
     assert VOID_COLOR not in data.palette

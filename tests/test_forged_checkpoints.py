@@ -1,6 +1,7 @@
 """Whatever a checkpoint says under right checksums: it is refused by name, or it is harmless."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -171,7 +172,8 @@ def test_every_command_refuses_weights_that_are_not_finite(forge, tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    ("channels", "words"), [(10**7, "not those of its UNet"), (10**30, "cannot be built")]
+    ("channels", "words"),
+    [(10**7, "not those of its UNet"), (10**30, "cannot be built|expected an integer of at most")],
 )
 def test_a_network_of_any_size_takes_no_memory(channels, words, forge, tmp_path, capsys):
     """Ten million channels would be a petabyte; it is told before any of it is asked for."""
@@ -183,7 +185,7 @@ def test_a_network_of_any_size_takes_no_memory(channels, words, forge, tmp_path,
         (train, ["--resume", path]),
     ):
         assert guard(command.main, arguments) == 4
-        assert words in capsys.readouterr().err
+        assert re.search(words, capsys.readouterr().err)
 
 
 SLOTS = [

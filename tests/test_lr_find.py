@@ -75,7 +75,8 @@ def test_a_real_network_gets_an_image_and_a_suggestion(tmp_path, capsys):
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert image.width == 860
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "range.png"}
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"config.json", "range.png", ".written.jsonl"}
 
 
 @pytest.mark.parametrize(

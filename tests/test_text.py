@@ -28,4 +28,5 @@ def test_the_scores_of_many_classes_fit_a_screen(tmp_path, caplog):
     scores = trainer_of(plain_config(tmp_path)).validate(1)["Class_IoU"]
     (said,) = [text for text in caplog.messages if text.startswith("IoU")]
     assert max(map(len, said.splitlines())) <= 100
-    assert said.split() == f"IoU {one_line(scores)}".split()
+    shares = {name: percent(value) for name, value in scores.items()}
+    assert said.split() == f"IoU {one_line(shares)}".split()

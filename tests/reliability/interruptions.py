@@ -234,7 +234,10 @@ def storage(folder: Path, count: int) -> Trials:
         here.mkdir()
         ended = run(_planted(begin(write(here)), plant), here / "words")
         fault = ended.fault or ("" if ended.code == 6 else f"exit {ended.code}")
-        fault = fault or ("" if "--resume" in ended.words else "no way to go on is said")
+        saved = list(here.glob("*/*/*/*.pth"))
+        fault = fault or (
+            "no way to go on is said" if saved and "--resume" not in ended.words else ""
+        )
         if (moved := here / "moved").exists():  # the disk is back
             shutil.rmtree(run_of(here), ignore_errors=True)
             moved.rename(here / "saved")

@@ -49,7 +49,7 @@ def _cannot_make(folder: Path) -> str | None:
     for one in (folder, *folder.parents):
         try:
             mode = one.stat().st_mode
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if one.is_symlink():
                 return f"{one} is a link to what is not there"
             if len(os.fsencode(one.name)) > _LONGEST_NAME:
