@@ -1,6 +1,8 @@
 """The processes that load batches: how they start, are waited for, hand over and end."""
 
 import ctypes
+import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -32,6 +34,9 @@ def start(worker: int) -> None:  # noqa: ARG001 (torch passes the number)
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":  # also one that hangs, and whatever ends the main process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        main = multiprocessing.parent_process()
+        if main is not None and not main.is_alive():  # it ended before that was asked for
+            os._exit(1)
     cv2.setNumThreads(0)
 
 

@@ -108,6 +108,7 @@ def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, chang
     assert_same_run(only_run(whole), only_run(stopped))
 
 
+@pytest.mark.slow  # tests/reliability kills one at a random time in every test run
 def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
     assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
 
@@ -239,7 +240,7 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
     expected = contents(folder)
     steps = [checkpoint.load(file)["step"] for file in folder.glob("checkpoint-iter*.pth")]
     assert sorted(steps) == [1, 2, 3, 4]
-    for step in steps:
+    for step in (1, 4):  # within an epoch, and at its end
         assert train.main(["--resume", str(folder / f"checkpoint-iter{step}.pth")]) == 0
         assert differing(expected, contents(folder)) == [], step
 

@@ -66,6 +66,7 @@ PLANTS = {
 }
 
 
+@pytest.mark.reliability
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
