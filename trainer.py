@@ -26,6 +26,7 @@ from utils.hardware.memory import memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
 from utils.hardware.prefetch import grouped, on_device
+from utils.metrics.confusion import ConfusionMatrix
 from utils.metrics.totals import Totals
 from utils.optim.ema import ExponentialMovingAverage
 from utils.optim.update import Update, not_finite
@@ -72,9 +73,9 @@ class Trainer(BaseTrainer):
         data = self.data = parts.train_loader.dataset
         self.one_size = data.augments and data.crop_size is not None
         self.normalize = Normalize(data.mean, data.std, input_dtype=data.input_dtype).to(device)
-        self.totals = Totals(
-            len(data.classes), data.ignore_index, data.classes, device, options.scored_classes
-        )
+        named = {"classes": data.classes, "scored": options.scored_classes}
+        counts = ConfusionMatrix(len(data.classes), data.ignore_index, device, **named)
+        self.totals = Totals(counts)
         self.stopwatch = Stopwatch()
         self.unproven: list[int] = []  # what was trained on since all was finite
         self.first = distributed.rank() == 0

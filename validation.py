@@ -14,6 +14,7 @@ from utils.hardware.precision import autocast
 from utils.hardware.prefetch import on_device
 from utils.inference.prediction import whole
 from utils.losses.table import WithAuxiliary
+from utils.metrics.confusion import ConfusionMatrix
 from utils.metrics.totals import ValidationTotals
 from utils.run.progress import ProgressBar
 
@@ -63,9 +64,9 @@ class Validator:
             The sums, and the first image of each of the first batches.
         """
         data = self.loader.dataset
-        totals = ValidationTotals(
-            len(data.classes), data.ignore_index, data.classes, self.device, self.scored
-        )
+        named = {"classes": data.classes, "scored": self.scored}
+        counts = ConfusionMatrix(len(data.classes), data.ignore_index, self.device, **named)
+        totals = ValidationTotals(counts)
         samples: list[Sample] = []
         self.loader.set_position(epoch=0)
         bar = ProgressBar(title, len(self.loader), shown=shown)

@@ -12,7 +12,7 @@ CLASSES = ("sky", "road", "tree", "tram")
 PALETTE = ((10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200))
 
 
-class Pictures:
+class Images:
     """Random images of odd sizes; the 'model' sees its answer in the first channel."""
 
     num_classes = len(CLASSES)
@@ -61,7 +61,7 @@ def draw_nothing(image, mask, prediction):
 
 def evaluated():
     """Everything that an evaluation of 33 images finds, as text."""
-    return repr(Evaluator(Pictures(33), answer, draw=draw_nothing, boundary_ratio=RATIO).run())
+    return repr(Evaluator(Images(33), answer, draw=draw_nothing, boundary_ratio=RATIO).run())
 
 
 def oracle(pairs, num_classes, ignore_index):

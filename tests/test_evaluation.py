@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from evaluation_cases import CLASSES, PALETTE, Pictures, answer, draw_nothing, oracle
+from evaluation_cases import CLASSES, PALETTE, Images, answer, draw_nothing, oracle
 
 from utils.errors import CheckpointError, DataError
 from utils.evaluation.report import render
@@ -22,7 +22,7 @@ def evaluate(data, **options):
 
 
 def test_counts_equal_the_oracles_to_the_pixel():
-    data = Pictures(30)
+    data = Images(30)
     evaluation = evaluate(data, boundary_ratio=RATIO)
     pairs = [data.parts(index) for index in range(30)]
     assert (evaluation.counts == oracle(pairs, 4, 255)).all()
@@ -34,7 +34,7 @@ def test_counts_equal_the_oracles_to_the_pixel():
 
 
 def test_images_stand_in_exact_ascending_order_those_without_labels_last():
-    data = Pictures(40)
+    data = Images(40)
     images = evaluate(data).images
     scores = []
     for index in range(40):
@@ -51,7 +51,7 @@ def test_images_stand_in_exact_ascending_order_those_without_labels_last():
 
 
 def test_the_worst_images_have_the_most_wrong_pixels_the_best_the_highest_score():
-    data = Pictures(60)
+    data = Images(60)
     evaluation = evaluate(data)
     wrong = {}
     for index in set(range(60)) - {1}:  # which is all void
@@ -64,11 +64,11 @@ def test_the_worst_images_have_the_most_wrong_pixels_the_best_the_highest_score(
     ]
     scored = [image for image in evaluation.images if image.mean_iou is not None]
     assert [shown.score for shown in evaluation.best] == scored[: -SHOWN - 1 : -1]
-    assert len(evaluate(Pictures(5)).worst) == 4
+    assert len(evaluate(Images(5)).worst) == 4
 
 
 def test_a_class_of_three_stray_pixels_makes_no_image_the_worst():
-    class Two(Pictures):
+    class Two(Images):
         def load(self, index):
             image, mask = np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), np.uint8)
             if index == 0:
@@ -84,7 +84,7 @@ def test_a_class_of_three_stray_pixels_makes_no_image_the_worst():
 
 
 def test_equal_scores_stand_in_the_order_of_the_data():
-    class Alike(Pictures):
+    class Alike(Images):
         def load(self, index):
             del index  # they are all the first
             return super().load(0)
@@ -100,7 +100,7 @@ def test_labels_of_no_class_are_not_counted():
     assert counts.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [4, 0, 0, 0]]
 
 
-class HalfBlind(Pictures):
+class HalfBlind(Images):
     """A model that predicts void (255) in places."""
 
     def parts(self, index):
@@ -146,7 +146,7 @@ def test_predicted_void_is_counted_as_a_miss_or_not_at_all(tmp_path):
 
 
 def test_a_prediction_that_is_no_class_ends_the_evaluation():
-    class Raw(Pictures):
+    class Raw(Images):
         def parts(self, index):
             prediction, mask = super().parts(index)
             prediction[0, :2] = (4, 200) if index == 2 else 0
@@ -189,12 +189,10 @@ def together(monkeypatch, world, work):
 
 @pytest.mark.parametrize("length", [1, 2, 5, 33])
 def test_any_number_of_processes_gives_the_same_evaluation(monkeypatch, length):
-    alone = evaluate(Pictures(length), boundary_ratio=RATIO)
+    alone = evaluate(Images(length), boundary_ratio=RATIO)
     for world in (2, 3, 8):
         with monkeypatch.context() as patch:
-            results = together(
-                patch, world, lambda: evaluate(Pictures(length), boundary_ratio=RATIO)
-            )
+            results = together(patch, world, lambda: evaluate(Images(length), boundary_ratio=RATIO))
         for result in results:
             assert (result.counts == alone.counts).all()
             assert (result.boundaries == alone.boundaries).all()
@@ -206,7 +204,7 @@ def test_any_number_of_processes_gives_the_same_evaluation(monkeypatch, length):
 
 def test_memory_does_not_grow_with_the_number_of_images():
     def peak(length):
-        data = Pictures(length, size=120)
+        data = Images(length, size=120)
         tracemalloc.start()
         evaluate(data)
         _, most = tracemalloc.get_traced_memory()
@@ -219,7 +217,7 @@ def test_memory_does_not_grow_with_the_number_of_images():
 
 
 def test_an_image_that_cannot_be_read_ends_the_evaluation():
-    class Damaged(Pictures):
+    class Damaged(Images):
         def load(self, index):
             if index == 3:
                 raise DataError("image 003.png: damaged")

@@ -145,7 +145,7 @@ def test_reset_forgets():
 
 
 def validation_loss(losses, totals):
-    sums = ValidationTotals(3, 255, ("a", "b", "c"), torch.device("cpu"))
+    sums = ValidationTotals(ConfusionMatrix(3, 255, classes=("a", "b", "c")))
     empty = torch.zeros(1, 2, 2, dtype=torch.int64)
     for loss, total in zip(losses, totals, strict=True):
         sums.add(torch.tensor(loss), total, empty, empty)
@@ -168,7 +168,7 @@ def test_the_sums_of_an_epoch_are_those_of_each_process_again(monkeypatch):
     for rank in (0, 1):
         monkeypatch.setattr("utils.metrics.totals.rank", lambda rank=rank: rank)
         monkeypatch.setattr("utils.metrics.totals.world_size", lambda: 2)
-        totals = Totals(2, 255, ("a", "b"), torch.device("cpu"))
+        totals = Totals(ConfusionMatrix(2, 255, classes=("a", "b")))
         shares = [[0.1, 0.2], [0.3, 0.4]]
         state = {
             "losses": torch.tensor([0.4, 0.6]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,4 +101,8 @@ class ConfusionMatrix:
             What `training_scores` gives: `Pixel_Accuracy` and `Mean_IoU` (each a float, or None
             when no pixel was counted), `Class_IoU` and others, a float or None for each class.
         """
-        return training_scores(self.table()[:-1].numpy(), self.classes, self._scored)
+        return self.scores(self.table()[:-1].numpy())
+
+    def scores(self, counts: np.ndarray) -> dict[str, object]:
+        """What `compute` returns, of other counts of these classes, as those of all processes."""
+        return training_scores(counts, self.classes, self._scored)

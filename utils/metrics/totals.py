@@ -1,38 +1,25 @@
 """The sums of an epoch, kept on the device and read at log lines only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from utils.hardware.distributed import rank, sum_over_processes, world_size
 from utils.metrics.confusion import ConfusionMatrix
-from utils.metrics.scores import places, training_scores
 
 
 class Totals:
     """Loss and confusion counts of the training epoch so far.
 
     Args:
-        num_classes: Number of classes.
-        ignore_index: Label of void pixels.
-        classes: Class names.
-        device: Where the sums are kept.
-        scored: Names of the classes that enter the means; None: all.
+        confusion: The counts, at zero; the losses are kept on its device.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        classes: Sequence[str],
-        device: torch.device,
-        scored: Sequence[str] | None = None,
-    ) -> None:
-        self._scored = places(scored, classes)
-        self.confusion = ConfusionMatrix(num_classes, ignore_index, device, classes=classes)
+    def __init__(self, confusion: ConfusionMatrix) -> None:
+        self.confusion = confusion
         # [epoch's sum, sum since the last log line]; a loss that is not finite stays visible.
-        self._losses = torch.zeros(2, device=device)
+        self._losses = torch.zeros(2, device=confusion.counts.device)
         self._iterations = [0, 0]
 
     @torch.no_grad()
@@ -70,7 +57,7 @@ class Totals:
         state = self.state()
         loss = float(state["losses"][0]) / max(self._iterations[0], 1)
         counts = state["counts"].numpy()
-        return {"loss": loss, **training_scores(counts, self.confusion.classes, self._scored)}
+        return {"loss": loss, **self.confusion.scores(counts)}
 
     def state(self) -> dict:
         """The sums over all processes, on the CPU."""
@@ -100,26 +87,13 @@ class ValidationTotals:
     """Loss and confusion counts of a validation.
 
     Args:
-        num_classes: Number of classes.
-        ignore_index: Label of void pixels.
-        classes: Class names.
-        device: Where the sums are kept.
-        scored: Names of the classes that enter the means; None: all.
+        confusion: The counts, at zero; the losses are kept on its device.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_index: int,
-        classes: Sequence[str],
-        device: torch.device,
-        scored: Sequence[str] | None = None,
-    ) -> None:
-        self._confusion = ConfusionMatrix(
-            num_classes, ignore_index, device, classes=classes, scored=scored
-        )
+    def __init__(self, confusion: ConfusionMatrix) -> None:
+        self._confusion = confusion
         # Each batch's: a sum over a data set's pixels needs float64, which MPS does not have.
-        self._losses = [torch.zeros((), device=device)]
+        self._losses = [torch.zeros((), device=confusion.counts.device)]
         self._weights = [0.0]
 
     def add(
