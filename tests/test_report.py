@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from evaluation_cases import CLASSES, PALETTE, Pictures, answer
+from evaluation_cases import CLASSES, PALETTE, Images, answer
 from PIL import Image
 
 from utils.drawing.palette import VOID_COLOR
@@ -26,7 +26,7 @@ ABOUT = {"arch": "UNet", "data": "<Images>", "split": "val", "mode": "whole", "s
 
 def evaluated(length=30, *, boundary_ratio=0.02):
     draws = partial(draw, palette=PALETTE, ignore_index=255)
-    data = Pictures(length)
+    data = Images(length)
     evaluation = Evaluator(data, answer, draw=draws, boundary_ratio=boundary_ratio).run()
     return evaluation, summarize(evaluation, classes=CLASSES, about=ABOUT)
 
@@ -118,7 +118,7 @@ def test_names_lose_the_folder_that_all_share():
 
 
 def test_many_classes_are_an_image_and_nothing_labelled_is_said():
-    class Many(Pictures):
+    class Many(Images):
         num_classes = 40
 
     names, colours = [f"class {n}" for n in range(40)], [(n, n, n) for n in range(40)]
