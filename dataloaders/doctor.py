@@ -104,7 +104,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
-    findings = _run(partial(_examine_pair, dataset, full), looked_at, title=kind)
+    findings = in_processes(partial(_examine_pair, dataset, full), looked_at, title=kind)
     headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
     facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
@@ -124,7 +124,8 @@ Task = Callable[[int], Any]
 _inherited: list[Task] = []  # in a process of the pool: its task
 
 
-def _run(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
+def in_processes(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
+    """Return what a task says of each index; where there are many, in several processes."""
     processes = min(os.cpu_count() or 1, 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
         return [task(index) for index in progress(indices, title, len(indices))]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("base", "dataloaders", "models", "utils", "tools", "benchmarks")
+PACKAGES = ("base", "dataloaders", "models", "utils", "planning", "tools", "benchmarks")
 COMMANDS = ("train", "evaluate", "inference", "export")
 # Each room may use those below it; models and dataloaders never each other.
 BELOW = {
@@ -17,6 +17,7 @@ BELOW = {
     "trainer": {"validation", "base", "utils"},
     "measuring": {"trainer", "base", "utils"},
     "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
+    "planning": {"planning", "assembly", "measuring", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
     "prediction_flags": {"utils"},
 }
