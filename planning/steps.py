@@ -52,9 +52,8 @@ def measure(config: Mapping[str, Any], device_name: str) -> Measured:
     start = time.perf_counter()
     torch.save(trainer.state(), io.BytesIO())
     save = time.perf_counter() - start
-    for loader in (trainer.parts.train_loader, trainer.validator and trainer.validator.loader):
-        if loader is not None:
-            loader.close()  # a process of a pool would wait for the workers when it ends
+    for loader in filter(None, (trainer.parts.train_loader, trainer.parts.val_loader)):
+        loader.close()  # a process of a pool would wait for the workers when it ends
     figures = (float(f"{one:.3g}") for one in (1 / each, validation, save))
     return Measured(config["arch"], *figures, peak_bytes=fixed + growing * whole // part)
 

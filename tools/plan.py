@@ -136,6 +136,8 @@ def summary(
     data: "Fingerprint", choices: "Choices", chosen: "Measured", minutes: float, output: Path
 ) -> list[str]:
     """What it will train, how long, how much memory, and what to change first."""
+    from utils.run.next_steps import command_line
+
     value = {path: choice.value for path, choice in choices.items()}
     crop, args = value["train_loader.args.crop_size"], chosen.arch["args"]
     largest = "x".join(map(str, data.largest[::-1]))
@@ -154,7 +156,7 @@ def summary(
         f"memory   about {chosen.peak_bytes / parts / 2**30:.1f} GiB",
         f"predict  python inference.py --mode {mode} ...",
         f"change first, if it disappoints: {change}",
-        f"next     python train.py -c {output}",
+        f"next     {command_line('train.py', '-c', str(output))}",
     ]
 
 
