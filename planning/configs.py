@@ -22,20 +22,20 @@ def choose(
         peak_bytes: What the network took; 0: not measured yet.
     """
     crop = rules.crop(data, machine.device)
-    found = {key: Choice(one, "") for key, one in data.loaders["train_loader"].items()}
+    found = {key: Choice(one) for key, one in data.loaders["train_loader"].items()}
     if data.cures:
         found["classes"] = Choice(found["classes"].value, "; ".join(data.cures))
     batch = rules.batch(data, machine, peak_bytes)
     choices = {
-        "name": Choice(name, ""),
+        "name": Choice(name),
         "n_gpu": Choice(int(machine.device == "cuda"), f"planned for {machine.device}"),
         "arch": arch,
-        "train_loader.type": Choice("Folder", ""),
+        "train_loader.type": Choice("Folder"),
         **{f"train_loader.args.{key}": one for key, one in found.items()},
         **rules.split(data),
         **batch,
-        "train_loader.args.shuffle": Choice(True, ""),
-        "train_loader.args.augment": Choice(True, ""),
+        "train_loader.args.shuffle": Choice(True),
+        "train_loader.args.augment": Choice(True),
         "train_loader.args.crop_size": crop,
         **rules.scale(data),
         **rules.augmentation(data),
@@ -43,16 +43,15 @@ def choose(
         **rules.loading(data, machine),
     }
     if val := data.loaders.get("val_loader"):
-        whole = 4 if max(data.largest) <= 1024 else 1
-        choices |= {"val_loader.type": Choice("Folder", "")}
-        choices |= {f"val_loader.args.{key}": Choice(one, "") for key, one in val.items()}
+        choices |= {"val_loader.type": Choice("Folder")}
+        choices |= {f"val_loader.args.{key}": Choice(one) for key, one in val.items()}
         choices |= {"val_loader.args.val": Choice(True, "whole images at native size")}
-        choices |= {"val_loader.args.batch_size": Choice(whole, "")}
+        choices |= {"val_loader.args.batch_size": batch["train_loader.args.batch_size"]}
     return {
         **choices,
         **rules.optimizer(arch.value),
         "loss": rules.loss(data),
-        "ignore_index": Choice(VOID, ""),
+        "ignore_index": Choice(VOID),
         "trainer.monitor": rules.monitor(data),
     }
 

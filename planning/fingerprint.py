@@ -94,10 +94,12 @@ def take_fingerprint(root: str, places: Mapping[str, Place]) -> tuple[Fingerprin
     data: dict[str, Any] = (
         {} if kind == RGB else {"mean": (0.5,) * kind.channels, "std": (0.5,) * kind.channels}
     )
+    looked: list[MaskFacts | None] = []
     if first.mask is not None and first.mask.suffix.lower() in SHAPES:
         meaning = Meaning(Folder(**loaders["train_loader"], **data).classes)
     else:
-        meaning = find_meaning([one for found in pairs.values() for one in _facts(found) if one])
+        looked = _facts([pair for found in pairs.values() for pair in found])
+        meaning = find_meaning([one for one in looked if one])
     for args in loaders.values():
         args |= {"classes": meaning.classes, **meaning.args, **data}
     sections = [("Folder", {**args, "batch_size": 1}) for args in loaders.values()]
@@ -105,7 +107,9 @@ def take_fingerprint(root: str, places: Mapping[str, Place]) -> tuple[Fingerprin
     if not usable:
         raise DataError(f"the data cannot be used\n{report}")
     sets = [build_dataset("train_loader", one, ignore_index=VOID, seed=0) for one in sections]
-    facts = _of_images(sets) | _of_masks(sets[0])
+    if not looked or sets[0].color_table is not None:  # of drawn masks, and of palettes' colors
+        looked = _facts(sets[0].pairs, sets[0].color_table or _PLAIN)
+    facts = _of_images(sets) | _of_masks(sets[0], looked[: len(sets[0])])
     if data:
         for args in loaders.values():
             args |= {"mean": facts["mean"], "std": facts["std"]}
@@ -156,13 +160,11 @@ def _of_images(sets: Sequence[BaseDataset]) -> dict[str, Any]:
     }
 
 
-def _of_masks(data: BaseDataset) -> dict[str, Any]:
+def _of_masks(data: BaseDataset, looked: Sequence[MaskFacts | None]) -> dict[str, Any]:
     count, everything = data.num_classes, 0
     pixels, occurs = np.zeros(count), np.zeros(count, int)
     folders: dict[Path, np.ndarray] = {}
-    for pair, one in zip(
-        data.pairs, _facts(data.pairs, data.color_table or data.table), strict=True
-    ):
+    for pair, one in zip(data.pairs, looked, strict=True):
         assert one is not None
         values = np.array(list(one.values), np.int32)
         if data.color_table is not None:

@@ -217,6 +217,7 @@ def schedule(data: Fingerprint, chosen: Measured, minutes: float, batch_size: in
     """As many epochs as the time allows, with a tenth of it for validation."""
     val = data.val_images or max(1, round(held_out(data) * data.images))
     train = data.images if data.val_images else data.images - val
+    train = train if train < batch_size else train // batch_size * batch_size  # full batches
     seconds = planned_seconds(minutes)
     epoch = train / chosen.images_per_second + chosen.save
     validation = val * chosen.validation + chosen.save

@@ -35,9 +35,12 @@ def measure(config: Mapping[str, Any], device_name: str) -> Measured:
     if device.type == "cpu":
         keep_freed_memory()
         part = min(whole, _ON_CPU)
-    args = {**config["train_loader"]["args"], "batch_size": part}
-    section = {**config["train_loader"], "args": args}
-    parsed = parse_config({**config, "train_loader": section})
+    sections = {
+        key: {**config[key], "args": {**config[key]["args"], "batch_size": part}}
+        for key in ("train_loader", "val_loader")
+        if key in config
+    }
+    parsed = parse_config({**config, **sections})
     trainer = assemble(parsed, None, device=device, kind=MeasuredTrainer)
     before = peak_memory(device)
     once, _ = trainer.measure(1, warm_up=1)

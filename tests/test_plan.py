@@ -329,6 +329,12 @@ def test_workers(cores, workers):
     assert values(rules.loading(DATA, MACHINE._replace(cores=cores)))["num_workers"] == workers
 
 
+@pytest.mark.parametrize(("images", "seen"), [(200, 160), (19, 8), (9, 7)])
+def test_an_epoch_has_the_images_of_its_full_batches(images, seen):
+    found = rules.schedule(replace(DATA, images=images), measured(8.0)[0], 10, 8)
+    assert found["trainer.epochs"].reason.startswith(f"{seen} images an epoch")
+
+
 @pytest.mark.parametrize("minutes", [2, 10, 60, 600])
 def test_epochs_and_validations_fit_into_the_time(minutes):
     one = measured(8.0)[0]
@@ -397,7 +403,7 @@ def test_the_same_folder_minutes_and_measurements_give_the_same_bytes(folder, ca
     assert code == 0
     shown = capsys.readouterr().out
     assert "applied: masks of values 0, 255: each is a class" in shown
-    assert "python train.py -c" in shown
+    assert f"train.py -c {first}" in shown
     again = [
         str(folder / "data"),
         "--measurements",
