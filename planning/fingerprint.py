@@ -54,6 +54,7 @@ class Fingerprint:
     """Share of the pixels that have no label."""
     smallest: tuple[int, int]
     median: tuple[int, int]
+    """Of the short and of the long sides."""
     largest: tuple[int, int]
     channels: int
     dtype: str
@@ -150,7 +151,7 @@ def _of_images(sets: Sequence[BaseDataset]) -> dict[str, Any]:
         "images": len(data),
         "val_images": sum(map(len, sets[1:])),
         "smallest": sizes[0],
-        "median": tuple(np.median(sizes, axis=0).astype(int).tolist()),
+        "median": tuple(np.median(np.sort(sizes, axis=1), axis=0).astype(int).tolist()),
         "largest": sizes[-1],
         "channels": len(data.mean),
         "dtype": data.input_dtype,

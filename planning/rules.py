@@ -177,7 +177,7 @@ def batch(data: Fingerprint, machine: Machine, peak_bytes: int) -> Choices:
     """
     whole, free = (8, machine.host_bytes) if machine.device == "cpu" else (16, machine.device_bytes)
     whole, parts = min(whole, data.images), 1
-    while peak_bytes / parts > 0.8 * free and whole % (2 * parts) == 0:
+    while peak_bytes / parts > 0.8 * free and whole % (2 * parts) == 0 and whole > 2 * parts:
         parts *= 2
     source = f"8 {_OURS}" if machine.device == "cpu" else "16 as mmsegmentation's recipes"
     chosen = {f"{_ARGS}.batch_size": Choice(whole // parts, source)}

@@ -17,7 +17,7 @@ from utils.hardware.host_memory import keep_freed_memory
 from utils.hardware.memory import peak_memory
 
 _SECONDS, _MOST = 2.0, 50  # of training steps, after two to warm up
-_ON_CPU = 2  # images a step there: the time of a step is in proportion
+_PART = {"cpu": 2, "cuda": 4}  # images a step: from there on its time is in proportion
 
 
 def measure(config: Mapping[str, Any], device_name: str) -> Measured:
@@ -31,10 +31,10 @@ def measure(config: Mapping[str, Any], device_name: str) -> Measured:
         UserError: What a training would refuse.
     """
     device = pick_device(device_name)
-    whole = part = config["train_loader"]["args"]["batch_size"]
     if device.type == "cpu":
         keep_freed_memory()
-        part = min(whole, _ON_CPU)
+    whole = config["train_loader"]["args"]["batch_size"]
+    part = min(whole, _PART[device.type])
     sections = {
         key: {**config[key], "args": {**config[key]["args"], "batch_size": part}}
         for key in ("train_loader", "val_loader")

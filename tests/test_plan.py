@@ -301,7 +301,7 @@ def test_the_strongest_network_that_sees_enough_is_chosen():
         (0.79, {"batch_size": 8}),
         (0.81, {"batch_size": 4, "trainer.accumulate": 2}),
         (1.61, {"batch_size": 2, "trainer.accumulate": 4}),
-        (99, {"batch_size": 1, "trainer.accumulate": 8}),
+        (99, {"batch_size": 2, "trainer.accumulate": 4}),
     ],
 )
 def test_batch(peak, expected):

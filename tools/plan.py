@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import ConfigError, guard
+from utils.errors import ConfigError, ResourceError, guard
 from utils.files.written import Written
 
 if TYPE_CHECKING:
@@ -43,11 +43,14 @@ def main(arguments: Sequence[str]) -> int:
     from utils.config.config import load_config
 
     given = options.images and {"all": Place(options.images, options.masks)}
-    data, report = take_fingerprint(options.data, given or find_places(Path(options.data)))
+    places = given or find_places(Path(options.data))
+    data, report = take_fingerprint(options.data, places)
     print(report)
+    if "test" in places:
+        print(f"  left alone: {' and '.join(places['test'])}")
     for cure in data.cures:
         print(f"  applied: {cure}")
-    name = "plan_" + re.sub(r"[^\w.-]+", "_", Path(options.data).resolve().name)[:60].strip(".")
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", f"plan {Path(options.data).resolve().name}")[:60]
     machine, measured = known or _measured(data, options.device, name)
     chosen, arch = rules.model(measured, options.minutes)
     choices = configs.choose(data, machine, arch, name, peak_bytes=chosen.peak_bytes)
@@ -56,9 +59,10 @@ def main(arguments: Sequence[str]) -> int:
     facts = {"minutes": options.minutes, "machine": machine._asdict(), "fingerprint": asdict(data),
              "measured": [one._asdict() for one in measured]}  # fmt: skip
     head = f"Planned by tools/plan.py from {options.data} for {options.minutes:g} minutes."
+    text, found = configs.text(choices, head), json.dumps(facts, indent=1) + "\n"
     with written.opened([options.output, facts_file]):
-        written.write(options.output, lambda path: path.write_text(configs.text(choices, head)))
-        written.write(facts_file, lambda path: path.write_text(json.dumps(facts, indent=1) + "\n"))
+        written.write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
+        written.write(facts_file, lambda path: path.write_text(found))
     load_config(options.output)
     for line in summary(data, choices, chosen, options.minutes, options.output):
         print(line)
@@ -127,9 +131,16 @@ def _measured(
         for arch in rules.candidates(kind, weights)
     ]
     # A process that is spawned would count this one's memory as its own.
-    context = get_context("forkserver" if START_METHOD == "fork" else "spawn")
+    context, measured = get_context("forkserver" if START_METHOD == "fork" else "spawn"), []
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        return machine, list(pool.map(steps.measure, plans, [kind] * len(plans)))
+        for config in plans:
+            try:
+                measured.append(pool.submit(steps.measure, config, kind).result())
+            except ResourceError as error:
+                print(f"  left out: {config['arch']['type']}: {str(error).partition(chr(10))[0]}")
+                if config is plans[-1] and not measured:
+                    raise
+    return machine, measured
 
 
 def summary(
