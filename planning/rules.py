@@ -16,7 +16,7 @@ ENCODERS = {
     "cuda": ("convnext_tiny.in12k_ft_in1k", "resnet50", "tf_efficientnet_lite0"),
 }
 """Encoders to start from, the best first."""
-_ENOUGH = 2000  # images seen
+_ENOUGH = {True: 500, False: 2000}  # images seen, from pretrained and from random weights
 _START, _SPARE = 15, 0.95  # seconds until the first iteration; share of the time that is planned
 _ARGS = "train_loader.args"
 _OURS = "as in docs/results.md"
@@ -159,11 +159,14 @@ def candidates(device: str, weights: Mapping[str, str | bool]) -> list[dict[str,
 def model(measured: Sequence[Measured], minutes: float) -> tuple[Measured, Choice]:
     """Choose the strongest network that the time is enough for."""
     seen = [planned_seconds(minutes) * one.images_per_second for one in measured]
-    best = next((n for n, images in enumerate(seen) if images >= _ENOUGH), seen.index(max(seen)))
+    enough = [_ENOUGH[bool(one.arch["args"].get("pretrained"))] for one in measured]
+    fits = (n for n, images in enumerate(seen) if images >= enough[n])
+    best = next(fits, seen.index(max(seen)))
     each = ", ".join(
-        f"{one.arch['type']} {images:,.0f}" for one, images in zip(measured, seen, strict=True)
+        f"{one.arch['type']} {images:,.0f} of {least:,}"
+        for one, images, least in zip(measured, seen, enough, strict=True)
     )
-    why = f"images seen in {minutes:g} minutes: {each}; the first of {_ENOUGH:,}, or the fastest"
+    why = f"images in {minutes:g} minutes, of those needed: {each}; the first that fits, or fastest"
     return measured[best], Choice(measured[best].arch, why)
 
 
@@ -237,6 +240,13 @@ def schedule(data: Fingerprint, chosen: Measured, minutes: float, batch_size: in
         why = f"averages the last hundred or so of {updates:,} updates, {_OURS}"
         result["trainer.ema"] = Choice(0.99, why)
     return result
+
+
+def prediction(data: Fingerprint, crop_size: int) -> Choice:
+    """How `inference.py` shall look at images; no key of a config says it."""
+    if max(data.largest) <= 2 * crop_size:
+        return Choice("whole", "images are at most twice as long as what it was trained on")
+    return Choice("sliding", "images are over twice as long as what it was trained on (nnU-Net)")
 
 
 def planned_seconds(minutes: float) -> float:

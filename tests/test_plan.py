@@ -295,6 +295,20 @@ def test_the_strongest_network_that_sees_enough_is_chosen():
     assert rules.model(three, 1)[0] == three[2]  # none does: the fastest
 
 
+def test_a_pretrained_network_needs_fewer_images():
+    seconds = 0.95 * 600 - 15
+    two = [*measured(501 / seconds, 9000 / seconds)]
+    two[0] = two[0]._replace(arch={"type": "UNetResnet", "args": {"pretrained": True}})
+    assert rules.model(two, 10)[0] == two[0]
+    two[0] = two[0]._replace(images_per_second=499 / seconds)
+    assert rules.model(two, 10)[0] == two[1]
+
+
+@pytest.mark.parametrize(("largest", "mode"), [((300, 704), "whole"), ((300, 705), "sliding")])
+def test_prediction(largest, mode):
+    assert rules.prediction(replace(DATA, largest=largest), 352).value == mode
+
+
 @pytest.mark.parametrize(
     ("peak", "expected"),
     [

@@ -147,12 +147,13 @@ def summary(
     data: "Fingerprint", choices: "Choices", chosen: "Measured", minutes: float, output: Path
 ) -> list[str]:
     """What it will train, how long, how much memory, and what to change first."""
+    from planning import rules
     from utils.run.next_steps import command_line
 
     value = {path: choice.value for path, choice in choices.items()}
     crop, args = value["train_loader.args.crop_size"], chosen.arch["args"]
+    mode = rules.prediction(data, crop)
     largest = "x".join(map(str, data.largest[::-1]))
-    mode = "whole" if max(data.largest) <= 2 * crop else "sliding"
     change = "twice the --minutes, then the crop_size"
     if not args.get("pretrained") and data.channels == 3:
         change = "pretrained weights (above), then twice the --minutes"
@@ -165,7 +166,7 @@ def summary(
         f"{found} {data.dtype}, {largest} at most; {data.void:.1%} void",
         f"trains   {network}, {epochs} epochs of crops of {crop}, about {minutes:g} minutes",
         f"memory   about {chosen.peak_bytes / parts / 2**30:.1f} GiB",
-        f"predict  python inference.py --mode {mode} ...",
+        f"predict  python inference.py --mode {mode.value} ...: {mode.reason}",
         f"change first, if it disappoints: {change}",
         f"next     {command_line('train.py', '-c', str(output))}",
     ]
