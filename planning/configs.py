@@ -22,16 +22,19 @@ def choose(
         peak_bytes: What the network took; 0: not measured yet.
     """
     crop = rules.crop(data, machine.device)
-    found = {key: Choice(one) for key, one in data.loaders["train_loader"].items()}
-    if data.cures:
-        found["classes"] = Choice(found["classes"].value, "; ".join(data.cures))
+    why = {
+        "images": f"{data.images} pairs",
+        "classes": "; ".join([*data.cures, "names are yours to change"]),
+        "mean": "of the images, as tools/statistics.py prints it",
+    }
+    given = data.loaders["train_loader"].items()
     batch = rules.batch(data, machine, peak_bytes)
     choices = {
         "name": Choice(name),
         "n_gpu": Choice(int(machine.device == "cuda"), f"planned for {machine.device}"),
         "arch": arch,
         "train_loader.type": Choice("Folder"),
-        **{f"train_loader.args.{key}": one for key, one in found.items()},
+        **{f"train_loader.args.{key}": Choice(one, why.get(key, "")) for key, one in given},
         **rules.split(data),
         **batch,
         "train_loader.args.shuffle": Choice(True),

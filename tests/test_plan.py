@@ -555,3 +555,13 @@ def test_weights_are_those_that_are_there(tmp_path, monkeypatch):
         Path(name).touch()
         assert weights_at_hand("tf_efficientnet_lite0.in1k") == name
         Path(name).unlink()
+
+
+@pytest.mark.slow
+def test_a_plan_measures_three_networks_and_ends(folder, capsys):
+    output = folder / "mine.json"
+    command = [str(folder / "data"), "--minutes", "1", "--device", "cpu", "-o", str(output)]
+    assert guard(plan.main, command) == 0
+    found = json.loads((folder / "mine.plan.json").read_text())
+    assert len(found["measured"]) == 3
+    load_config(output)
