@@ -14,8 +14,8 @@ from dataloaders.folder_files import find_pairs
 from utils.config.registry import choose_loader
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
+from utils.files.rasters import SUFFIXES, Raster
 from utils.files.raw_pixels import PixelKind, header
-from utils.inference.inputs import Expected, read_input
 from utils.run.progress import progress
 from utils.seeding import check_order
 
@@ -47,15 +47,19 @@ def unnormalized(
 def pixel_kind(path: Path) -> PixelKind:
     """Return the channels and dtype that a data set has whose first image this is.
 
-    A fourth channel of 8 bit is alpha, which is left out, where it has no more than two values.
+    A fourth channel of 8 bit is alpha, which is left out; but of a TIFF, where it has more than two
+    values, it is a band.
     """
     (height, _), kind = header(path)
     if path.suffix.lower() == ".npy":
         return kind._replace(channels=min(kind.channels, height))  # of (C, H, W) as of (H, W, C)
-    if kind == (4, "uint8"):
-        pixels = read_input(path, Expected(*kind, (0.0,) * 4)).pixels
-        return kind._replace(channels=3 if len(np.unique(pixels[..., 3])) <= 2 else 4)
-    return kind
+    if kind != (4, "uint8"):
+        return kind
+    if path.suffix.lower() in SUFFIXES:
+        with Raster(path) as raster:
+            if len(np.unique(raster.rows(0, height)[..., 3])) > 2:
+                return kind
+    return kind._replace(channels=3)
 
 
 def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ Choices = dict[str, Choice]
 
 
 class Machine(NamedTuple):
-    """Where it will train: "cpu" or "cuda", its cores and the free memory of the device."""
+    """Where it will train: "cpu" or "cuda", cores, free bytes of the host and of the GPU."""
 
     device: str
     cores: int

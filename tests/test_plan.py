@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import train
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
 from dataloaders.statistics import pixel_kind
+from models.encoder_names import timm_name
 from models.pretrained import weights_at_hand
 from planning import configs, rules, steps
 from planning.fingerprint import Fingerprint, take_fingerprint
@@ -517,13 +519,18 @@ def test_which_way_is_up_is_seen_in_the_labels(tmp_path, axis, expected):
     assert (found.upright, found.sideways) == expected
 
 
-@pytest.mark.parametrize(("fourth", "channels"), [("alpha", 3), ("band", 4)])
-def test_a_fourth_channel_is_alpha_or_a_band(tmp_path, fourth, channels):
+@pytest.mark.parametrize(
+    ("name", "fourth", "channels"), [("x.tif", 255, 3), ("x.tif", None, 4), ("x.png", None, 3)]
+)
+def test_a_fourth_channel_is_alpha_or_a_band(tmp_path, name, fourth, channels):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype(np.uint8)
-    if fourth == "alpha":
-        pixels[..., 3] = 255
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    assert pixel_kind(tmp_path / "x.png") == (channels, "uint8")
+    if fourth is not None:
+        pixels[..., 3] = fourth
+    if name.endswith("tif"):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", extrasamples=["unspecified"])
+    else:
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert pixel_kind(tmp_path / name) == (channels, "uint8")
 
 
 def test_a_step_is_measured_as_it_would_be_trained(folder, monkeypatch):
@@ -555,6 +562,8 @@ def test_weights_are_those_that_are_there(tmp_path, monkeypatch):
         Path(name).touch()
         assert weights_at_hand("tf_efficientnet_lite0.in1k") == name
         Path(name).unlink()
+    for encoder in itertools.chain(*rules.ENCODERS.values()):
+        assert weights_at_hand(timm_name(encoder))[0].startswith("https://")
 
 
 @pytest.mark.slow
