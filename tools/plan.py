@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,14 +133,14 @@ def _measured(
     ]
     # A process that is spawned would count this one's memory as its own.
     context, measured = get_context("forkserver" if START_METHOD == "fork" else "spawn"), []
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        for config in plans:
-            try:
+    for config in plans:
+        try:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
                 measured.append(pool.submit(steps.measure, config, kind).result())
-            except ResourceError as error:
-                print(f"  left out: {config['arch']['type']}: {str(error).partition(chr(10))[0]}")
-                if config is plans[-1] and not measured:
-                    raise
+        except (ResourceError, BrokenProcessPool) as error:  # the latter when the system ended it
+            print(f"  left out: {config['arch']['type']}: {str(error).partition(chr(10))[0]}")
+            if config is plans[-1] and not measured:
+                raise ResourceError(f"no network could be measured: {error}") from error
     return machine, measured
 
 
@@ -156,7 +157,7 @@ def summary(
     largest = "x".join(map(str, data.largest[::-1]))
     change = "twice the --minutes, then the crop_size"
     if not args.get("pretrained") and data.channels == 3:
-        change = "pretrained weights (above), then twice the --minutes"
+        change = "pretrained weights (docs/plan.md), then twice the --minutes"
     elif "train_loader.args.rare_crops" in value:
         change = "rare_crops to 0.66 where rare classes stay low, then twice the --minutes"
     epochs, parts = value["trainer.epochs"], value.get("trainer.accumulate", 1)
