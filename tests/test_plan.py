@@ -143,6 +143,7 @@ def areas(*labels):
         (areas(0, 128, 255), ("class_0", "class_128", "class_255"), {"0": 0, "128": 1, "255": 2}),
         (areas(1, 2), ("class_1", "class_2"), {"1": 0, "2": 1}),
         (areas(1, 2, 255), ("class_1", "class_2"), {"1": 0, "2": 1, "255": "void"}),
+        (areas(5, 6, 255), ("class_5", "class_6", "class_255"), {"5": 0, "6": 1, "255": 2}),
         (areas(0, 1, 254), ("background", "foreground"), {"0": 0, "1": 1, "254": "void"}),
         (areas(0, 1, 3), ("class_0", "class_1", "class_3"), {"0": 0, "1": 1, "3": 2}),
         (areas(0, 255)[..., None].repeat(3, axis=2), ("background", "foreground"),
@@ -506,17 +507,34 @@ def test_the_fingerprint_is_that_of_numpy(tmp_path):
     assert found.loaders["train_loader"]["mean"] == found.mean
 
 
-@pytest.mark.parametrize(("axis", "expected"), [(0, (1.0, 0.0)), (1, (0.0, 1.0))])
-def test_which_way_is_up_is_seen_in_the_labels(tmp_path, axis, expected):
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-    mask = np.zeros((40, 40), np.uint8)
-    np.moveaxis(mask, axis, 0)[:20] = 1
-    for number in range(3):
-        Image.fromarray(mask * 60 + number).save(tmp_path / "images" / f"{number}.png")
-        Image.fromarray(mask).save(tmp_path / "masks" / f"{number}.png")
-    found, _ = take_fingerprint(str(tmp_path), find_places(tmp_path))
-    assert (found.upright, found.sideways) == expected
+def write_pairs(root, masks):
+    """Masks by path below `masks`, and images of noise."""
+    rng = np.random.default_rng(0)
+    for name, mask in masks.items():
+        for kind, pixels in (("masks", mask), ("images", rng.integers(0, 255, mask.shape))):
+            path = root / kind / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return take_fingerprint(str(root), find_places(root))[0]
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(0, (1 / 3, 0.0)), (1, (0.0, 1 / 3))])
+def test_which_way_is_up_is_seen_in_the_labels_of_each_image(tmp_path, axis, expected):
+    masks = {}
+    for name, side in {"a": 40, "b": 40, "larger": 60}.items():
+        mask = np.zeros((side, side), np.uint8)
+        np.moveaxis(mask, axis, 0)[: side // 2] = 1
+        masks[name] = np.flip(mask, axis) if name == "larger" else mask
+    found = write_pairs(tmp_path, masks)
+    assert (found.upright, found.sideways) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("second", "folders"), [("b", 3), ("a", 1)])
+def test_folders_divide_images_where_no_class_is_in_one_alone(tmp_path, second, folders):
+    masks = {f"{folder}/{number}": np.zeros((16, 16)) for folder in "abc" for number in (1, 2)}
+    for name in ("a/1", f"{second}/2"):
+        masks[name] = np.eye(16).repeat(2, axis=1)[:, :16]
+    assert write_pairs(tmp_path, masks).folders == folders
 
 
 @pytest.mark.parametrize(
