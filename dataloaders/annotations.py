@@ -19,7 +19,7 @@ from base.base_dataset import Pair
 from dataloaders.layout import listed
 from utils.errors import ConfigError, DataError
 from utils.files.decoding import decoding
-from utils.files.endings import JSON_OF
+from utils.files.endings import EXTENSIONS, JSON_OF
 from utils.files.raw_pixels import read_values
 
 Shapes = Iterator[tuple[str, np.ndarray]]  # a label, and its area (H, W) bool
@@ -101,8 +101,8 @@ def read_annotations(
         return _labelme([] if classes else files)
 
 
-def shapes_below(root: Path) -> str:
-    """Return the line of a config that takes the files of shapes below a folder, or ""."""
+def shapes_below(root: Path, *, images: str, masks: str) -> str:
+    """Return the line that makes a config take the files of shapes below a folder, or ""."""
     for ending, test in ((".json", _json_kind_of), (".txt", _is_yolo)):
         firsts: dict[Path, Path] = {}
         for path in sorted(root.rglob(f"*{ending}")):
@@ -111,9 +111,12 @@ def shapes_below(root: Path) -> str:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 kind = test(first)
                 place = first if kind == "COCO" else folder
-                if kind:
-                    masks = place.relative_to(root).as_posix()
-                    return f'\n  fix: {kind} files are there: "masks": "{masks}"'
+                settings = {"masks": place.relative_to(root).as_posix()}
+                beside = any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
+                if beside and "*" not in images and not (root / images).is_dir():
+                    settings = {"images": folder.relative_to(root).as_posix(), **settings}
+                if kind and settings != {"masks": masks}:
+                    return f"\n  fix: {kind} files are there: {json.dumps(settings)[1:-1]}"
     return ""
 
 

@@ -1,6 +1,7 @@
 """Labels as shapes: what is drawn where, and what of other files is told."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -255,6 +256,45 @@ def test_files_of_shapes_are_found_where_masks_are_missing(root):
     (root / "labels/deep/0.txt").unlink()
     with pytest.raises(DataError, match='YOLO files are there: "masks": "labels/deep"'):
         Folder(data_dir=str(root), classes=("background", "a"))
+
+
+@pytest.mark.parametrize("place", ["", "raw"])
+def test_files_of_shapes_beside_their_images_need_one_fix(root, place):
+    labelme(root, place="images")
+    moved = root / place / "deep" if place else root
+    (root / "images" / "deep").rename(root / "one")
+    (root / "images").rmdir()
+    moved.mkdir(parents=True, exist_ok=True)
+    for path in (root / "one").iterdir():
+        path.rename(moved / path.name)
+    (root / "one").rmdir()
+    with pytest.raises(DataError) as told:
+        Folder(data_dir=str(root), classes=("background", "car", "road"))
+    (fix,) = re.findall(r"\n  fix: (.*)", str(told.value))
+    settings = json.loads("{" + fix.partition(": ")[2] + "}")
+    data = Folder(data_dir=str(root), classes=("background", "car", "road"), **settings)
+    assert (data.load(2)[1] == expected_labelme(0, 1, 2)).all()
+
+
+def test_a_setting_is_not_proposed_to_a_config_that_has_it(root):
+    labelme(root)
+    (root / "labels" / "deep" / "1.json").unlink()
+    with pytest.raises(DataError) as told:
+        Folder(data_dir=str(root), masks="labels/deep", images="images/deep")
+    assert re.findall(r"\n  fix: (.*)", str(told.value)) == [
+        "add the masks, or remove these images from the split"
+    ]
+
+
+def test_what_is_not_drawn_is_said_to_be_void(root):
+    labelme(root)
+    args = {"data_dir": str(root), "masks": "labels"}
+    (note,) = Folder(**args, classes=("road", "car")).notes
+    assert note.endswith('if it is background: "classes": ["background", "road", "car"]')
+    for known in ({"classes": ("background", "road", "car")}, {"classes": ()}):
+        assert Folder(**args, **known).notes == ()
+    mapped = {"classes": ("road", "other"), "label_map": {"car": 1, "_background_": 1}}
+    assert Folder(**args, **mapped).notes == ()
 
 
 @pytest.mark.parametrize(
