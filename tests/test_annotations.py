@@ -9,9 +9,9 @@ from PIL import Image
 from pycocotools import mask as areas
 from pycocotools.coco import COCO
 
-from dataloaders.annotations import inside
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
+from dataloaders.polygons import inside
 from tools import masks as masks_tool
 from utils.errors import ConfigError, DataError, guard
 from utils.files.outputs import find_images
@@ -122,10 +122,24 @@ def test_labels_become_classes_as_the_config_says(root):
         ({"shapes": [("a", "polygon", [[0, 0], [5, 5]])]}, "a polygon of 2 points"),
     ],
 )
-def test_shapes_that_cannot_be_drawn_are_told(root, change, told):
+def test_shapes_that_cannot_be_drawn_are_told_all_at_once(root, change, told):
     labelme(root, **change)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=told) as error:
         Folder(data_dir=str(root), masks="labels", classes=("background", "a", "car", "road"))
+    assert "fetch the file again" not in str(error.value)  # it is whole
+    assert str(error.value).count("\n  fix: ") == 1
+    assert [f"{name}.json: {name}.png: " in str(error.value) for name in range(4)] == [
+        True, True, True, False
+    ]  # fmt: skip
+
+
+def test_a_label_that_is_a_class_but_for_its_case_is_mapped_to_it(root):
+    labelme(root)
+    args = {"data_dir": str(root), "masks": "labels", "classes": ("background", "Road", "car")}
+    with pytest.raises(DataError, match=r"'road' is no class, expected background, R") as told:
+        Folder(**args)
+    fix = json.loads(re.search(r"fix: \"label_map\": (.*)", str(told.value))[1])
+    assert (Folder(**args, label_map=fix).load(0)[1] == expected_labelme(0, 2, 1)).all()
 
 
 def coco(root):
@@ -281,9 +295,12 @@ def test_a_setting_is_not_proposed_to_a_config_that_has_it(root):
     (root / "labels" / "deep" / "1.json").unlink()
     with pytest.raises(DataError) as told:
         Folder(data_dir=str(root), masks="labels/deep", images="images/deep")
-    assert re.findall(r"\n  fix: (.*)", str(told.value)) == [
-        "add the masks, or remove these images from the split"
-    ]
+    (fix,) = re.findall(
+        r"\n  fix: add the masks \((.*) where nothing is drawn\), ", str(told.value)
+    )
+    (root / "labels" / "deep" / "1.json").write_text(fix)
+    nothing = Folder(data_dir=str(root), masks="labels/deep", images="images/deep").load(1)[1]
+    assert (nothing == 0).all()
 
 
 def test_what_is_not_drawn_is_said_to_be_void(root):
