@@ -4,8 +4,10 @@ Of a file the shapes come in its own order; whoever draws them lets a later one 
 COCO's areas are those of pycocotools; those of the others dataloaders/polygons.py draws.
 """
 
+import base64
 import contextlib
 import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from base.base_dataset import Pair
 from dataloaders.layout import listed
@@ -163,9 +166,20 @@ def _labelme(files: Sequence[Path]) -> Annotations:
         _check_size(pair, size, (content.get("imageHeight"), content.get("imageWidth")))
         for shape in content["shapes"]:
             points = np.array(shape["points"], np.float64).reshape(-1, 2)
-            yield shape["label"], _area(shape.get("shape_type") or "polygon", points, size)
+            kind = shape.get("shape_type") or "polygon"
+            mask = shape["mask"] if kind == "mask" else None
+            yield shape["label"], _pasted(mask, points, size) if mask else _area(kind, points, size)
 
     return Annotations("labelme", sorted(labels), shapes)
+
+
+def _pasted(png: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The area of labelme's tools that find outlines themselves: a PNG, put where its box is."""
+    area = np.zeros(size, bool)
+    (left, top), (right, bottom) = points.astype(int)
+    with Image.open(io.BytesIO(base64.b64decode(png)), formats=("PNG",)) as image:
+        area[top : bottom + 1, left : right + 1] = np.asarray(image)
+    return area
 
 
 def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -178,7 +192,7 @@ def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     elif kind != "polygon":
         raise ShapeError(
-            f"a {kind} has no area, expected polygons, rectangles and circles\n"
+            f"a {kind} has no area, expected polygons, rectangles, circles, masks\n"
             "  fix: delete it, or draw it as a polygon"
         )
     return inside(points, size)

@@ -1,5 +1,7 @@
 """Labels as shapes: what is drawn where, and what of other files is told."""
 
+import base64
+import io
 import json
 import re
 
@@ -99,6 +101,22 @@ def test_labelme_files_are_drawn_in_their_order(root, place):
         image, mask = data.load(index)
         assert (image == index).all()
         assert (mask == expected_labelme(0, 1, 2)).all()
+
+
+def test_labelmes_masks_lie_where_their_box_does(root):
+    labelme(root, SHAPES[:1])
+    part = np.zeros((9, 12), bool)
+    part[2:8, 3:7] = part[0, 11] = True
+    png = io.BytesIO()
+    Image.fromarray(part).save(png, format="PNG")
+    shape = {"label": "car", "shape_type": "mask", "points": [[5, 4], [16, 12]]}
+    for path in (root / "labels").rglob("*.json"):
+        content = json.loads(path.read_text())
+        content["shapes"].append(shape | {"mask": base64.b64encode(png.getvalue()).decode()})
+        path.write_text(json.dumps(content))
+    expected = np.where(drawn(SHAPES[0][2]), 2, 0)
+    expected[4:13, 5:17][part] = 1
+    assert (Folder(data_dir=str(root), masks="labels").load(0)[1] == expected).all()
 
 
 def test_labels_become_classes_as_the_config_says(root):
