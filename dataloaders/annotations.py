@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,16 +111,20 @@ def shapes_below(root: Path, *, images: str, masks: str) -> str:
         firsts: dict[Path, Path] = {}
         for path in sorted(root.rglob(f"*{ending}")):
             firsts.setdefault(path.parent, path)
+        kinds = {}
         for folder, first in firsts.items():
             with contextlib.suppress(OSError, ValueError, KeyError):
-                kind = test(first)
-                place = first if kind == "COCO" else folder
-                settings = {"masks": place.relative_to(root).as_posix()}
-                beside = any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
-                if beside and "*" not in images and not (root / images).is_dir():
-                    settings = {"images": folder.relative_to(root).as_posix(), **settings}
-                if kind and settings != {"masks": masks}:
-                    return f"\n  fix: {kind} files are there: {json.dumps(settings)[1:-1]}"
+                kinds[folder] = test(first)
+        if kind := next(filter(None, kinds.values()), ""):
+            folders = [folder for folder in kinds if kinds[folder] == kind]
+            coco = kind == "COCO"
+            folder = folders[0] if coco else Path(os.path.commonpath(folders))
+            settings = {"masks": (firsts[folder] if coco else folder).relative_to(root).as_posix()}
+            beside = any(path.suffix.lower() in EXTENSIONS for path in folders[0].iterdir())
+            if beside and not (root / images).is_dir():
+                settings = {"images": folder.relative_to(root).as_posix(), **settings}
+            if settings != {"masks": masks}:
+                return f"\n  fix: {kind} files are there: {json.dumps(settings)[1:-1]}"
     return ""
 
 

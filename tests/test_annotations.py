@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -290,21 +291,21 @@ def test_files_of_shapes_are_found_where_masks_are_missing(root):
         Folder(data_dir=str(root), classes=("background", "a"))
 
 
-@pytest.mark.parametrize("place", ["", "raw"])
-def test_files_of_shapes_beside_their_images_need_one_fix(root, place):
+@pytest.mark.parametrize("places", [["."], ["raw"], ["raw/town", "raw/village"]])
+@pytest.mark.parametrize("images", ["images", "*.png"])
+def test_files_of_shapes_beside_their_images_need_one_fix(root, places, images):
     labelme(root, place="images")
-    moved = root / place / "deep" if place else root
-    (root / "images" / "deep").rename(root / "one")
-    (root / "images").rmdir()
-    moved.mkdir(parents=True, exist_ok=True)
-    for path in (root / "one").iterdir():
-        path.rename(moved / path.name)
-    (root / "one").rmdir()
+    for place in places:
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for path in (root / "images" / "deep").iterdir():
+            shutil.copy(path, root / place)
+    shutil.rmtree(root / "images")
+    args = {"data_dir": str(root), "classes": ("background", "car", "road")}
     with pytest.raises(DataError) as told:
-        Folder(data_dir=str(root), classes=("background", "car", "road"))
+        Folder(**args, images=images, masks=images.replace("images", "masks").replace("*", "*_"))
     (fix,) = re.findall(r"\n  fix: (.*)", str(told.value))
-    settings = json.loads("{" + fix.partition(": ")[2] + "}")
-    data = Folder(data_dir=str(root), classes=("background", "car", "road"), **settings)
+    data = Folder(**args, **json.loads("{" + fix.partition(": ")[2] + "}"))
+    assert len(data) == 3 * len(places)
     assert (data.load(2)[1] == expected_labelme(0, 1, 2)).all()
 
 
