@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def test_torchrun_goes_on_with_a_run_of_one_process_and_back(tmp_path):
     done = subprocess.run([*torchrun, *second], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "batch_size: 4 in all, 2 a device" in done.stderr
-    assert done.stderr.count("arch: UNet") == 1  # the first process alone speaks
+    # The first process alone speaks.
+    assert len(re.findall(r"^model +UNet", done.stderr, re.MULTILINE)) == 1
     assert done.stdout.count("run folder:") == 1
     third = ["--resume", str(run), "--set", "trainer.epochs=3", "--device", "cpu"]
     assert train.main(third) == 0
