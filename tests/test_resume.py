@@ -11,9 +11,11 @@ import time
 import pytest
 import torch
 from conftest import tiny_config
+from small_models import VARIANTS, UperNetOnSwin, arch_of
 
 import train
 import validation
+from models import MODELS
 from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
@@ -259,10 +261,16 @@ def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     assert differing(expected, contents(run_folder())) == []
 
 
-def test_resuming_a_vision_transformer_with_rates_by_layer_is_exact(write_config, run_folder):
+@pytest.mark.parametrize("name", ["Linear", *VARIANTS])
+def test_resuming_every_kind_of_encoder_with_rates_by_layer_is_exact(
+    name, write_config, run_folder, monkeypatch
+):
+    monkeypatch.setitem(MODELS, "UperNetOnSwin", UperNetOnSwin)
+
     def change(config):
-        args = {"backbone": {"name": "test_vit", "drop_path_rate": 0.2}, "pretrained": False}
-        config["arch"] = {"type": "Linear", "args": args}
+        config["arch"] = arch_of(name)
+        if name == "Linear":
+            config["arch"]["args"]["backbone"] = {"name": "test_vit", "drop_path_rate": 0.2}
         config["optimizer"] = {"type": "AdamW", "layer_decay": 0.8, "args": {"lr": 0.001}}
 
     options = {"ema": 0.9, "accumulate": 2, "val": False, "save_per_iters": 1, "epochs": 1}
