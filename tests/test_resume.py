@@ -261,7 +261,9 @@ def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     assert differing(expected, contents(run_folder())) == []
 
 
-@pytest.mark.parametrize("name", ["Linear", *VARIANTS])
+@pytest.mark.parametrize(
+    "name", ["Linear", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
 def test_resuming_every_kind_of_encoder_with_rates_by_layer_is_exact(
     name, write_config, run_folder, monkeypatch
 ):

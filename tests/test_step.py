@@ -83,7 +83,9 @@ def test_a_last_update_of_fewer_batches_weighs_its_pixels_alike(tmp_path):
     assert relative_difference(found[1], expected[1]) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["Linear", *VARIANTS])
+@pytest.mark.parametrize(
+    "name", ["Linear", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
 def test_every_kind_of_encoder_accumulates_and_is_averaged(tmp_path, monkeypatch, name):
     monkeypatch.setitem(MODELS, "UperNetOnSwin", UperNetOnSwin)
     config = plain_config(tmp_path, ema=0.9)
