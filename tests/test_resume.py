@@ -111,8 +111,10 @@ def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, chang
 
 
 @pytest.mark.slow  # tests/reliability kills one at a random time in every test run
-def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
-    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
+@pytest.mark.parametrize("name", ["ENet", "Linear", "SegFormer on PVTv2", "UperNet on a ViT"])
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path, name):
+    change = {"arch": arch_of(name)}
+    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu", change)
 
 
 @pytest.mark.parametrize(

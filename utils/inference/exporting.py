@@ -72,8 +72,8 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
         ConfigError: The network fixes a size.
     """
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO) if free_sizes else None
-    # Torch 2.10 and 2.11 ask of each pooled side whether it can be divided, and the graph takes no
-    # other sides then. What they round, // has rounded already: later ones ask no more.
+    # Older torch (2.11, no longer 2.14) asks of each pooled side whether it divides evenly, and so
+    # ties the graph to sides that do as the example's; // floors without asking.
     with mock.patch.object(torch._meta_registrations, "div_rtn", operator.floordiv, create=True):
         program = torch.export.export(
             model,
