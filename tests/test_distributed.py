@@ -21,9 +21,11 @@ from parallel_cases import (
     ten_step_config,
 )
 from processes import free_port
+from small_models import VARIANTS, UperNetOnSwin, arch_of
 from training import plain_config
 
 import train
+from models import MODELS
 from utils.hardware import distributed
 from utils.run import checkpoint
 
@@ -53,10 +55,11 @@ def test_two_processes_equal_one(two_processes):
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_vision_transformer_as_one(tmp_path):
+@pytest.mark.parametrize("name", ["Linear", *VARIANTS])
+def test_two_processes_train_every_kind_of_encoder_as_one(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(MODELS, "UperNetOnSwin", UperNetOnSwin)
     config = ten_step_config(tmp_path)
-    args = {"backbone": "test_vit", "pretrained": False, "freeze_bn": True}
-    config["arch"] = {"type": "Linear", "args": args}
+    config["arch"] = arch_of(name, freeze_bn=True)
     found = in_two_processes(config, tmp_path, "cpu")
     assert_equal_to_one(found, ten_steps(config), tolerance=1e-4, flips=1e-3)
 
