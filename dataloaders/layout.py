@@ -7,6 +7,10 @@ from pathlib import Path
 from base.base_dataset import Pair
 from utils.errors import DataError
 
+_NOTHING = {
+    ".json": ' ({"shapes": []} where nothing is drawn)',
+    ".txt": " (an empty one where nothing is drawn)",
+}
 _SHOWN = 20
 _EXAMPLES = 5
 
@@ -115,11 +119,13 @@ def match(
     others = sorted(path.name for key, path in masks.items() if key not in images)
     if missing:
         found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
+        endings = {path.suffix.lower() for path in masks.values()}
+        nothing = "".join(_NOTHING[ending] for ending in sorted(endings & _NOTHING.keys()))
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
             f"{found}"
             "  expected: a mask with the same name for every image\n"
-            "  fix: add the masks, or remove these images from the split"
+            f"  fix: add the masks{nothing}, or remove these images from the split"
         )
     pairs = [Pair(images[key], masks[key]) for key in sorted(images)]
     left = f"{len(others)} masks have no image: {shortened(others)} (in {where})"

@@ -11,19 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.any_size import cells, fit, within
-from models.encoder_names import (
-    ALIASES,
-    Encoder,
-    name_of,
-    native_size,
-    options_of,
-    timm_name,
-)
+from models.encoder_names import Encoder, name_of, native_size, options_of, timm_name
 from models.pretrained import check_fit, weights_of
 from utils.errors import ConfigError
 from utils.files.matching import align
-
-__all__ = ["ALIASES", "Backbone", "OutputStride", "build_backbone", "build_timm"]
 
 OutputStride = Literal[8, 16, 32]
 
@@ -143,7 +134,11 @@ def build_backbone(
     options |= {"num_classes": 0} if own_extractor else {"features_only": True}
     network = build_timm(encoder, in_channels=in_channels, pretrained=pretrained, options=options)
     if own_extractor:
-        network = _extractor(network, plain=plain)
+        from timm.models._features import FeatureGetterNet  # pyrefly: ignore
+
+        info: Any = network.feature_info
+        stages: Any = _PLAIN_FEATURES if plain else tuple(range(len(info)))
+        network = FeatureGetterNet(network, out_indices=stages, norm=plain)
     backbone = Backbone(network, encoder, in_channels=in_channels)
     if output_stride is not None and backbone.strides[-1] != output_stride:
         raise ConfigError(
@@ -164,13 +159,6 @@ def _family(name: str) -> str:
     from timm.models import get_arch_name, model_entrypoint
 
     return model_entrypoint(get_arch_name(name)).__module__.rpartition(".")[2]
-
-
-def _extractor(network: Any, *, plain: bool) -> nn.Module:
-    from timm.models._features import FeatureGetterNet  # pyrefly: ignore
-
-    stages: Any = _PLAIN_FEATURES if plain else tuple(range(len(network.feature_info)))
-    return FeatureGetterNet(network, out_indices=stages, norm=plain)
 
 
 def build_timm(

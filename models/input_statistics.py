@@ -28,10 +28,8 @@ def weight_statistics(arch: Choice[BaseModel], *, asked: bool) -> Statistics | N
     Raises:
         ConfigError: timm has no such encoder, or they are asked for and there are none.
     """
-    parameters = inspect.signature(arch.factory).parameters
-    arguments: dict[str, Any] = {
-        key: arch.args.get(key, parameter.default) for key, parameter in parameters.items()
-    }
+    parameters = inspect.signature(arch.factory).parameters.values()
+    arguments: dict[str, Any] = {**{one.name: one.default for one in parameters}, **arch.args}
     if "backbone" in arguments and (asked or arguments["pretrained"] is not False):
         from timm.models import get_pretrained_cfg
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from base.base_dataset import BaseDataset, Pair
+from dataloaders import processes
 from dataloaders.annotations import shapes_below
 from dataloaders.building import build_dataset, check_data
-from dataloaders.doctor import in_processes
 from dataloaders.folder import Folder
 from dataloaders.folder_files import SHAPES, find_pairs
 from dataloaders.known_files import read_sizes
@@ -125,13 +125,13 @@ def _pairs(root: Path, args: Mapping[str, Any]) -> tuple[Pair, ...]:
     try:
         pairs, _ = find_pairs(root, images=images, masks=masks, split=None)
     except DataError as error:
-        raise DataError(f"{error}{shapes_below(root)}") from error
+        raise DataError(f"{error}{shapes_below(root, images=images, masks=masks)}") from error
     return require_some(pairs, where=root, layout=f"{images} and {masks}")
 
 
 def _facts(pairs: Sequence[Pair], table: Table = _PLAIN) -> list[MaskFacts | None]:
     masks = [pair.mask for pair in pairs if pair.mask is not None]
-    return in_processes(partial(_look, masks, table), range(len(masks)), title="masks")
+    return processes.run(partial(_look, masks, table), range(len(masks)), title="masks")
 
 
 def _look(masks: Sequence[Path], table: Table, index: int) -> MaskFacts | None:

@@ -15,8 +15,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 torch.set_num_threads(1)
 
 from evaluation_cases import evaluated  # noqa: E402
+from small_models import UperNetOnSwin  # noqa: E402
 from training import record_gradients, trainer_of  # noqa: E402
 
+from models import MODELS  # noqa: E402
 from utils.hardware import distributed, parallel  # noqa: E402
 from utils.hardware.prefetch import on_device  # noqa: E402
 
@@ -86,6 +88,7 @@ if __name__ == "__main__":
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     config_file, output, device = sys.argv[1:]
     config = json.loads(Path(config_file).read_text())
+    MODELS["UperNetOnSwin"] = UperNetOnSwin
     # Over gloo on a GPU as well: NCCL takes a GPU for each process.
     with distributed.process_group("cpu"), warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)

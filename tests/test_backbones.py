@@ -9,7 +9,8 @@ import torch
 from small_models import build_small
 
 from models import pretrained as weights
-from models.backbones import ALIASES, build_backbone
+from models.backbones import build_backbone
+from models.encoder_names import ALIASES
 from utils.errors import CheckpointError, ConfigError
 
 FAMILIES = ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"]

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from small_models import build_small, images, outputs_of
+from small_models import NETWORKS, VARIANTS, build_small, images, outputs_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -12,10 +12,8 @@ from base.base_model import convert_sync_batchnorm
 from models import MODELS
 from utils.config.signatures import offered_arguments
 
-ALL = list(MODELS)
 
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_parameter_groups_are_disjoint_and_complete(name):
     with torch.device("meta"):
         model = build_small(name)
@@ -27,9 +25,14 @@ def test_parameter_groups_are_disjoint_and_complete(name):
     assert bool(backbone) == (name not in ("UNet", "ENet"))
 
 
-@pytest.mark.parametrize("name", ["SegResNet", "GCN", "DeepLab_DUC_HDC", "UperNet", "PSPDenseNet"])
+@pytest.mark.parametrize(
+    "name",
+    ["SegResNet", "GCN", "DeepLab_DUC_HDC", "UperNet", "PSPDenseNet", "Linear", *VARIANTS],
+)
 def test_a_frozen_backbone_keeps_weights_and_statistics(name):
-    model = build_small(name, freeze_backbone=True).train()
+    model = build_small(name, freeze_backbone=True).eval().train()
+    assert model.training
+    assert not any(module.training for module in model.backbone.modules())
     before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     sum(output.square().sum() for output in outputs_of(model, images(64, 64))).backward()
     assert all(parameter.grad is None for parameter in model.backbone_parameters())
@@ -90,7 +93,7 @@ def test_freezing_batchnorm_where_there_is_none_is_answered():
     assert note == "freeze_bn has no effect: this FCN8 has no batch normalization"
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_config_can_name_every_argument(name):
     parameters = inspect.signature(MODELS[name]).parameters
     kinds = {parameter.kind for key, parameter in parameters.items() if key != "num_classes"}

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from small_models import VARIANTS, build_small, images
 
 from utils.inference.prediction import SCALES, mirrored, multiscale, sliding, whole
 from utils.inference.tiles import BandSums, axis, grid
@@ -146,6 +147,16 @@ def test_a_window_as_large_as_the_image_is_whole():
 
     assert torch.allclose(sliding(model, images, window=500), whole(model, images))
     assert seen == [(1, 2, 60, 90), (1, 2, 60, 90)]
+
+
+@pytest.mark.parametrize("name", ["Linear", *VARIANTS])
+def test_one_window_is_whole_on_every_kind_of_encoder(name):
+    model = build_small(name).eval()
+    batch = images(65, 97, count=1)
+    with torch.no_grad():
+        expected = whole(model, batch)
+        found = sliding(model, batch, window=97)
+    assert torch.allclose(found, expected, atol=1e-6 * expected.abs().max().item())
 
 
 def test_windows_are_batched_and_shifted_inside():

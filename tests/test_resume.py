@@ -11,9 +11,11 @@ import time
 import pytest
 import torch
 from conftest import tiny_config
+from small_models import VARIANTS, UperNetOnSwin, arch_of
 
 import train
 import validation
+from models import MODELS
 from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
@@ -109,8 +111,10 @@ def assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, device, chang
 
 
 @pytest.mark.slow  # tests/reliability kills one at a random time in every test run
-def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path):
-    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu")
+@pytest.mark.parametrize("name", ["ENet", "Linear", "SegFormer on PVTv2", "UperNet on a ViT"])
+def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path, name):
+    change = {"arch": arch_of(name)}
+    assert_kill_9_after_the_second_epoch_changes_nothing(tmp_path, "cpu", change)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +263,18 @@ def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     assert differing(expected, contents(run_folder())) == []
 
 
-def test_resuming_a_vision_transformer_with_rates_by_layer_is_exact(write_config, run_folder):
+@pytest.mark.parametrize(
+    "name", ["Linear", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
+def test_resuming_every_kind_of_encoder_with_rates_by_layer_is_exact(
+    name, write_config, run_folder, monkeypatch
+):
+    monkeypatch.setitem(MODELS, "UperNetOnSwin", UperNetOnSwin)
+
     def change(config):
-        args = {"backbone": {"name": "test_vit", "drop_path_rate": 0.2}, "pretrained": False}
-        config["arch"] = {"type": "Linear", "args": args}
+        config["arch"] = arch_of(name)
+        if name == "Linear":
+            config["arch"]["args"]["backbone"] = {"name": "test_vit", "drop_path_rate": 0.2}
         config["optimizer"] = {"type": "AdamW", "layer_decay": 0.8, "args": {"lr": 0.001}}
 
     options = {"ema": 0.9, "accumulate": 2, "val": False, "save_per_iters": 1, "epochs": 1}

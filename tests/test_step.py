@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import build_small, outputs_of
+from small_models import VARIANTS, UperNetOnSwin, arch_of, build_small, outputs_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import (
@@ -81,6 +81,29 @@ def test_a_last_update_of_fewer_batches_weighs_its_pixels_alike(tmp_path):
     assert len(found) == len(expected) == accumulated.position.step == 2
     assert relative_difference(found[0], expected[0]) < 1e-6
     assert relative_difference(found[1], expected[1]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "name", ["Linear", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
+def test_every_kind_of_encoder_accumulates_and_is_averaged(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(MODELS, "UperNetOnSwin", UperNetOnSwin)
+    config = plain_config(tmp_path, ema=0.9)
+    config["arch"] = arch_of(name, freeze_bn=True)
+    whole, accumulated = trainer_of(config), trainer_of(config)
+    (batch, *_) = batches_of(whole)
+    expected, found = record_gradients(whole), record_gradients(accumulated)
+    before = {key: value.clone() for key, value in whole.model.state_dict().items()}
+    whole.train_iteration([batch])
+    accumulated.train_iteration(split(batch, 2, whole))
+    assert relative_difference(found[0], expected[0]) < 1e-5
+    share = 2 / 11  # (1 + updates) / (10 + updates), which is below 0.9
+    for key, after in whole.model.state_dict().items():
+        average = whole.ema.model.state_dict()[key]
+        if after.is_floating_point():
+            torch.testing.assert_close(average, share * before[key] + (1 - share) * after)
+        else:
+            assert torch.equal(average, after)
 
 
 def test_the_average_of_the_weights_equals_its_closed_form():

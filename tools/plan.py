@@ -169,7 +169,7 @@ def summary(
         f"memory   about {chosen.peak_bytes / parts / 2**30:.1f} GiB",
         f"predict  python inference.py --mode {mode.value} ...: {mode.reason}",
         f"change first, if it disappoints: {change}",
-        f"next     {command_line('train.py', '-c', str(output))}",
+        f"next     {command_line('train', '-c', str(output))}",
     ]
 
 

@@ -2,10 +2,12 @@
 
 import json
 import math
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from utils.data.normalize import Normalize
 from utils.errors import CheckpointError, ConfigError, NumericError
+from utils.hardware.memory import ran_out
 
 MINIMUM_SIDE = 33  # at 32 the deepest maps are 1 x 1, and the exporter takes that for a constant
 AGREEMENT = 0.999  # least share of pixels with the same class
@@ -69,12 +72,16 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
         ConfigError: The network fixes a size.
     """
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO) if free_sizes else None
-    program = torch.export.export(
-        model,
-        (example,),
-        dynamic_shapes=(free,) if free else None,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    # Older torch (2.11, no longer 2.14) asks of each pooled side whether it divides evenly, and so
+    # ties the graph to sides that do as the example's; // floors without asking.
+    with mock.patch.object(torch._meta_registrations, "div_rtn", operator.floordiv, create=True):
+        program = torch.export.export(
+            model,
+            (example,),
+            dynamic_shapes=(free,) if free else None,
+            # What cannot be proved beforehand, as that the shortcuts of a ResNet-D fit.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
     fixed = [name for axis, name in _FREE_AXES.items() if free and _is_fixed(program, axis)]
     if fixed:
         height, width = example.shape[2:]
@@ -207,10 +214,21 @@ def compare(
         images: Plain pixels.
         rounding: How far the reference's logits move by rounding alone (`Rounding`), as a share of
             the largest. Asked where they differ by more than `LOGITS_BOUND`; twice that is allowed.
+
+    Raises:
+        NumericError: One of them does not take the images, or they answer different shapes.
     """
     answers, seconds = [], []
-    for runner in (reference, exported):
-        runner(images)
+    for whose, runner in (("network", reference), ("exported file", exported)):
+        try:
+            runner(images)
+        except Exception as error:  # of kinds of torch and onnxruntime, which have no common base
+            if ran_out(error):
+                raise
+            raise NumericError(
+                f"the {whose} does not take images {images.shape}: {str(error).splitlines()[0]}\n"
+                "  fix: --size, which exports it for one size alone"
+            ) from error
         started = time.perf_counter()
         answers.append(runner(images))
         seconds.append(time.perf_counter() - started)
