@@ -22,7 +22,7 @@ import setup
 import utils
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("base", "configs", "dataloaders", "models", "tools", "utils")
+FOLDERS = ("base", "configs", "dataloaders", "models", "planning", "tools", "utils")
 OURS = {path.stem for path in ROOT.glob("*.py")} | {*FOLDERS}
 WRITERS = {f"tools/{name}.py" for name in ("config_reference", "encoders", "figures", "schema")}
 COMMANDS = {"train", "evaluate", "inference", "export"}
