@@ -81,15 +81,18 @@ def crop(data: Fingerprint, device: str) -> Choice:
 
 
 def scale(data: Fingerprint) -> Choices:
-    """Scale by chance about the size at which images will be predicted."""
+    """Scale by chance where things are near and far, about the size that is predicted."""
+    why = ""
     if max(data.largest) > 1.5 * max(data.smallest):
         why = "image sizes differ, and images are predicted at their own size: so trained"
+    elif not is_upright(data):
+        why = "seen from one distance: sizes mean something (nnU-Net scales few of its images)"
+    if why:
         return {f"{_ARGS}.scale": Choice(value=False, reason=why)}
-    upright = is_upright(data)
-    why = "a scene with near and far: DeepLab's" if upright else "seen from one distance: nnU-Net's"
+    why = "a scene with near and far, as DeepLab's"
     return {
         f"{_ARGS}.base_size": Choice(max(data.median), "the images' own long side"),
-        f"{_ARGS}.scale_range": Choice([0.5, 2.0] if upright else [0.7, 1.4], why),
+        f"{_ARGS}.scale_range": Choice([0.5, 2.0], why),
     }
 
 
