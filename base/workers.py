@@ -75,6 +75,7 @@ def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T 
     Raises:
         TimeoutError: None came in `timeout` seconds.
         StopAskedError: A signal came, and no batch some seconds later.
+        RuntimeError: A worker died.
     """
     began = time.monotonic()
     while True:
@@ -83,6 +84,11 @@ def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T 
         except RuntimeError as error:
             if "DataLoader timed out" not in str(error):
                 raise
+        except (EOFError, OSError) as error:
+            if str(error).startswith("Caught "):  # torch's words for what a worker's code raised
+                raise
+            # The worker's socket closes a moment before torch can see that it is dead.
+            raise RuntimeError("DataLoader worker ended while it handed over a batch") from error
         waited = time.monotonic() - began
         if signals.number is not None and waited > _PATIENCE:
             raise StopAskedError

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_loader import Sizes
+from torch.multiprocessing import reductions
 
 import train
 from base.base_data_loader import BaseDataLoader
@@ -80,6 +81,18 @@ def test_a_tmpdir_with_too_long_a_path_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)
     with pytest.raises(ResourceError, match=r"cannot hand over a batch: AF_UNIX path(.|\n)*TMPDIR"):
+        read_all(0, lambda: None)
+
+
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_said(monkeypatch):
+    """Its socket is closed before the system says that it is dead."""
+
+    def lost(*_):
+        raise EOFError
+
+    lost.__module__, lost.__qualname__ = reductions.__name__, "rebuild_storage_fd"
+    monkeypatch.setattr(reductions, "rebuild_storage_fd", lost)
+    with pytest.raises(ResourceError, match="a data-loading worker process died"):
         read_all(0, lambda: None)
 
 
