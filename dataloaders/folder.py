@@ -19,10 +19,11 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from base.base_dataset import BaseDataset
-from dataloaders.annotations import read_annotations, shapes_below
+from dataloaders.annotations import read_annotations
 from dataloaders.drawn_masks import BACKGROUND, draw_masks, drawn_labels
 from dataloaders.folder_files import find_pairs
 from dataloaders.layout import require_some
+from dataloaders.shape_files import shapes_below
 from utils.data.color_labels import TRANSPARENT, ColorTable, parse_color, parse_label_map
 from utils.data.labels import LabelTable, refuse_void_class
 from utils.data.normalize import FULL_SCALE
