@@ -22,7 +22,7 @@ from setuptools.build_meta import *  # noqa: F403  what pip asks a backend for
 from setuptools.command.build_py import build_py
 
 _PACKAGE = "segmentation"
-_FOLDERS = ("base", "dataloaders", "models", "utils")
+_FOLDERS = ("base", "dataloaders", "models", "planning", "utils")
 _COMMANDS = "train|evaluate|inference|export"
 _WRITERS = ("config_reference", "encoders", "figures", "schema")  # of the checkout's documents
 _TOOLS = "|".join({path.stem for path in Path("tools").glob("*.py")} - {*_WRITERS})

@@ -7,7 +7,7 @@ from pathlib import Path
 import utils
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("base", "dataloaders", "models", "utils", "tools", "benchmarks")
+PACKAGES = ("base", "dataloaders", "models", "utils", "planning", "tools", "benchmarks")
 COMMANDS = ("train", "evaluate", "inference", "export", "command")
 # Each room may use those below it; models and dataloaders never each other.
 BELOW = {
@@ -19,6 +19,7 @@ BELOW = {
     "trainer": {"validation", "base", "utils"},
     "measuring": {"trainer", "base", "utils"},
     "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
+    "planning": {"planning", "assembly", "measuring", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
     "prediction_flags": {"utils"},
 }

@@ -1,6 +1,7 @@
 """The documents say what is so: links lead somewhere, lists are complete, examples run."""
 
 import importlib.util
+import inspect
 import json
 import re
 import shlex
@@ -11,6 +12,7 @@ import pytest
 
 from dataloaders import DATASETS
 from models import MODELS
+from planning import rules
 from utils.config.config import load_config, parse_config
 from utils.config.json_text import parse_json5
 from utils.errors import ConfigError
@@ -52,7 +54,7 @@ def test_the_first_screen_has_both_commands():
     screen = "\n".join(README.splitlines()[:30])
     assert "git clone " in screen
     assert "pip install -r requirements.txt && python train.py --config config.json" in screen
-    assert '"type": "Folder"' in screen
+    assert "python tools/plan.py my_data -o mine.json\n    python train.py -c mine.json" in screen
     assert "--check-data" in screen
     assert "pip install -r requirements-dev.txt && pytest" in screen
 
@@ -71,10 +73,20 @@ def test_the_readme_config_is_accepted():
     parse_config(parse_json5(block, source="README.md"))
 
 
-def test_the_first_screens_own_data_are_a_section_of_a_config():
+def test_the_readmes_own_data_are_a_section_of_a_config():
     block = re.search(r'^    "train_loader": \{\n.*?^    \}', README, re.MULTILINE | re.DOTALL)[0]
     config = parse_json5("{" + block + "}", source="README.md")
     parse_config({"name": "mine", "arch": {"type": "UNet"}, **config})
+
+
+def test_the_page_of_the_plan_has_every_rule_with_its_reason_and_source():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    named = [name for row in re.findall(r"^\| `(.*?)` \|.*\|.*\|.*\|$", page, re.MULTILINE)
+             for name in row.split("`, `")]  # fmt: skip
+    own = [name for name, one in vars(rules).items()
+           if inspect.isfunction(one) and one.__module__ == rules.__name__]  # fmt: skip
+    helpers = {"held_out", "is_upright", "planned_seconds"}
+    assert sorted(named) == sorted(set(own) - helpers)
 
 
 def test_the_cookbook_answers_twelve_questions_with_commands():
