@@ -94,9 +94,7 @@ class Folder(BaseDataset):
         try:
             pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         except DataError as error:
-            cure = shapes_below(root, images=self.images, masks=self.masks)
-            told = str(error).partition("\n  fix: ")[0] if cure else str(error)
-            raise DataError(told + cure) from error
+            raise shapes_below(error, root, images=self.images, masks=self.masks) from error
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
         table = root / self.label_map if isinstance(self.label_map, str) else None

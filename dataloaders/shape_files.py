@@ -8,11 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.annotations import json_kind, read_json
+from utils.errors import DataError
 from utils.files.endings import EXTENSIONS
 
 
-def shapes_below(root: Path, *, images: str, masks: str) -> str:
-    """Return the line that makes a config take the files of shapes below a folder, or ""."""
+def shapes_below(error: DataError, root: Path, *, images: str, masks: str) -> DataError:
+    """Return the same error, with the files of shapes below a folder as its fix if there are any."""
+    cure = _cure(root, images, masks)
+    return DataError(str(error).partition("\n  fix: ")[0] + cure if cure else str(error))
+
+
+def _cure(root: Path, images: str, masks: str) -> str:
     for ending, test in ((".json", _json_kind_of), (".txt", _is_yolo)):
         firsts: dict[Path, Path] = {}
         for path in sorted(root.rglob(f"*{ending}")):
