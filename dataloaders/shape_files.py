@@ -13,7 +13,7 @@ from utils.files.endings import EXTENSIONS
 
 
 def shapes_below(error: DataError, root: Path, *, images: str, masks: str) -> DataError:
-    """Return the same error, with the files of shapes below a folder as its fix if there are any."""
+    """Return the same error; files of shapes below a folder, if there are any, are its fix."""
     cure = _cure(root, images, masks)
     return DataError(str(error).partition("\n  fix: ")[0] + cure if cure else str(error))
 
