@@ -5,11 +5,9 @@ COCO's areas are those of pycocotools; those of the others dataloaders/polygons.
 """
 
 import base64
-import contextlib
 import csv
 import io
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from dataloaders.layout import listed
 from dataloaders.polygons import ShapeError, inside
 from utils.errors import ConfigError, DataError
 from utils.files.decoding import decoding
-from utils.files.endings import EXTENSIONS, JSON_OF
+from utils.files.endings import JSON_OF
 from utils.files.raw_pixels import read_values
 
 Shapes = Iterator[tuple[str, np.ndarray]]  # a label, and its area (H, W) bool
@@ -57,7 +55,7 @@ def coco_files(file: Path, folders: Sequence[Path]) -> tuple[dict[str, Path], di
         DataError: No COCO file, or images that are not there.
     """
     with decoding(file):
-        content = _json(file)
+        content = read_json(file)
         if json_kind(content) != "COCO":
             raise DataError(f"{file}: {_foreign(content)}")
         names = sorted(image["file_name"] for image in content["images"])
@@ -95,7 +93,7 @@ def read_annotations(
     if first.suffix.lower() != ".json":
         return None
     with decoding(first):
-        content = _json(first)
+        content = read_json(first)
         kind = json_kind(content)
         if kind == "COCO":
             return _coco(first, content)
@@ -103,38 +101,6 @@ def read_annotations(
             raise DataError(f"{first}: {_foreign(content)}")
         files = [pair.mask for pair in pairs if pair.mask is not None]
         return _labelme([] if classes else files)
-
-
-def shapes_below(root: Path, *, images: str, masks: str) -> str:
-    """Return the line that makes a config take the files of shapes below a folder, or ""."""
-    for ending, test in ((".json", _json_kind_of), (".txt", _is_yolo)):
-        firsts: dict[Path, Path] = {}
-        for path in sorted(root.rglob(f"*{ending}")):
-            firsts.setdefault(path.parent, path)
-        kinds = {}
-        for folder, first in firsts.items():
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                kinds[folder] = test(first)
-        if kind := next(filter(None, kinds.values()), ""):
-            folders = [folder for folder in kinds if kinds[folder] == kind]
-            coco = kind == "COCO"
-            folder = folders[0] if coco else Path(os.path.commonpath(folders))
-            settings = {"masks": (firsts[folder] if coco else folder).relative_to(root).as_posix()}
-            beside = any(path.suffix.lower() in EXTENSIONS for path in folders[0].iterdir())
-            if beside and not (root / images).is_dir():
-                settings = {"images": folder.relative_to(root).as_posix(), **settings}
-            if settings != {"masks": masks}:
-                return f"\n  fix: {kind} files are there: {json.dumps(settings)[1:-1]}"
-    return ""
-
-
-def _json_kind_of(path: Path) -> str:
-    return json_kind(_json(path))
-
-
-def _is_yolo(path: Path) -> str:
-    line = path.read_text().partition("\n")[0].split()
-    return "YOLO" if len(line) >= 7 and all(float(one) >= 0 for one in line) else ""
 
 
 def json_kind(content: object) -> str:
@@ -155,7 +121,8 @@ def _foreign(content: object) -> str:
     )
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; a byte order mark is no part of it."""
     return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
@@ -163,11 +130,11 @@ def _labelme(files: Sequence[Path]) -> Annotations:
     labels = set()
     for file in files:
         with decoding(file):
-            labels |= {shape["label"] for shape in _json(file)["shapes"]}
+            labels |= {shape["label"] for shape in read_json(file)["shapes"]}
 
     def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
         assert pair.mask is not None
-        content = _json(pair.mask)
+        content = read_json(pair.mask)
         _check_size(pair, size, (content.get("imageHeight"), content.get("imageWidth")))
         for shape in content["shapes"]:
             points = np.array(shape["points"], np.float64).reshape(-1, 2)

@@ -11,12 +11,12 @@ import numpy as np
 
 from base.base_dataset import BaseDataset, Pair
 from dataloaders import processes
-from dataloaders.annotations import shapes_below
 from dataloaders.building import build_dataset, check_data
 from dataloaders.folder import Folder
 from dataloaders.folder_files import SHAPES, find_pairs
 from dataloaders.known_files import read_sizes
 from dataloaders.layout import require_some
+from dataloaders.shape_files import shapes_below
 from dataloaders.statistics import channel_statistics, pixel_kind
 from planning.meaning import VOID, Meaning, find_meaning
 from planning.places import Place
@@ -125,7 +125,7 @@ def _pairs(root: Path, args: Mapping[str, Any]) -> tuple[Pair, ...]:
     try:
         pairs, _ = find_pairs(root, images=images, masks=masks, split=None)
     except DataError as error:
-        raise DataError(f"{error}{shapes_below(root, images=images, masks=masks)}") from error
+        raise shapes_below(error, root, images=images, masks=masks) from error
     return require_some(pairs, where=root, layout=f"{images} and {masks}")
 
 

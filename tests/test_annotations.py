@@ -278,17 +278,57 @@ def test_the_tool_writes_what_folder_reads(root, capsys):
         assert (plain.load(index)[1] == expected_labelme(0, 1, 2)).all()
 
 
-def test_files_of_shapes_are_found_where_masks_are_missing(root):
-    for write, kind, masks in ((labelme, "labelme", "labels/deep"), (coco, "COCO", "labels.json")):
+def proposed(error):
+    """The settings that the only fix of an error names, and whose files they are."""
+    (fix,) = re.findall(r"\n  fix: (.*)", str(error.value))
+    kind, _, settings = fix.partition(" files are there: ")
+    return kind, json.loads("{" + settings + "}")
+
+
+@pytest.mark.parametrize("layout", ["{kind}/{part}", "{part}/{kind}", "set/{kind}/{part}"])
+def test_files_of_shapes_are_found_where_masks_are_missing(root, layout):
+    for write, kind in ((labelme, "labelme"), (yolo, "YOLO")):
+        other = root.parent / kind
         write(root)
-        with pytest.raises(DataError, match=f'{kind} files are there: "masks": "{masks}"'):
-            Folder(data_dir=str(root), classes=("background", "a"))
-        for path in root.rglob("*.json"):
-            path.unlink()
-    yolo(root)
-    (root / "labels/deep/0.txt").unlink()
-    with pytest.raises(DataError, match='YOLO files are there: "masks": "labels/deep"'):
-        Folder(data_dir=str(root), classes=("background", "a"))
+        for part in ("one", "two"):
+            for old, new in (("images", "images"), ("labels", "labels")):
+                folder = other / layout.format(kind=new, part=part)
+                folder.mkdir(parents=True)
+                for path in (root / old / "deep").iterdir():
+                    shutil.copy(path, folder / f"{part}{path.name}")
+                    (folder / "classes.txt").write_text("car\nroad\n")
+        shutil.rmtree(root / "labels")
+        args = {"data_dir": str(other), "classes": ("background", "car", "road")}
+        with pytest.raises(DataError) as told:
+            Folder(**args)
+        found, settings = proposed(told)
+        assert found == kind
+        # Parts whose images and labels lie together are proposed one by one.
+        count = 3 if layout == "{part}/{kind}" else 6
+        assert len(Folder(**args, **settings)) == count
+
+
+@pytest.mark.parametrize("place", ["train", "images/deep"])
+def test_a_file_of_coco_is_found_with_its_images(root, place):
+    coco(root)
+    images = list((root / "images" / "deep").iterdir())
+    (root / place).mkdir(parents=True, exist_ok=True)
+    for path in images:
+        path.rename(root / place / path.name)
+    (root / "labels.json").rename(root / place / "_annotations.coco.json")
+    with pytest.raises(DataError) as told:
+        Folder(data_dir=str(root))
+    kind, settings = proposed(told)
+    assert kind == "COCO"
+    assert len(Folder(data_dir=str(root), **settings)) == 3
+
+
+@pytest.mark.parametrize("images", [[], [1], "x", [{"file_name": 3}], [{"file_name": ".."}]])
+def test_a_damaged_file_of_coco_is_named_all_the_same(root, images):
+    (root / "labels.json").write_text(json.dumps({"images": images, "annotations": []}))
+    with pytest.raises(DataError) as told:
+        Folder(data_dir=str(root))
+    assert proposed(told) == ("COCO", {"masks": "labels.json"})
 
 
 @pytest.mark.parametrize("places", [["."], ["raw"], ["raw/town", "raw/village"]])
@@ -303,8 +343,7 @@ def test_files_of_shapes_beside_their_images_need_one_fix(root, places, images):
     args = {"data_dir": str(root), "classes": ("background", "car", "road")}
     with pytest.raises(DataError) as told:
         Folder(**args, images=images, masks=images.replace("images", "masks").replace("*", "*_"))
-    (fix,) = re.findall(r"\n  fix: (.*)", str(told.value))
-    data = Folder(**args, **json.loads("{" + fix.partition(": ")[2] + "}"))
+    data = Folder(**args, **proposed(told)[1])
     assert len(data) == 3 * len(places)
     assert (data.load(2)[1] == expected_labelme(0, 1, 2)).all()
 
