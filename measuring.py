@@ -18,8 +18,10 @@ class MeasuredTrainer(Trainer):
 
     phases: Phases
 
-    def measure(self, iterations: int) -> tuple[Mapping[str, float], int]:
-        """Train for so many iterations, after a warm-up.
+    def measure(
+        self, iterations: int, *, warm_up: int = _WARM_UP
+    ) -> tuple[Mapping[str, float], int]:
+        """Train for so many iterations, after a warm-up of others.
 
         Returns:
             The seconds of each phase over all iterations, and the number of images in them, all
@@ -31,7 +33,7 @@ class MeasuredTrainer(Trainer):
         self.parts.network.train()
         images = 0
         with self.memory_advice(), kernel_search(one_size=self.one_size):
-            for number in range(-_WARM_UP, iterations):
+            for number in range(-warm_up, iterations):
                 if number == 0:
                     self.phases.reset()
                 with self.phases.timed("iteration"):

@@ -19,6 +19,7 @@ from typing import Any
 
 from dataloaders import DATASETS
 from models import MODELS
+from utils import PACKAGE
 from utils.config.registry import signature_faults
 from utils.errors import ConfigError
 from utils.losses.table import LOSSES
@@ -36,6 +37,9 @@ TABLES: Mapping[str, MutableMapping[str, Any]] = {
 
 _EXPECTED = {"arch": ("num_classes", "in_channels", "pretrained", "freeze_bn", "freeze_backbone")}
 """Arguments that each entry of a table must take, whatever it does with them."""
+
+_NAMES_ELSEWHERE = ("base", "dataloaders", "models", "utils") if PACKAGE else ("segmentation",)
+"""What a plugin for a checkout imports, where the program is installed; or the reverse."""
 
 
 def add_plugins(files: Sequence[str]) -> None:
@@ -91,6 +95,9 @@ def _import(file: Path) -> None:
         frames = extract_tb(error.__traceback__)
         own = [frame.lineno for frame in frames if Path(frame.filename) == file.resolve()]
         line = f", line {own[-1]}" if own else ""
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+        here = f"\n  fix: here it is: from {PACKAGE}models import MODELS"
+        fix = here if missing in _NAMES_ELSEWHERE else ""
         raise ConfigError(
-            f"--plugin {file}{line}: cannot be imported: {type(error).__name__}: {error}"
+            f"--plugin {file}{line}: cannot be imported: {type(error).__name__}: {error}{fix}"
         ) from error

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import VERSION
+from utils import PACKAGE, VERSION
 from utils.errors import DataError, guard
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     if processes > 1:
         from utils.hardware.distributed import launch
 
-        return launch(__file__, arguments, processes=processes)
+        # -P keeps the folder that the user stands in off the search path, as it is off ours.
+        program = ["-P", "-m", f"{PACKAGE}train"] if PACKAGE else [__file__]
+        return launch([*program, *arguments], processes=processes)
     if args.benchmark is not None:
         return _benchmark(config, args.benchmark, device_name=device)
     return _train(config, state, folder, device_name=device, plugins=args.plugin)

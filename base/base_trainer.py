@@ -277,7 +277,7 @@ class BaseTrainer:
     def _stopped(self, number: int, outcome: str) -> RunInterruptedError:
         if self.run.folder is not None:
             folder, plugins = str(self.run.folder), self.description["plugins"]
-            command = command_line("train.py", "--resume", folder, plugins=plugins)
+            command = command_line("train", "--resume", folder, plugins=plugins)
             outcome += f"\n  go on with: {command}"
         name = signal.Signals(number).name
         return RunInterruptedError(

@@ -1,25 +1,29 @@
 """Labels that are shapes: labelme's, COCO's and YOLO's files, and masks of numbered objects.
 
 Of a file the shapes come in its own order; whoever draws them lets a later one cover earlier ones.
-COCO's areas are those of pycocotools. Of the others a pixel belongs to a polygon when its center
-lies inside, by the even-odd rule: of neighbors that share an edge no pixel is in both or in none.
+COCO's areas are those of pycocotools; those of the others dataloaders/polygons.py draws.
 """
 
+import base64
 import contextlib
 import csv
+import io
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from base.base_dataset import Pair
 from dataloaders.layout import listed
+from dataloaders.polygons import ShapeError, inside
 from utils.errors import ConfigError, DataError
 from utils.files.decoding import decoding
-from utils.files.endings import JSON_OF
+from utils.files.endings import EXTENSIONS, JSON_OF
 from utils.files.raw_pixels import read_values
 
 Shapes = Iterator[tuple[str, np.ndarray]]  # a label, and its area (H, W) bool
@@ -101,19 +105,26 @@ def read_annotations(
         return _labelme([] if classes else files)
 
 
-def shapes_below(root: Path) -> str:
-    """Return the line of a config that takes the files of shapes below a folder, or ""."""
+def shapes_below(root: Path, *, images: str, masks: str) -> str:
+    """Return the line that makes a config take the files of shapes below a folder, or ""."""
     for ending, test in ((".json", _json_kind_of), (".txt", _is_yolo)):
         firsts: dict[Path, Path] = {}
         for path in sorted(root.rglob(f"*{ending}")):
             firsts.setdefault(path.parent, path)
+        kinds = {}
         for folder, first in firsts.items():
             with contextlib.suppress(OSError, ValueError, KeyError):
-                kind = test(first)
-                place = first if kind == "COCO" else folder
-                if kind:
-                    masks = place.relative_to(root).as_posix()
-                    return f'\n  fix: {kind} files are there: "masks": "{masks}"'
+                kinds[folder] = test(first)
+        if kind := next(filter(None, kinds.values()), ""):
+            folders = [folder for folder in kinds if kinds[folder] == kind]
+            coco = kind == "COCO"
+            folder = folders[0] if coco else Path(os.path.commonpath(folders))
+            settings = {"masks": (firsts[folder] if coco else folder).relative_to(root).as_posix()}
+            beside = any(path.suffix.lower() in EXTENSIONS for path in folders[0].iterdir())
+            if beside and not (root / images).is_dir():
+                settings = {"images": folder.relative_to(root).as_posix(), **settings}
+            if settings != {"masks": masks}:
+                return f"\n  fix: {kind} files are there: {json.dumps(settings)[1:-1]}"
     return ""
 
 
@@ -160,9 +171,20 @@ def _labelme(files: Sequence[Path]) -> Annotations:
         _check_size(pair, size, (content.get("imageHeight"), content.get("imageWidth")))
         for shape in content["shapes"]:
             points = np.array(shape["points"], np.float64).reshape(-1, 2)
-            yield shape["label"], _area(shape.get("shape_type") or "polygon", points, size)
+            kind = shape.get("shape_type") or "polygon"
+            mask = shape["mask"] if kind == "mask" else None
+            yield shape["label"], _pasted(mask, points, size) if mask else _area(kind, points, size)
 
     return Annotations("labelme", sorted(labels), shapes)
+
+
+def _pasted(png: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The area of labelme's tools that find outlines themselves: a PNG, put where its box is."""
+    area = np.zeros(size, bool)
+    (left, top), (right, bottom) = points.astype(int)
+    with Image.open(io.BytesIO(base64.b64decode(png)), formats=("PNG",)) as image:
+        area[top : bottom + 1, left : right + 1] = np.asarray(image)
+    return area
 
 
 def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -174,7 +196,10 @@ def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (left, top), (right, bottom) = points[0], points[-1]
         points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     elif kind != "polygon":
-        raise ValueError(f"a {kind} has no area, expected polygons, rectangles and circles")
+        raise ShapeError(
+            f"a {kind} has no area, expected polygons, rectangles, circles, masks\n"
+            "  fix: delete it, or draw it as a polygon"
+        )
     return inside(points, size)
 
 
@@ -228,7 +253,10 @@ def _yolo(first: Path, classes: Sequence[str]) -> Annotations:
         for line in filter(str.strip, pair.mask.read_text().splitlines()):
             number, *rest = line.split()
             if len(rest) < 6 or len(rest) % 2:
-                raise ValueError(f"a line of {len(rest)} numbers, expected points x y; 4 are a box")
+                raise ShapeError(
+                    f"a line of {len(rest)} numbers, expected points x y; 4 are a box\n"
+                    "  fix: labels for segmentation, whose lines are polygons"
+                )
             points = np.array(rest, np.float64).reshape(-1, 2) * (size[1], size[0])
             yield names[int(number)], inside(points, size)
 
@@ -252,8 +280,9 @@ def _numbered(table: Path) -> Annotations:
             if label is not None:
                 yield label, ids == one
             elif one != 0:
-                raise ValueError(
-                    f"object {one} is not in {table}, as `id,class` or `image,id,class`"
+                raise ShapeError(
+                    f"object {one} is not in {table}\n"
+                    "  fix: add it there as `id,class` or `image,id,class`"
                 )
 
     return Annotations("numbered objects", sorted(set(classes.values())), shapes, classes)
@@ -261,34 +290,7 @@ def _numbered(table: Path) -> Annotations:
 
 def _check_size(pair: Pair, size: tuple[int, int], stated: tuple[int | None, int | None]) -> None:
     if stated not in (size, (None, None)):
-        raise ValueError(
-            f"drawn on {stated[1]}x{stated[0]} pixels, but {pair.image} has {size[1]}x{size[0]}"
+        raise ShapeError(
+            f"drawn on {stated[1]}x{stated[0]} pixels, but {pair.image} has {size[1]}x{size[0]}\n"
+            "  fix: the image that was drawn on, or shapes drawn on this one"
         )
-
-
-def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return which pixels of an image (height, width) have their center inside a polygon.
-
-    Args:
-        points: (N, 2) float corners x, y; the first pixel covers 0..1 in both.
-        size: (height, width).
-    """
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError(f"a polygon of {len(points)} points, expected three finite ones or more")
-    height, width = size
-    ends = np.roll(points, -1, axis=0)
-    (x, y), (x_end, y_end) = points.T, ends.T
-    # The rows whose centers lie between the ends of an edge; half-open, as a corner counts once.
-    low, high = (np.clip(np.ceil(pick(y, y_end) - 0.5), 0, height).astype(int)
-                 for pick in (np.minimum, np.maximum))  # fmt: skip
-    edges = np.repeat(np.arange(len(points)), high - low)
-    rows = (
-        low[edges]
-        + np.arange(len(edges))
-        - np.repeat(np.cumsum(high - low) - (high - low), high - low)
-    )
-    slope = (x_end - x)[edges] / (y_end - y)[edges]
-    columns = np.ceil(x[edges] + (rows + 0.5 - y[edges]) * slope - 0.5)
-    flips = np.zeros((height, width + 1), np.uint8)
-    np.bitwise_xor.at(flips, (rows, np.clip(columns, 0, width).astype(int)), 1)
-    return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].astype(bool)

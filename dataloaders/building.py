@@ -76,7 +76,7 @@ def _look_at(datasets: Mapping[str, BaseDataset], *, batch_size: int) -> None:
     if not usable:
         raise DataError(
             f"the data cannot be used\n{report}\n"
-            f"  to look at all, with the same config: {command_line('train.py', '--check-data')}"
+            f"  to look at all, with the same config: {command_line('train', '--check-data')}"
         )
     for line in report.splitlines():
         log.info("%s", line)

@@ -6,35 +6,29 @@ pixel. It reads only.
 
 import contextlib
 import json
-import multiprocessing
-import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
-
-import cv2
+from typing import NamedTuple
 
 from base.base_data_loader import mixed_sizes
 from base.base_dataset import BaseDataset, Pair
 from dataloaders.known_files import read_sizes
 from dataloaders.layout import named_colors, with_examples
 from dataloaders.overlap import overlap
+from dataloaders.processes import run
 from utils.data.color_labels import TRANSPARENT
 from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.drawing.text import in_percent
 from utils.errors import DataError
 from utils.files.images import opened, orientation
-from utils.hardware.workers import START_METHOD
-from utils.run.progress import progress
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
 _in_lines = partial(textwrap.fill, width=92, subsequent_indent="    ")
-_NEW_PROCESSES_FROM = 500  # pairs; fewer are read sooner than processes start
 
 
 class Finding(NamedTuple):
@@ -63,6 +57,7 @@ class Examination:
         problems: Each with its examples; the data cannot be used with them.
         causes: What explains them and mends them.
         notes: What is worth knowing.
+        facts: What its masks hold.
     """
 
     kind: str
@@ -70,6 +65,7 @@ class Examination:
     problems: list[str] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    facts: list[MaskFacts] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return the report of this loader."""
@@ -104,11 +100,11 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     looked_at = sorted(range(total) if full else order[:SAMPLE].tolist())
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
-    findings = _run(partial(_examine_pair, dataset, full), looked_at, title=kind)
+    findings = run(partial(_examine_pair, dataset, full), looked_at, title=kind)
     headers = [] if full else read_sizes(dataset)
     _report_problems(result, [finding.problem for finding in findings] + headers)
-    facts = [finding.facts for finding in findings if finding.facts and finding.facts.values]
-    _report_values(result, dataset, facts)
+    result.facts = [one.facts for one in findings if one.facts and one.facts.values]
+    _report_values(result, dataset)
     _note_turned(result, [dataset.pairs[index] for index in looked_at])
     if not result.causes:  # otherwise it would count what labels do not mean
         _report_classes(result, dataset, findings, full=full)
@@ -118,38 +114,6 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
         what = "images have pixels without a value (NaN, infinite or nodata), which are void"
         result.notes.append(with_examples(f"{len(holes)} {what}", holes))
     return result
-
-
-Task = Callable[[int], Any]
-_inherited: list[Task] = []  # in a process of the pool: its task
-
-
-def _run(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
-    processes = min(os.cpu_count() or 1, 16)
-    if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
-        return [task(index) for index in progress(indices, title, len(indices))]
-    # OpenCV's threads would not live on in forked processes, which would then wait for them.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        # A forked process has the task already; sent with each chunk, the paths of a large data
-        # set would cost more than reading its headers.
-        with multiprocessing.get_context(START_METHOD).Pool(
-            processes, initializer=_inherit, initargs=(task,)
-        ) as pool:
-            found = pool.imap(_inherited_task, indices, chunksize=16)
-            return list(progress(found, title, len(indices)))
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _inherit(task: Task) -> None:
-    # A function of the module: a process that is not forked would be sent a copy of the list.
-    _inherited.append(task)
-
-
-def _inherited_task(index: int) -> Any:
-    return _inherited[0](index)
 
 
 def _examine_pair(dataset: BaseDataset, full: bool, index: int) -> Finding:
@@ -191,10 +155,8 @@ def _gist(problem: str) -> str:
     return "".join(letter for letter in line.partition(":")[0] if not letter.isdigit())
 
 
-def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[MaskFacts]) -> None:
-    if not facts:
-        return
-    if varying := [one for one in facts if one.alpha]:
+def _report_values(result: Examination, dataset: BaseDataset) -> None:
+    if varying := [one for one in result.facts if one.alpha]:
         apart = any(TRANSPARENT in one.values for one in varying)
         meaning = (
             'below 128 it is "transparent" in label_map'
@@ -203,11 +165,23 @@ def _report_values(result: Examination, dataset: BaseDataset, facts: Sequence[Ma
         )
         example = varying[0].path
         result.notes.append(f"alpha varies in {len(varying)} masks, such as {example}: {meaning}")
-    named = named_colors(facts[0].path.parent, dataset.classes, void=dataset.ignore_index)
-    cause = find_cause(facts, dataset.color_table or dataset.table, named)
-    if cause is not None:
+    if cause := _cause(result.facts, dataset):
         result.causes.append(cause)
         result.problems += [cause.problem] if cause.problem else []
+
+
+def _cause(facts: Sequence[MaskFacts], dataset: BaseDataset) -> Cause | None:
+    if not facts:
+        return None
+    named = named_colors(facts[0].path.parent, dataset.classes, void=dataset.ignore_index)
+    return find_cause(facts, dataset.color_table or dataset.table, named)
+
+
+def _share_cure(results: Sequence[Examination], datasets: Sequence[BaseDataset]) -> None:
+    """Look for the cause in all masks, where that of some would be written for each loader."""
+    for result, dataset in zip(results, datasets, strict=True):
+        if result.causes and (cause := _cause([*results[0].facts, *results[1].facts], dataset)):
+            result.causes = [cause]
 
 
 def _note_turned(result: Examination, pairs: Sequence[Pair]) -> None:
@@ -285,10 +259,14 @@ def check(
     if isinstance(train, BaseDataset) and batch_size > 1:
         results[0].problems += _mixed_sizes(train)
     if isinstance(train, BaseDataset) and isinstance(val, BaseDataset):
-        if tuple(train.classes) != tuple(val.classes):
+        if tuple(train.classes) == tuple(val.classes):
+            _share_cure(results, (train, val))
+        else:
+            same = type(train) is type(val)
+            fix = {"classes": train.classes} if same else {"type": type(train).__name__}
             results[-1].problems.append(
                 f"found the classes {', '.join(val.classes)}, expected those of train_loader\n"
-                f'    fix: in both: "classes": {json.dumps(train.classes)}'
+                f"    fix: in both: {json.dumps(fix)[1:-1]}"
             )
         shared = overlap(train, val)
         if shared is not None:

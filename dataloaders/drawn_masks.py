@@ -1,6 +1,7 @@
 """Masks drawn from shapes, kept as PNG in the user's cache: each is drawn once."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 from base.base_dataset import Pair
 from dataloaders.annotations import Annotations
 from dataloaders.known_files import stamps
+from dataloaders.layout import with_examples
+from dataloaders.polygons import ShapeError
 from utils.data.pixel_cache import default_folder
 from utils.errors import DataError, ResourceError
 from utils.files.decoding import decoding
@@ -70,11 +73,19 @@ def draw_masks(
     missing = [i for i, target in enumerate(targets) if not target.exists()]
     rank, processes = distributed.rank(), distributed.world_size()
     missing.sort(key=lambda i: (i - rank) % processes)  # each begins with what others leave
+    faults: list[str] = []
     with closing(ProgressBar(f"MASKS ({found.kind})", len(missing), shown=rank == 0)) as bar:
         for i in missing:
-            if not targets[i].exists():
-                _write(_drawn(pairs[i], found, ids, dtype), targets[i])
+            try:
+                if not targets[i].exists():
+                    _write(_drawn(pairs[i], found, ids, dtype), targets[i])
+            except DataError as error:
+                faults.append(str(error))
             bar.advance()
+    if faults:
+        others = [fault.partition("\n")[0] for fault in faults[1:]]
+        more = f"\n  and {len(others)} more like it"
+        raise DataError(faults[0] + (with_examples(more, others) if others else ""))
     return tuple(Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True))
 
 
@@ -82,16 +93,26 @@ def _drawn(pair: Pair, found: Annotations, ids: Mapping[str, int], dtype: np.dty
     assert pair.mask is not None
     size = header(pair.image).size
     mask = np.full(size, ids.get(BACKGROUND[0], -1), np.int64)
-    where = f"{pair.mask}: {pair.image.name}"
     with decoding(pair.mask):
-        for label, area in found.shapes(pair, size):
-            if label not in ids and "*" not in ids:
-                raise DataError(
-                    f"{where}: the label {label!r} is no class, expected {', '.join(ids)}\n"
-                    f'  fix: add it to "classes", or "label_map": {{"{label}": "void"}}'
-                )
-            mask[area] = ids.get(label, ids.get("*", -1))
+        try:
+            for label, area in found.shapes(pair, size):
+                mask[area] = ids[label] if label in ids else _other(label, ids)
+        except ShapeError as error:
+            raise DataError(f"{pair.mask}: {pair.image.name}: {error}") from error
     return np.where(mask < 0, np.iinfo(dtype).max, mask).astype(dtype)
+
+
+def _other(label: str, ids: Mapping[str, int]) -> int:
+    """What a label becomes that is no class by its name."""
+    if "*" in ids:
+        return ids["*"]
+    alike = [name for name in ids if name.casefold() == label.casefold() and ids[name] >= 0]
+    becomes = json.dumps({label: ids[alike[0]] if alike else "void"})
+    add = "" if alike else 'add it to "classes", or '
+    names = ", ".join(name for name in ids if name != BACKGROUND[1])
+    raise ShapeError(
+        f'the label {label!r} is no class, expected {names}\n  fix: {add}"label_map": {becomes}'
+    )
 
 
 def _write(mask: np.ndarray, target: Path) -> None:

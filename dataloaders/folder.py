@@ -93,7 +93,9 @@ class Folder(BaseDataset):
         try:
             pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
         except DataError as error:
-            raise DataError(f"{error}{shapes_below(root)}") from error
+            cure = shapes_below(root, images=self.images, masks=self.masks)
+            told = str(error).partition("\n  fix: ")[0] if cure else str(error)
+            raise DataError(told + cure) from error
         layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
         pairs = require_some(pairs, where=root, layout=layout)
         table = root / self.label_map if isinstance(self.label_map, str) else None
@@ -102,6 +104,7 @@ class Folder(BaseDataset):
             labels = [one for one in found.labels if one not in BACKGROUND]
             self.classes = self.classes or ("background", *labels)
             self._check_classes(label_map)
+            notes += self._notes_of_void(label_map)
             pairs = draw_masks(pairs, found, self.classes, label_map)
             label_map = drawn_labels(len(self.classes))
         elif not self.classes:
@@ -144,6 +147,13 @@ class Folder(BaseDataset):
                 f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
                 f"  fix: {json.dumps(fix)[1:-1]}"
             )
+
+    def _notes_of_void(self, label_map: Mapping[str, int | str]) -> tuple[str, ...]:
+        if {*BACKGROUND} & {*self.classes, *label_map}:
+            return ()
+        fix = json.dumps({"classes": ["background", *self.classes]})[1:-1]
+        void = "where nothing is drawn is void, which is not learned"
+        return (f"{void}; if it is background: {fix}",)
 
     def label_table(self) -> LabelTable:
         """Return the table of `label_map`, or train ids as they are."""

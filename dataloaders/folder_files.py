@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from base.base_dataset import Pair
 from dataloaders.annotations import coco_files
@@ -57,7 +58,7 @@ def find_pairs(
         stars = (split,) if isinstance(split, str) else split
         if not root.is_dir():
             first_folder([root], layout=f"data_dir/{images}")
-        files = _files(root)
+        files = files_below(root)
         found, labels = (_by_pattern(root, files, pattern, stars) for pattern in (images, masks))
         if not found:
             raise _nothing_matches(root, images, stars)
@@ -94,7 +95,7 @@ def _in_folders(
         jpeg, other = [], []
         for path in _readable(folders[0]):
             (jpeg if path.suffix.lower() in (".jpg", ".jpeg") else other).append(path)
-        if any(Path(file).suffix.lower() in SHAPES for file in _files(folders[0])):
+        if any(Path(file).suffix.lower() in SHAPES for file in files_below(folders[0])):
             return _by_relative_stem(folders[0]), _by_relative_stem(folders[0], SHAPES)
         raise _same_files(folders[0], _patterns(root, (images, masks), [jpeg, other]))
     return _by_relative_stem(folders[0]), _by_relative_stem(folders[1], EXTENSIONS, SHAPES)
@@ -104,7 +105,7 @@ def by_key(place: Path) -> dict[str, Path]:
     """Return the files of a folder by relative path without ending, of a pattern by its stars."""
     if "*" not in str(place):
         return _by_relative_stem(place)
-    return _by_pattern(Path(), _files(Path()), place.as_posix(), None)
+    return _by_pattern(Path(), files_below(Path()), place.as_posix(), None)
 
 
 def _by_relative_stem(folder: Path, *kinds: Sequence[str]) -> dict[str, Path]:
@@ -118,7 +119,7 @@ def _by_relative_stem(folder: Path, *kinds: Sequence[str]) -> dict[str, Path]:
 
 def _readable(folder: Path, *kinds: Sequence[str]) -> list[Path]:
     """Return the files with endings of the first kind that occurs."""
-    files = [Path(file) for file in _files(folder)]
+    files = [Path(file) for file in files_below(folder)]
     found = (
         [path for path in files if path.suffix.lower() in kind] for kind in kinds or [EXTENSIONS]
     )
@@ -160,6 +161,20 @@ def _check_names(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path
 
 def _patterns(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]]) -> str:
     """Return the line with the patterns by which most images have a mask, "" without any."""
+    found = likely_patterns(root, kinds, files)
+    return found and f'  fix: "images": "{found[0]}", "masks": "{found[1]}" ({found[2]} pairs)'
+
+
+def likely_patterns(
+    root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]]
+) -> tuple[str, str, int] | Literal[""]:
+    """Return the patterns by which most images have a mask, and how many do; "" without any.
+
+    Args:
+        root: `data_dir`.
+        kinds: Sub-folders of the images and of the masks.
+        files: The images and the masks.
+    """
     if any(Path(kind).is_absolute() for kind in kinds):
         return ""
     deep = "**/" if any(path.parent != root / kinds[0] for path in files[0]) else ""
@@ -179,7 +194,7 @@ def _patterns(root: Path, kinds: Sequence[str], files: Sequence[Sequence[Path]])
         pairs[patterns] = len(one & other)
     for (image, mask), count in pairs.most_common(1):
         if 2 * count >= len(files[0]):
-            return f'  fix: "images": "{image}", "masks": "{mask}" ({count} pairs)'
+            return image, mask, count
     return ""
 
 
@@ -198,7 +213,7 @@ def _shared(one: str, other: str) -> Iterator[str]:
             yield core
 
 
-def _files(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     """Return every file below a folder but hidden ones, in the byte order of the paths."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):

@@ -7,6 +7,10 @@ from pathlib import Path
 from base.base_dataset import Pair
 from utils.errors import DataError
 
+_NOTHING = {
+    ".json": ' ({"shapes": []} where nothing is drawn)',
+    ".txt": " (an empty one where nothing is drawn)",
+}
 _SHOWN = 20
 _EXAMPLES = 5
 
@@ -115,11 +119,13 @@ def match(
     others = sorted(path.name for key, path in masks.items() if key not in images)
     if missing:
         found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
+        endings = {path.suffix.lower() for path in masks.values()}
+        nothing = "".join(_NOTHING[ending] for ending in sorted(endings & _NOTHING.keys()))
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
             f"{found}"
             "  expected: a mask with the same name for every image\n"
-            "  fix: add the masks, or remove these images from the split"
+            f"  fix: add the masks{nothing}, or remove these images from the split"
         )
     pairs = [Pair(images[key], masks[key]) for key in sorted(images)]
     left = f"{len(others)} masks have no image: {shortened(others)} (in {where})"
@@ -127,20 +133,29 @@ def match(
 
 
 def named_colors(folder: Path, classes: Sequence[str], *, void: int) -> dict[int, int]:
-    """Read CVAT's labelmap.txt, `road:128,64,128::`, in the folder of masks or just above.
+    """Read which class has which color, as `color_names` finds it.
 
     Returns:
         Train ids of color codes 0xRRGGBB, void for names that are no class (in any case); empty
         without the file, or when it names no class.
     """
+    ids = {name.casefold(): train_id for train_id, name in enumerate(classes)}
+    found = {color: ids.get(name.casefold(), void) for color, name in color_names(folder).items()}
+    return found if set(found.values()) - {void} else {}
+
+
+def color_names(folder: Path) -> dict[int, str]:
+    """Read CVAT's labelmap.txt, `road:128,64,128::`, in the folder of masks or just above.
+
+    Returns:
+        Names of color codes 0xRRGGBB; empty without the file.
+    """
     places = [place / "labelmap.txt" for place in (folder, *folder.parents[:2])]
     text = next((path.read_text("utf-8", "replace") for path in places if path.is_file()), "")
-    ids = {name.casefold(): train_id for train_id, name in enumerate(classes)}
-    found = {
-        int(red) << 16 | int(green) << 8 | int(blue): ids.get(name.strip().casefold(), void)
+    return {
+        int(red) << 16 | int(green) << 8 | int(blue): name.strip()
         for name, red, green, blue in re.findall(r"(?m)^([^#:]+):(\d+),(\d+),(\d+)", text)
     }
-    return found if set(found.values()) - {void} else {}
 
 
 def with_examples(text: str, examples: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from dataloaders.folder_files import find_pairs
 from utils.config.registry import choose_loader
 from utils.data.normalize import FULL_SCALE
 from utils.errors import DataError
-from utils.files.raw_pixels import header
+from utils.files.rasters import SUFFIXES, Raster
+from utils.files.raw_pixels import PixelKind, header
 from utils.run.progress import progress
 from utils.seeding import check_order
 
@@ -38,12 +39,27 @@ def unnormalized(
         given = {key: for_data[key] for key in ("images", "masks", "split") if key in for_data}
         chosen = {"images": "images", "masks": "masks", "split": None} | given
         pairs, _ = find_pairs(_root(for_data), **chosen)  # pyrefly: ignore[bad-argument-type]
-        (height, _), (channels, _) = header(pairs[0].image) if pairs else ((3, 3), (3, ""))
-        if pairs and pairs[0].image.suffix == ".npy":
-            channels = min(channels, height)  # of (C, H, W) as of (H, W, C)
-        channels = 3 if channels == 4 else channels
+        channels = pixel_kind(pairs[0].image).channels if pairs else 3
         args = {**args, "mean": (0.5,) * channels, "std": (0.5,) * channels}
     return build_dataset("train_loader", (name, args), ignore_index=ignore_index, seed=seed)
+
+
+def pixel_kind(path: Path) -> PixelKind:
+    """Return the channels and dtype that a data set has whose first image this is.
+
+    A fourth channel of 8 bit is alpha, which is left out; but of a TIFF, where it has more than two
+    values, it is a band.
+    """
+    (height, _), kind = header(path)
+    if path.suffix.lower() == ".npy":
+        return kind._replace(channels=min(kind.channels, height))  # of (C, H, W) as of (H, W, C)
+    if kind != (4, "uint8"):
+        return kind
+    if path.suffix.lower() in SUFFIXES:
+        with Raster(path) as raster:
+            if len(np.unique(raster.rows(0, height)[..., 3])) > 2:
+                return kind
+    return kind._replace(channels=3)
 
 
 def channel_statistics(dataset: BaseDataset, *, count: int) -> tuple[np.ndarray, np.ndarray]:

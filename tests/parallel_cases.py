@@ -31,7 +31,7 @@ def in_two_processes(config, folder, device):
     """What distributed_worker.py finds in each of two processes."""
     (folder / "config.json").write_text(json.dumps(config))
     arguments = [str(folder / "config.json"), str(folder / "found"), device]
-    assert distributed.launch(str(WORKER), arguments, processes=2) == 0
+    assert distributed.launch([str(WORKER), *arguments], processes=2) == 0
     return [torch.load(folder / f"found.{rank}", weights_only=True) for rank in range(2)]
 
 

@@ -1,6 +1,10 @@
 """Labels as shapes: what is drawn where, and what of other files is told."""
 
+import base64
+import io
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +12,9 @@ from PIL import Image
 from pycocotools import mask as areas
 from pycocotools.coco import COCO
 
-from dataloaders.annotations import inside
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
+from dataloaders.polygons import inside
 from tools import masks as masks_tool
 from utils.errors import ConfigError, DataError, guard
 from utils.files.outputs import find_images
@@ -100,6 +104,22 @@ def test_labelme_files_are_drawn_in_their_order(root, place):
         assert (mask == expected_labelme(0, 1, 2)).all()
 
 
+def test_labelmes_masks_lie_where_their_box_does(root):
+    labelme(root, SHAPES[:1])
+    part = np.zeros((9, 12), bool)
+    part[2:8, 3:7] = part[0, 11] = True
+    png = io.BytesIO()
+    Image.fromarray(part).save(png, format="PNG")
+    shape = {"label": "car", "shape_type": "mask", "points": [[5, 4], [16, 12]]}
+    for path in (root / "labels").rglob("*.json"):
+        content = json.loads(path.read_text())
+        content["shapes"].append(shape | {"mask": base64.b64encode(png.getvalue()).decode()})
+        path.write_text(json.dumps(content))
+    expected = np.where(drawn(SHAPES[0][2]), 2, 0)
+    expected[4:13, 5:17][part] = 1
+    assert (Folder(data_dir=str(root), masks="labels").load(0)[1] == expected).all()
+
+
 def test_labels_become_classes_as_the_config_says(root):
     labelme(root)
     args = {"data_dir": str(root), "masks": "labels"}
@@ -121,10 +141,24 @@ def test_labels_become_classes_as_the_config_says(root):
         ({"shapes": [("a", "polygon", [[0, 0], [5, 5]])]}, "a polygon of 2 points"),
     ],
 )
-def test_shapes_that_cannot_be_drawn_are_told(root, change, told):
+def test_shapes_that_cannot_be_drawn_are_told_all_at_once(root, change, told):
     labelme(root, **change)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=told) as error:
         Folder(data_dir=str(root), masks="labels", classes=("background", "a", "car", "road"))
+    assert "fetch the file again" not in str(error.value)  # it is whole
+    assert str(error.value).count("\n  fix: ") == 1
+    assert [f"{name}.json: {name}.png: " in str(error.value) for name in range(4)] == [
+        True, True, True, False
+    ]  # fmt: skip
+
+
+def test_a_label_that_is_a_class_but_for_its_case_is_mapped_to_it(root):
+    labelme(root)
+    args = {"data_dir": str(root), "masks": "labels", "classes": ("background", "Road", "car")}
+    with pytest.raises(DataError, match=r"'road' is no class, expected background, R") as told:
+        Folder(**args)
+    fix = json.loads(re.search(r"fix: \"label_map\": (.*)", str(told.value))[1])
+    assert (Folder(**args, label_map=fix).load(0)[1] == expected_labelme(0, 2, 1)).all()
 
 
 def coco(root):
@@ -255,6 +289,48 @@ def test_files_of_shapes_are_found_where_masks_are_missing(root):
     (root / "labels/deep/0.txt").unlink()
     with pytest.raises(DataError, match='YOLO files are there: "masks": "labels/deep"'):
         Folder(data_dir=str(root), classes=("background", "a"))
+
+
+@pytest.mark.parametrize("places", [["."], ["raw"], ["raw/town", "raw/village"]])
+@pytest.mark.parametrize("images", ["images", "*.png"])
+def test_files_of_shapes_beside_their_images_need_one_fix(root, places, images):
+    labelme(root, place="images")
+    for place in places:
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for path in (root / "images" / "deep").iterdir():
+            shutil.copy(path, root / place)
+    shutil.rmtree(root / "images")
+    args = {"data_dir": str(root), "classes": ("background", "car", "road")}
+    with pytest.raises(DataError) as told:
+        Folder(**args, images=images, masks=images.replace("images", "masks").replace("*", "*_"))
+    (fix,) = re.findall(r"\n  fix: (.*)", str(told.value))
+    data = Folder(**args, **json.loads("{" + fix.partition(": ")[2] + "}"))
+    assert len(data) == 3 * len(places)
+    assert (data.load(2)[1] == expected_labelme(0, 1, 2)).all()
+
+
+def test_a_setting_is_not_proposed_to_a_config_that_has_it(root):
+    labelme(root)
+    (root / "labels" / "deep" / "1.json").unlink()
+    with pytest.raises(DataError) as told:
+        Folder(data_dir=str(root), masks="labels/deep", images="images/deep")
+    (fix,) = re.findall(
+        r"\n  fix: add the masks \((.*) where nothing is drawn\), ", str(told.value)
+    )
+    (root / "labels" / "deep" / "1.json").write_text(fix)
+    nothing = Folder(data_dir=str(root), masks="labels/deep", images="images/deep").load(1)[1]
+    assert (nothing == 0).all()
+
+
+def test_what_is_not_drawn_is_said_to_be_void(root):
+    labelme(root)
+    args = {"data_dir": str(root), "masks": "labels"}
+    (note,) = Folder(**args, classes=("road", "car")).notes
+    assert note.endswith('if it is background: "classes": ["background", "road", "car"]')
+    for known in ({"classes": ("background", "road", "car")}, {"classes": ()}):
+        assert Folder(**args, **known).notes == ()
+    mapped = {"classes": ("road", "other"), "label_map": {"car": 1, "_background_": 1}}
+    assert Folder(**args, **mapped).notes == ()
 
 
 @pytest.mark.parametrize(

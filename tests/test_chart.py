@@ -33,7 +33,7 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 
 def test_the_readmes_images_are_what_the_code_draws(tmp_path):
     assert figures.main(["--output", str(tmp_path)]) == 0
-    for name in ("schedules", "palettes"):
+    for name in ("schedules", "palettes", "aerial"):
         folders = (tmp_path, figures.ROOT / "docs" / "images")
         new, committed = (np.asarray(Image.open(folder / f"{name}.png"), int) for folder in folders)
         assert new.shape == committed.shape

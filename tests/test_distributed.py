@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_torchrun_goes_on_with_a_run_of_one_process_and_back(tmp_path):
     done = subprocess.run([*torchrun, *second], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "batch_size: 4 in all, 2 a device" in done.stderr
-    assert done.stderr.count("arch: UNet") == 1  # the first process alone speaks
+    # The first process alone speaks.
+    assert len(re.findall(r"^model +UNet", done.stderr, re.MULTILINE)) == 1
     assert done.stdout.count("run folder:") == 1
     third = ["--resume", str(run), "--set", "trainer.epochs=3", "--device", "cpu"]
     assert train.main(third) == 0
@@ -122,7 +124,7 @@ def test_the_launcher_hands_on_the_exit_code_of_the_process_that_failed(tmp_path
         "sys.stderr.write('why\\n')\nsys.exit(3)\n"
     )
     started = time.monotonic()
-    assert distributed.launch(str(script), [], processes=2) == 3
+    assert distributed.launch([str(script)], processes=2) == 3
     assert time.monotonic() - started < 50  # the other one is not waited for
     assert capfd.readouterr().err == "why\n"
 
@@ -139,7 +141,7 @@ def test_n_gpu_starts_a_process_a_gpu(tmp_path, monkeypatch, caplog):
     path.write_text(json.dumps(config))
     arguments = ["--config", str(path)]
     assert train.main(arguments) == 7
-    assert started == [((train.__file__, arguments), {"processes": 2})]
+    assert started == [(([train.__file__, *arguments],), {"processes": 2})]
     assert "n_gpu: 4 asked for, 2 there: using 2" in caplog.text
 
 
@@ -166,7 +168,7 @@ def test_a_signal_to_the_launcher_saves_the_run(tmp_path):
     config = plain_config(tmp_path, epochs=500, val=False)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    call = f"distributed.launch('train.py', ['-c', {str(path)!r}, '-d', 'cpu'], processes=2)"
+    call = f"distributed.launch(['train.py', '-c', {str(path)!r}, '-d', 'cpu'], processes=2)"
     launcher = f"import sys; from utils.hardware import distributed; sys.exit({call})"
     process = subprocess.Popen([sys.executable, "-c", launcher], stderr=subprocess.PIPE, text=True)
     saved = tmp_path / "saved" / "tiny"

@@ -1,13 +1,18 @@
 """The documents say what is so: links lead somewhere, lists are complete, examples run."""
 
+import importlib.util
+import inspect
+import json
 import re
 import shlex
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 
 from dataloaders import DATASETS
 from models import MODELS
+from planning import rules
 from utils.config.config import load_config, parse_config
 from utils.config.json_text import parse_json5
 from utils.errors import ConfigError
@@ -49,7 +54,7 @@ def test_the_first_screen_has_both_commands():
     screen = "\n".join(README.splitlines()[:30])
     assert "git clone " in screen
     assert "pip install -r requirements.txt && python train.py --config config.json" in screen
-    assert '"type": "Folder"' in screen
+    assert "python tools/plan.py my_data -o mine.json\n    python train.py -c mine.json" in screen
     assert "--check-data" in screen
     assert "pip install -r requirements-dev.txt && pytest" in screen
 
@@ -68,10 +73,20 @@ def test_the_readme_config_is_accepted():
     parse_config(parse_json5(block, source="README.md"))
 
 
-def test_the_first_screens_own_data_are_a_section_of_a_config():
+def test_the_readmes_own_data_are_a_section_of_a_config():
     block = re.search(r'^    "train_loader": \{\n.*?^    \}', README, re.MULTILINE | re.DOTALL)[0]
     config = parse_json5("{" + block + "}", source="README.md")
     parse_config({"name": "mine", "arch": {"type": "UNet"}, **config})
+
+
+def test_the_page_of_the_plan_has_every_rule_with_its_reason_and_source():
+    page = (ROOT / "docs" / "plan.md").read_text()
+    named = [name for row in re.findall(r"^\| `(.*?)` \|.*\|.*\|.*\|$", page, re.MULTILINE)
+             for name in row.split("`, `")]  # fmt: skip
+    own = [name for name, one in vars(rules).items()
+           if inspect.isfunction(one) and one.__module__ == rules.__name__]  # fmt: skip
+    helpers = {"held_out", "is_upright", "planned_seconds"}
+    assert sorted(named) == sorted(set(own) - helpers)
 
 
 def test_the_cookbook_answers_twelve_questions_with_commands():
@@ -107,6 +122,67 @@ def test_a_documented_command_has_flags_and_keys_that_are_there(script, words):
 def _accepted(config, overrides):
     try:
         load_config(config, overrides)
+    except ConfigError:
+        return False
+    return True
+
+
+def _runner():
+    """The script of continuous integration that runs what the documents say."""
+    loader = SourceFileLoader("commands", str(ROOT / ".ci" / "commands"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("commands", loader))
+    loader.exec_module(module)
+    return module
+
+
+RUNNER = _runner()
+NO_LONGER = {'"type": "DeepScene"'}
+SECTIONS = json.loads((ROOT / "config.schema.json").read_text())["$defs"]
+GIVEN = {
+    "loader": {"data_dir": "data", "split": "train", "batch_size": 2, "classes": ["a", "b"]},
+    "optimizer": {"lr": 0.1},
+}
+SHORT = {"name": "x", "arch": {"type": "UNet"}, "train_loader": {"type": "Shapes"}}
+SHORT["train_loader"]["args"] = {"batch_size": 2}
+SHORT["val_loader"] = SHORT["train_loader"]
+
+
+def places(fragment):
+    """Whole configs with a fragment at each place where its keys may belong."""
+    yield fragment
+    yield SHORT | fragment
+    yield {key: SHORT[key] for key in ("name", "arch")} | fragment  # with `val_split`
+    yield SHORT | {"trainer": fragment}
+    for name, definition in SECTIONS.items():
+        table, _, kind = name.partition(".")
+        if fragment.keys() <= definition["properties"].keys() and kind:
+            known = GIVEN.get(table, {})
+            given = {key: known[key] for key in known if key in definition["properties"]}
+            section = {"type": kind, "args": given | fragment}
+            keys = ("train_loader", "val_loader") if table == "loader" else (table,)
+            yield SHORT | dict.fromkeys(keys, section)
+            yield {key: SHORT[key] for key in ("name", "arch")} | {keys[0]: section}
+
+
+def fragments(text):
+    """What a piece of a config says; of lines with the same key each is one."""
+    lines = text.splitlines()
+    several = len({line.partition(":")[0] for line in lines}) == 1
+    for piece in lines if several else [text]:
+        yield parse_json5(piece if piece.startswith("{") else f"{{{piece}\n}}", source="shown")
+
+
+@pytest.mark.parametrize("document", RUNNER.DOCUMENTS)
+def test_what_is_shown_of_a_config_is_accepted(document):
+    for item in RUNNER.items(document):
+        if item.kind == "config" and item.text not in NO_LONGER:
+            for fragment in fragments(item.text):
+                assert any(map(_accepts, places(fragment))), f"{document}:{item.line} {item.text}"
+
+
+def _accepts(config):
+    try:
+        parse_config(config)
     except ConfigError:
         return False
     return True

@@ -313,6 +313,56 @@ def test_everything_is_in_one_report(tmp_path):
         assert expected in text
 
 
+def test_one_fix_mends_both_loaders_though_their_masks_differ(tmp_path):
+    # By area the second color comes first in one loader, the third in the other; a fourth class
+    # is in the validation alone.
+    def paint(sizes):
+        labels = np.zeros((SIDE, SIDE), np.uint8)
+        for value, size in enumerate(sizes, 1):
+            labels[:size, 10 * value : 10 * value + 8] = value
+        return lambda _: np.vstack([COLORS, [[9, 9, 9]]]).astype(np.uint8)[labels]
+
+    names = ("a", "b", "c", "d")
+    for part, sizes in (("train", (40, 20)), ("val", (10, 20, 5))):
+        make(tmp_path / part, paint(sizes))
+    parts = [folder(tmp_path / part, classes=names) for part in ("train", "val")]
+    text, usable = check(dict(zip(("train_loader", "val_loader"), parts, strict=True)), full=True)
+    assert not usable
+    lines = re.findall(r"\n  fix: in .*", text)
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
+    parts = [folder(tmp_path / part, classes=names, **cure(text)) for part in ("train", "val")]
+    text, _ = check(dict(zip(("train_loader", "val_loader"), parts, strict=True)), full=True)
+    assert "cause: " not in text
+    assert re.search(r"train_loader.*no problem found\nval_loader.* d 1\.7%", text, re.DOTALL)
+
+
+def test_loaders_of_two_data_sets_are_told_to_be_of_one(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    text, usable = check({"train_loader": Shapes(), "val_loader": folder(tmp_path)}, full=True)
+    assert not usable
+    assert 'fix: in both: "type": "Shapes"' in text
+
+
+@pytest.mark.parametrize(
+    ("size", "hint"),
+    [
+        ((24, 24), "scale the mask without new values: magick mogrify -sample '48x48!' "),
+        ((96, 97), "scale the mask"),
+        ((30, 48), "check that the two belong together"),
+    ],
+)
+def test_a_mask_of_another_size_is_told_what_it_needs(tmp_path, size, hint):
+    make(tmp_path, lambda _: np.zeros(size, np.uint8), count=1)
+    assert hint in report(tmp_path)[0]
+
+
+def test_a_mask_on_its_side_is_told_so(tmp_path):
+    make(tmp_path, lambda _: np.zeros((SIDE, 30), np.uint8), count=1)
+    Image.fromarray(np.zeros((30, SIDE, 3), np.uint8)).save(tmp_path / "images" / "0000.png")
+    assert "hint: the mask lies on its side" in report(tmp_path)[0]
+
+
 def test_a_missing_partner_is_a_problem_of_its_loader(tmp_path):
     make(tmp_path, lambda labels: labels)
     (tmp_path / "masks" / "0003.png").unlink()
@@ -394,8 +444,8 @@ def test_generated_images_need_no_doctor():
 def test_several_processes_find_the_same(tmp_path, monkeypatch, start):
     make(tmp_path, lambda labels: labels + 1)
     alone = report(tmp_path)
-    monkeypatch.setattr("dataloaders.doctor.START_METHOD", start)
-    monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
+    monkeypatch.setattr("dataloaders.processes.START_METHOD", start)
+    monkeypatch.setattr("dataloaders.processes._NEW_PROCESSES_FROM", 2)
     assert report(tmp_path) == alone
 
 
@@ -405,6 +455,6 @@ def test_processes_inherit_the_data_set_instead_of_being_sent_it(tmp_path, monke
         raise AssertionError("the data set was pickled")
 
     make(tmp_path, lambda labels: labels)
-    monkeypatch.setattr("dataloaders.doctor._NEW_PROCESSES_FROM", 2)
+    monkeypatch.setattr("dataloaders.processes._NEW_PROCESSES_FROM", 2)
     monkeypatch.setattr(Folder, "__reduce__", refuse)
     assert report(tmp_path)[1]

@@ -135,8 +135,13 @@ def test_a_missing_file_names_its_neighbors(tmp_path):
         ConfigError, match=r"confg.json: no such file; did you mean 'config.json'\?"
     ):
         read_json5(tmp_path / "confg.json")
-    with pytest.raises(ConfigError, match=r"no such file; there is no .json file in .*none$"):
+    with pytest.raises(
+        ConfigError, match=r"no such file; there is no .json file in .*none\n"
+    ) as told:
         read_json5(tmp_path / "none" / "config.json")
+    shown = re.search(r"the default run is (.*), others are in (.*)", str(told.value))
+    assert read_json5(Path(shown[1]))["name"] == "Shapes_UNet"
+    assert list(Path(shown[2]).glob("*.json"))
     with pytest.raises(
         ConfigError, match=r"is a folder; expected a config file; did you mean 'con"
     ):

@@ -127,6 +127,10 @@ def test_the_guides_loss_is_the_brier_score(plugins):
     ("code", "message"),
     [
         ("import nothing_of_that_name", r"my_x\.py, line 1: cannot be imported: ModuleNotFound"),
+        (
+            "from segmentation.models import MODELS",
+            r"No module named 'segmentation'\n  fix: here it is: from models import MODELS$",
+        ),
         ("x = 1\nx.y", r"my_x\.py, line 2: cannot be imported: AttributeError"),
         (
             "from utils.losses import LOSSES\nLOSSES['My'] = lambda **options: None",

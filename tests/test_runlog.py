@@ -16,6 +16,7 @@ from test_checkpoint import CONTENT
 from utils.errors import ConfigError, ResourceError
 from utils.run import checkpoint
 from utils.run.log import RunLog, log_to_console, open_run
+from utils.run.numbers import class_lines
 
 
 def test_a_second_process_is_kept_out_until_the_first_is_dead(tmp_path):
@@ -156,3 +157,12 @@ def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("fcntl.lockf", unsupported)
     RunLog(tmp_path).close()
     assert "no locks here: see that no other process trains in it" in caplog.text
+
+
+def test_lines_of_classes_break_between_two_classes():
+    ious = {f"class {number}": number / 100 for number in range(30)}
+    lines = class_lines(ious | {"none": None}).splitlines()
+    assert lines[0].startswith("IoU  class 0 0.00 %  class 1 1.00 %")
+    assert max(map(len, lines)) <= 80
+    said = [one for line in lines for one in line.removeprefix("IoU").strip().split("  ")]
+    assert said == [f"class {number} {number:.2f} %" for number in range(30)] + ["none -"]

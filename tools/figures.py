@@ -1,6 +1,6 @@
-"""Draw the README's images: the schedules, and the colors of the data sets.
+"""Draw the README's images: schedules, the colors of the data sets, and what models see.
 
-python tools/figures.py                 writes docs/images/schedules.png and palettes.png
+python tools/figures.py           writes schedules.png, palettes.png, aerial.png to docs/images
 python tools/figures.py --output DIR
 python tools/figures.py --model best_model.pth   shapes.png too: what a default run has learned
 """
@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,9 +25,11 @@ from utils.files.outputs import prepare_folder  # noqa: E402
 if TYPE_CHECKING:
     from utils.optim.lr_scheduler import Schedule
 
+EXAMPLE = ROOT / "examples" / "aerial"
 _STEPS = 1000
 _PAPER, _INK, _EDGE = (255, 255, 255), (27, 36, 48), (150, 150, 150)
 _SHOWN = 7  # images in a row
+_NAMES = 90  # pixels for the names of the rows
 _ROW, _COLUMN, _COLUMNS, _NAMED = 24, 170, 5, 40  # pixels, columns, classes that get a name
 
 
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     output = options.output
     prepare_folder(output)
-    images = {"schedules": schedules(), "palettes": palettes()}
+    images = {"schedules": schedules(), "palettes": palettes(), "aerial": aerial()}
     if options.model is not None:
         images["shapes"] = shapes(options.model)
     for name, image in images.items():
@@ -156,7 +159,35 @@ def shapes(model: Path) -> Image.Image:
             for part in (image, *colours)
         ]
         columns.append(np.concatenate(framed))
-    return Image.fromarray(np.concatenate(columns, axis=1))
+    rows = Image.fromarray(np.concatenate(columns, axis=1))
+    sheet = Image.new("RGB", (_NAMES + rows.width, rows.height), _PAPER)
+    sheet.paste(rows, (_NAMES, 0))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for row, name in enumerate(("image", "label", "prediction")):
+        pen.text((8, round((row + 0.45) * rows.height / 3)), name, fill=_INK, font=font)
+    return sheet
+
+
+def aerial() -> Image.Image:
+    """The photograph of examples/aerial, its label, and what the model beside it sees in it."""
+    import numpy as np
+    import torch
+
+    from inference import load
+    from utils.drawing.grid import comparison_sheet
+
+    model = load(EXAMPLE, mode="whole")
+    image, colors = (
+        np.array(Image.open(next((EXAMPLE / part).iterdir())).convert("RGB"))
+        for part in ("images", "masks")
+    )
+    mask = np.full(image.shape[:2], 255, np.uint8)
+    for number, color in enumerate(model.palette):
+        mask[(colors == color).all(axis=2)] = number
+    as_tensor = torch.from_numpy
+    sample = as_tensor(image).permute(2, 0, 1), as_tensor(mask), as_tensor(model(image))
+    found = SimpleNamespace(classes=model.classes, palette=model.palette, ignore_index=255)
+    return Image.fromarray(comparison_sheet([sample], found))
 
 
 def _palette(

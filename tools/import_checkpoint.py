@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.new}: {content['arch']}, {len(content['classes'])} classes, "
         f"{parameters / 1e6:.2f} M parameters"
     )
-    print(f"next: {command_line('inference.py', '--model', str(options.new), '--images', 'DIR')}")
+    print(f"next: {command_line('inference', '--model', str(options.new), '--images', 'DIR')}")
     return 0
 
 

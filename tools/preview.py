@@ -2,7 +2,7 @@
 
     python tools/preview.py --config config.json                    # writes preview.png
     python tools/preview.py --config config.json -n 24 -o sheet.png --epoch 3
-    python tools/preview.py --config config.json --each             # each augmentation alone
+    python tools/preview.py --config mine.json --each               # each augmentation alone
 
 Each sample stands twice, alone and under its mask; void has its own color. Below: how much of the
 labelled area of these samples each class takes. With --each a row shows what one setting of the

@@ -8,15 +8,15 @@ PyTorch is imported, has the same words as the one of `utils.config.registry.bui
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
+from utils import ROOT
 from utils.config.messages import hint
 from utils.config.signatures import Argument
 
-SCHEMA_FILE = Path(__file__).parents[2] / "config.schema.json"
+SCHEMA_FILE = ROOT / "config.schema.json"
 
 TABLES: Mapping[str, str] = {
     "arch": "arch",

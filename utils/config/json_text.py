@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import json5
 
+from utils import ROOT
 from utils.config.messages import hint, join, numbered, show
 from utils.errors import ConfigError
 
@@ -132,7 +133,12 @@ def _neighbors(path: Path) -> str:
     """The JSON files beside a path that does not exist, nearest name first."""
     found = itertools.islice(path.parent.glob("*.json"), 20)
     names = [name.name for name in found if name.name != "config.schema.json"]
-    return hint(path.name, names) if names else f"; there is no .json file in {path.parent}"
+    if names:
+        return hint(path.name, names)
+    return (
+        f"; there is no .json file in {path.parent}\n"
+        f"  the default run is {ROOT / 'config.json'}, others are in {ROOT / 'configs'}"
+    )
 
 
 def _position(raw: bytes, offset: int) -> str:

@@ -14,7 +14,7 @@ from utils.data.color_labels import SHIFT, TRANSPARENT, ColorTable, color_name
 from utils.data.labels import LabelTable
 from utils.data.mask_facts import MaskFacts, Seen, look_at_mask
 
-_USUAL_VOID = (255, 254, -1, 65535)
+USUAL_VOID = (255, 254, -1, 65535)
 _IGNORE_INDEX = range(-(2**15), 2**15)  # what the config's may be
 _READ = 64  # masks that are read again by their colors
 _NAMED = 16  # values or colors that are added to a label_map; more are ids of objects
@@ -163,7 +163,7 @@ def _values(seen: Seen, unknown: Sequence[int], table: Table) -> Cause:
     count, void, values = table.num_classes, table.ignore_index, sorted(seen.firm)
     outside = [value for value in unknown if not 0 <= value < count]
     complete = set(range(count)) <= set(values)
-    if len(outside) == 1 and (complete or (outside[0] in _USUAL_VOID and len(values) > 1)):
+    if len(outside) == 1 and (complete or (outside[0] in USUAL_VOID and len(values) > 1)):
         return _other_void(outside[0], count, void, both=void in values)
     labels = [value for value in values if value != void or len(values) <= count]
     if len(labels) > count:
@@ -207,7 +207,7 @@ def _objects(seen: Seen) -> Cause:
 def _colors(seen: Seen, table: Table, named: Mapping[int, int]) -> Cause:
     """Say which class each color may be."""
     count = table.num_classes
-    keys = _thinned(seen.firm, seen) if seen.soft else seen.firm
+    keys = thinned(seen.firm, seen) if seen.soft else seen.firm
     if count == 2 and len(keys) > _NAMED and seen.flat >= _FLAT:
         return _objects(seen)
     if seen.flat < _FLAT or len(keys) > max(64, 4 * count):
@@ -239,7 +239,7 @@ def _compressed(seen: Seen, table: Table) -> Cause:
     same_kind = seen.colours == isinstance(table, ColorTable)
     if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
         return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
-    keys = _thinned(seen.counts, seen)[: table.num_classes]
+    keys = thinned(seen.counts, seen)[: table.num_classes]
     near = [value for value in seen.counts if seen.nearest(value, keys) <= _CLOSE]
     share = sum(seen.counts[value] for value in near) / seen.counts.total()
     if len(keys) < 2 or share < _NEAR or seen.flat < _FLAT:
@@ -249,7 +249,7 @@ def _compressed(seen: Seen, table: Table) -> Cause:
     return Cause(what, {"label_map": targets, "label_tolerance": seen.tolerance(seen.counts, keys)})
 
 
-def _thinned(values: Iterable[int], seen: Seen) -> list[int]:
+def thinned(values: Iterable[int], seen: Seen) -> list[int]:
     """Return the most frequent values that lie well apart."""
     keys: list[int] = []
     for value in sorted(values, key=lambda value: -seen.counts[value]):

@@ -137,7 +137,7 @@ def read_mask(path: Path) -> np.ndarray:
             raise DataError(
                 f"{path}: found mode {image.mode}, expected one label value a pixel "
                 "(gray or palette)\n"
-                '  fix: use "type": "Folder" with a "label_map" from colours'
+                '  fix: "type": "Folder" with a "label_map" that says what each color means'
             )
         raw = np.asarray(upright(image))
         return raw.astype(np.uint8) if raw.dtype == bool else raw
@@ -151,12 +151,18 @@ def sizes_differ(
     with contextlib.suppress(DataError), opened(image_path) as header:
         turn = orientation(header)  # arrays and rasters that Pillow does not know have none
     turned = f", after its EXIF orientation {turn}" if turn != 1 else ""
-    hint = (
-        "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
-        "save the image upright, or turn the mask"
-        if turn != 1 and tuple(reversed(mask)) == tuple(image)
-        else "check that the two belong together; a mask must have its image's size"
-    )
+    if mask == image[::-1]:
+        hint = (
+            "the image is displayed turned (EXIF) and its mask was drawn without the turn: "
+            "save the image upright, or turn the mask"
+            if turn != 1
+            else "the mask lies on its side: turn it, or exchange its rows and columns"
+        )
+    elif abs(mask[0] * image[1] - mask[1] * image[0]) <= max(image):  # but for rounding
+        scale = f"magick mogrify -sample '{image[1]}x{image[0]}!' {mask_path}"
+        hint = f"if the two belong together, scale the mask without new values: {scale}"
+    else:
+        hint = "check that the two belong together; a mask must have its image's size"
     return DataError(
         f"{mask_path}: found a mask of {mask[1]}x{mask[0]} pixels, expected {image[1]}x{image[0]} "
         f"as its image {image_path} has{turned}\n  hint: {hint}"

@@ -141,12 +141,11 @@ def from_first(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def launch(script: str, arguments: Sequence[str], *, processes: int) -> int:
-    """Run a script in several processes on this machine and wait for them.
+def launch(program: Sequence[str], *, processes: int) -> int:
+    """Run a program of ours in several processes on this machine and wait for them.
 
     Args:
-        script: The file to run.
-        arguments: Its command line.
+        program: Python's command line: a script, or -m and a module, and what either is given.
         processes: How many.
 
     Returns:
@@ -169,7 +168,7 @@ def launch(script: str, arguments: Sequence[str], *, processes: int) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", script, *arguments)
+        elastic_launch(config, sys.executable)("-u", *program)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code

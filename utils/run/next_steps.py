@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils import PACKAGE, ROOT
 from utils.run import folder as run_folder
 from utils.run.monitor import Monitor
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def result_lines(
@@ -47,8 +46,8 @@ def result_lines(
         inference += ["--extension", extension]
     if on_cpu:
         inference += ["--mode", "whole"]
-    lines.append(f"next: {command_line('inference.py', *inference, plugins=plugins)}")
-    evaluation = command_line("evaluate.py", "--model", str(model), plugins=plugins)
+    lines.append(f"next: {command_line('inference', *inference, plugins=plugins)}")
+    evaluation = command_line("evaluate", "--model", str(model), plugins=plugins)
     return [*lines, f"next: {evaluation}"]
 
 
@@ -59,12 +58,29 @@ def _best(monitor: Monitor, crop: int | None) -> str:
     return f"best {monitor.shown()} (epoch {monitor.best_epoch}{note})"
 
 
-def command_line(script: str, *words: str, plugins: Sequence[str] = ()) -> str:
-    """A command that works from where the user stands; `script` is in the program's folder."""
-    name = Path(sys.executable).name
-    python = name if shutil.which(name) == sys.executable else sys.executable
-    place = script if Path.cwd() == _ROOT else str(_ROOT / script)
-    return _quoted(python, place, *words, *(f"--plugin={file}" for file in plugins))
+def command_line(command: str, *words: str, plugins: Sequence[str] = ()) -> str:
+    """A command, such as train, that works from where the user stands."""
+    start = _installed(command) if PACKAGE else _in_checkout(command)
+    return _quoted(*start, *words, *(f"--plugin={file}" for file in plugins))
+
+
+def _installed(command: str) -> list[str]:
+    program = PACKAGE.removesuffix(".")
+    beside = shutil.which(program, path=str(Path(sys.executable).parent))
+    if beside is None:
+        return [_shortest(sys.executable), "-m", PACKAGE + command]
+    return [program if shutil.which(program) == beside else beside, command]
+
+
+def _in_checkout(command: str) -> list[str]:
+    script = Path(f"{command}.py")
+    return [_shortest(sys.executable), str(script if Path.cwd() == ROOT else ROOT / script)]
+
+
+def _shortest(program: str) -> str:
+    """A program's name, where the shell finds this one under it, else its place."""
+    name = Path(program).name
+    return name if shutil.which(name) == program else program
 
 
 def _quoted(*words: str) -> str:

@@ -18,9 +18,10 @@ def in_words(metrics: Mapping[str, Any]) -> dict[str, object]:
 
 
 def class_lines(ious: Mapping[str, float | None]) -> str:
-    """The IoU of each class, in lines of 80 letters."""
-    text = "  ".join(f"{name} {percent(iou)}" for name, iou in ious.items())
-    return textwrap.fill(f"IoU  {text}", 80, subsequent_indent="     ")
+    """The IoU of each class, in lines of 80 letters that break between classes."""
+    # A line breaks at spaces, so those within a class stand aside for a while.
+    text = "  ".join(f"{name} {percent(iou)}".replace(" ", "\0") for name, iou in ious.items())
+    return textwrap.fill(f"IoU  {text}", 80, subsequent_indent="     ").replace("\0", " ")
 
 
 def training_line(
