@@ -4,7 +4,7 @@
     python export.py --model best_model.pth --output model.onnx --argmax --images photos
     python export.py --model best_model.pth --output model.pt2
 
-The file takes plain images (N, C, H, W) of any size from 33 pixels on, with ConvNeXt from 64;
+The file takes plain images (N, C, H, W) of any size from 33 pixels on, with some encoders from 64;
 normalization is inside.
 .onnx runs in onnxruntime and many others, .pt2 with torch.export.load. Exit code 5: it disagrees.
 """

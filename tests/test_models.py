@@ -130,14 +130,15 @@ def test_bfloat16_autocast_stays_near_float32(name):
     [
         name if name == "UNet" else pytest.param(name, marks=pytest.mark.slow)
         for name in NETWORKS
-        if name not in ONE_SIZE
+        if name != ONE_SIZE
     ],
 )
 def test_exports_in_one_graph_for_any_size(name):
     model = shared(name).eval()
     program = trace(model, images(64, 96), free_sizes=True)
     exported, least = program.module(), smallest_side(program)
-    assert least == (64 if name == "SegFormer" else 33)  # it is a ConvNeXt's
+    # Its ConvNeXt and its PVTv2 have maps of one pixel below.
+    assert 33 < least <= 64 if name.startswith("SegFormer") else least == 33
     with torch.no_grad():
         for size in ((64, 96), (65, 97), (100, 71), (least, least)):
             for count in (1, 3):

@@ -94,7 +94,7 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
 
 
 def smallest_side(program: torch.export.ExportedProgram) -> int:
-    """Return the least side that a graph takes: a ConvNeXt's, which rounds down, takes 64."""
+    """Return the least side that a graph takes: more where encoders round down, as ConvNeXt."""
     return max(MINIMUM_SIDE, *(_lengths(program, axis)[0] for axis in (2, 3)))
 
 
