@@ -4,7 +4,8 @@
     python export.py --model best_model.pth --output model.onnx --argmax --images photos
     python export.py --model best_model.pth --output model.pt2
 
-The file takes plain images (N, C, H, W) of any size from 33 pixels on; normalization is inside.
+The file takes plain images (N, C, H, W) of any size from 33 pixels on, with some encoders from 64;
+normalization is inside.
 .onnx runs in onnxruntime and many others, .pt2 with torch.export.load. Exit code 5: it disagrees.
 """
 
@@ -98,6 +99,7 @@ def _export(
         onnx_runner,
         program_runner,
         require_equal,
+        smallest_side,
         torch_runner,
         trace,
         write_onnx,
@@ -109,12 +111,14 @@ def _export(
     program = trace(deployed, example, free_sizes=options.size is None)
     _say(f"2/3 writing {options.output.name}")
     output = "masks" if options.argmax else "logits"
+    least = min(options.size) if options.size else smallest_side(program)
+    metadata = describe(checkpoint, minimum_side=least)
     if options.output.suffix == ".onnx":
-        write_onnx(program, path, metadata=describe(checkpoint), output=output)
+        write_onnx(program, path, metadata=metadata, output=output)
         exported = onnx_runner(path)
     else:
         with path.open("wb") as file:  # torch takes no path that is not UTF-8
-            torch.export.save(program, file, extra_files=describe(checkpoint))
+            torch.export.save(program, file, extra_files=metadata)
         exported = program_runner(path)
     reference = torch_runner(deployed)
     _say(f"3/3 comparing the answers to {len(proofs)} batches of images")

@@ -10,7 +10,7 @@ from small_models import NETWORKS, ONE_SIZE, VARIANTS, build_small, images, outp
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.inference.exporting import trace
+from utils.inference.exporting import smallest_side, trace
 from utils.metrics.confusion import ConfusionMatrix
 
 HEAVY = ("FCN8", "SegNet")  # VGG16 is what it is
@@ -130,14 +130,17 @@ def test_bfloat16_autocast_stays_near_float32(name):
     [
         name if name == "UNet" else pytest.param(name, marks=pytest.mark.slow)
         for name in NETWORKS
-        if name not in ONE_SIZE
+        if name != ONE_SIZE
     ],
 )
 def test_exports_in_one_graph_for_any_size(name):
     model = shared(name).eval()
-    exported = trace(model, images(64, 96), free_sizes=True).module()
+    program = trace(model, images(64, 96), free_sizes=True)
+    exported, least = program.module(), smallest_side(program)
+    # Its ConvNeXt and its PVTv2 have maps of one pixel below.
+    assert 33 < least <= 64 if name.startswith("SegFormer") else least == 33
     with torch.no_grad():
-        for size in ((64, 96), (65, 97), (100, 71), (33, 33)):
+        for size in ((64, 96), (65, 97), (100, 71), (least, least)):
             for count in (1, 3):
                 example = images(*size, count=count)
                 assert torch.allclose(exported(example), model(example), atol=1e-5)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from utils.data.normalize import FULL_SCALE, Normalize
 from utils.errors import CheckpointError, ConfigError
-from utils.inference.exporting import MINIMUM_SIDE, onnx_session
+from utils.inference.exporting import onnx_session
 
 
 class ExportedNetwork(nn.Module):
@@ -35,6 +35,7 @@ class ExportedNetwork(nn.Module):
         try:
             self.about: dict[str, Any] = {key: json.loads(text) for key, text in known.items()}
             self._dtype: str = self.about["input_dtype"]
+            self._least = int(self.about["minimum_side"])
             mean, std = self.about["mean"], self.about["std"]
             self._normalize = Normalize(mean, std, input_dtype=self._dtype)
         except (KeyError, ValueError, TypeError) as error:
@@ -63,7 +64,7 @@ class ExportedNetwork(nn.Module):
                     f"{width} x {height}\n  fix: export it without --size"
                 )
         else:
-            short = [max(0, MINIMUM_SIDE - side) for side in (width, height)]
+            short = [max(0, self._least - side) for side in (width, height)]
             plain = F.pad(plain, (0, short[0], 0, short[1]), mode="replicate")
         arrays = plain.cpu().numpy().astype(self._dtype)
         logits = [self._session.run(None, {"images": one[None]})[0] for one in arrays]

@@ -51,12 +51,12 @@ class Deployed(nn.Module):
         return logits.argmax(1).to(self.mask_dtype) if self.argmax else logits
 
 
-def describe(checkpoint: Mapping[str, Any]) -> dict[str, str]:
+def describe(checkpoint: Mapping[str, Any], *, minimum_side: int) -> dict[str, str]:
     """What a user of the file needs to know, as metadata: JSON under each key."""
     names = ("arch", "config", "classes", "palette", "mean", "std", "ignore_index")
     values = {name: checkpoint[name] for name in names}
     values["input_dtype"] = checkpoint.get("input_dtype", "uint8")
-    values["minimum_side"] = MINIMUM_SIDE
+    values["minimum_side"] = minimum_side
     return {name: json.dumps(value) for name, value in values.items()}
 
 
@@ -66,7 +66,7 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
     Args:
         model: In eval mode.
         example: Any images (N, C, H, W); with free sizes N of at least 2.
-        free_sizes: Batch, height and width may be others later (sides from `MINIMUM_SIDE`).
+        free_sizes: Batch, height and width may be others later (sides from `smallest_side`).
 
     Raises:
         ConfigError: The network fixes a size.
@@ -82,7 +82,8 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
             # What cannot be proved beforehand, as that the shortcuts of a ResNet-D fit.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    fixed = [name for axis, name in _FREE_AXES.items() if free and _is_fixed(program, axis)]
+    lengths = {name: _lengths(program, axis) for axis, name in _FREE_AXES.items() if free}
+    fixed = [name for name, (least, most) in lengths.items() if least == most]
     if fixed:
         height, width = example.shape[2:]
         raise ConfigError(
@@ -92,14 +93,19 @@ def trace(model: nn.Module, example: Tensor, *, free_sizes: bool) -> torch.expor
     return program
 
 
-def _is_fixed(program: torch.export.ExportedProgram, axis: int) -> bool:
-    """Whether the graph holds for one length of an axis, or only from some length on."""
+def smallest_side(program: torch.export.ExportedProgram) -> int:
+    """Return the least side that a graph takes: more where encoders round down, as ConvNeXt."""
+    return max(MINIMUM_SIDE, *(_lengths(program, axis)[0] for axis in (2, 3)))
+
+
+def _lengths(program: torch.export.ExportedProgram, axis: int) -> tuple[Any, Any]:
+    """Return the least and the greatest length of an axis that a graph holds for."""
     (images,) = [node for node in program.graph.nodes if node.name == "images"]
     length = images.meta["val"].shape[axis]
     if isinstance(length, int):
-        return True
+        return length, length
     allowed = program.range_constraints[length.node.expr]
-    return bool(allowed.lower == allowed.upper or allowed.lower > MINIMUM_SIDE)
+    return int(allowed.lower), allowed.upper
 
 
 def write_onnx(
