@@ -6,6 +6,7 @@ Everything works in one process, where each function is the identity. Several ar
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -168,13 +169,27 @@ def launch(program: Sequence[str], *, processes: int) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", *program)
+        with _handlers_given_back():
+            elastic_launch(config, sys.executable)("-u", *program)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code
     except SignalException as error:
         return 128 + error.sigval
     return 0
+
+
+@contextmanager
+def _handlers_given_back() -> Iterator[None]:
+    """Undo what torch's launcher leaves: processes forked later would not end by SIGTERM."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _adopt_slurm() -> None:
