@@ -35,7 +35,9 @@ def start(worker: int) -> None:  # noqa: ARG001 (torch passes the number)
     if sys.platform == "linux":  # also one that hangs, and whatever ends the main process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         main = multiprocessing.parent_process()
-        if main is not None and not main.is_alive():  # it ended before that was asked for
+        # It may have ended before that was asked for. Its pipes may still be open then: a thread of
+        # it closes them last.
+        if main is not None and os.getppid() != main.pid:
             os._exit(1)
     cv2.setNumThreads(0)
 
