@@ -89,7 +89,9 @@ def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T 
         except (EOFError, OSError) as error:
             if str(error).startswith("Caught "):  # torch's words for what a worker's code raised
                 raise
-            # The worker's socket closes a moment before torch can see that it is dead.
+            # The worker's socket closes a moment before the system says that it died. Torch's handler
+            # of that raises wherever this process is then: here, not in what ends the run.
+            time.sleep(_PATIENCE)
             raise RuntimeError("DataLoader worker ended while it handed over a batch") from error
         waited = time.monotonic() - began
         if signals.number is not None and waited > _PATIENCE:

@@ -92,6 +92,7 @@ def test_a_worker_that_dies_while_it_hands_over_a_batch_is_said(monkeypatch):
 
     lost.__module__, lost.__qualname__ = reductions.__name__, "rebuild_storage_fd"
     monkeypatch.setattr(reductions, "rebuild_storage_fd", lost)
+    monkeypatch.setattr("base.workers._PATIENCE", 0.1)
     with pytest.raises(ResourceError, match="a data-loading worker process died"):
         read_all(0, lambda: None)
 
