@@ -234,6 +234,7 @@ def _inlined(node: Any, definitions: Mapping[str, Any] | None = None) -> Any:
     node = {key: value for key, value in node.items() if key != "$defs"}
     if "$ref" in node:
         node = {**definitions[node.pop("$ref").rpartition("/")[2]], **node}
+        node.pop("description", None)  # a dataclass's docstring; pydantic 2.12 does not give it
     return {key: _inlined(value, definitions) for key, value in node.items()}
 
 
