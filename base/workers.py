@@ -89,8 +89,8 @@ def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T 
         except (EOFError, OSError) as error:
             if str(error).startswith("Caught "):  # torch's words for what a worker's code raised
                 raise
-            # The worker's socket closes a moment before the system says that it died. Torch's handler
-            # of that raises wherever this process is then: here, not in what ends the run.
+            # The worker's socket closes a moment before the system says that it died. Torch's
+            # handler of that raises wherever this process is then: here, not where the run ends.
             time.sleep(_PATIENCE)
             raise RuntimeError("DataLoader worker ended while it handed over a batch") from error
         waited = time.monotonic() - began
