@@ -7,6 +7,7 @@ import random
 
 import pytest
 import table
+from runs import reference
 
 import base.base_data_loader as base_data_loader
 import trainer
@@ -75,7 +76,7 @@ def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
     runs.warm()
     random.seed(0)
     monkeypatch.setattr(*PLANTS[plant])
-    runs.reference.cache_clear()
+    reference.cache_clear()
     try:
         if plant == "saved in place":
             kill = (runs.os, "fdatasync", 3, runs._die)
@@ -84,4 +85,4 @@ def test_a_planted_fault_is_caught(plant, monkeypatch, tmp_path):
         runs.run(runs._planted(runs.begin(runs.write(tmp_path)), kill), tmp_path / "words")
         assert runs.brought_to_its_end(tmp_path) != ""
     finally:
-        runs.reference.cache_clear()
+        reference.cache_clear()
