@@ -292,7 +292,7 @@ def two_processes(folder: Path, count: int) -> Trials:
     whole.mkdir()
     fault = _pair(begin(write(whole)), whole)
     expected = contents(run_of(whole))
-    cases = [(rank, call) for call in range(1, 5) for rank in (0, 1)] * 2
+    cases = [(rank, call) for call in range(1, 5) for rank in (0, 1)] * 3
     for number, (rank, call) in enumerate(cases[: max(0, count - 2)]):
         here = folder / str(number)
         here.mkdir()

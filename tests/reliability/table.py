@@ -40,7 +40,7 @@ KINDS = {
     "signals": (interruptions.signals, 42),
     "storage that fails": (interruptions.storage, 20),
     "workers that fail": (interruptions.workers, 14),
-    "two processes": (interruptions.two_processes, 18),
+    "two processes": (interruptions.two_processes, 20),
     "reproductions": (interruptions.reproductions, 20),
     "damaged checkpoints": (files.damaged_checkpoints, 300),
     "forged checkpoints": (files.forged_checkpoints, 183),
