@@ -100,7 +100,7 @@ def _fetch(name: str, *, only_ask: bool) -> dict[str, Tensor] | None:
     except UserError:
         raise
     except Exception as error:  # of whichever client the hub's library uses
-        raise _offline(name, configuration, error) from error
+        raise _offline(name, error) from error
     return None if path is None else weights_in(read(path), path)
 
 
@@ -148,8 +148,9 @@ def _from_elsewhere(url: str) -> Path:
     return path
 
 
-def source_of(configuration: "PretrainedCfg", name: str) -> tuple[str, str]:
+def source_of(name: str) -> tuple[str, str]:
     """Return where timm's weights of an encoder come from, and a place for them without network."""
+    configuration = _configuration(name)
     url = configuration.url
     if configuration.hf_hub_id:
         url = hub.hf_hub_url(configuration.hf_hub_id, _HUB_FILE)
@@ -157,33 +158,35 @@ def source_of(configuration: "PretrainedCfg", name: str) -> tuple[str, str]:
     return url, f"pretrained/{name}{Path(url).suffix}"
 
 
-def weights_at_hand(name: str) -> str | bool | tuple[str, str]:
+def weights_at_hand(name: str) -> str | bool:
     """Return what `arch.args.pretrained` may say of an encoder without any network.
 
     Args:
         name: A timm name with its tag.
 
     Returns:
-        True where timm has downloaded the weights, the path of a file in `pretrained/`, or where
-        they come from and the place to put them (`source_of`).
+        The path of a file in `pretrained/`, else whether timm has downloaded the weights.
     """
-    from timm.models import get_pretrained_cfg
-
-    configuration = get_pretrained_cfg(name)
-    assert configuration is not None
-    url, place = source_of(configuration, name)
-    stems = (Path(place).stem, name.partition(".")[0])
+    stems = (name, name.partition(".")[0])
     files = [
         Path("pretrained", f"{stem}{end}") for stem in stems for end in (".safetensors", ".pth")
     ]
     if file := next(filter(Path.is_file, files), None):
         return file.as_posix()
-    cached = hub.try_to_load_from_cache(configuration.hf_hub_id or "", _HUB_FILE)
-    return isinstance(cached, str) or (url, place)
+    repository = _configuration(name).hf_hub_id or ""
+    return isinstance(hub.try_to_load_from_cache(repository, _HUB_FILE), str)
 
 
-def _offline(name: str, configuration: "PretrainedCfg", error: Exception) -> ConfigError:
-    url, file = source_of(configuration, name)
+def _configuration(name: str) -> "PretrainedCfg":
+    from timm.models import get_pretrained_cfg
+
+    configuration = get_pretrained_cfg(name)
+    assert configuration is not None
+    return configuration
+
+
+def _offline(name: str, error: Exception) -> ConfigError:
+    url, file = source_of(name)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ConfigError(
         f"arch.args.pretrained: cannot download the weights of {name} ({reason})\n"

@@ -104,7 +104,8 @@ def take_fingerprint(root: str, places: Mapping[str, Place]) -> tuple[Fingerprin
     for args in loaders.values():
         args |= {"classes": meaning.classes, **meaning.args, **data}
     sections = [("Folder", {**args, "batch_size": 1}) for args in loaders.values()]
-    report, usable = check_data(sections[0], [*sections, None][1], ignore_index=VOID, seed=0)
+    held_out = sections[1] if len(sections) > 1 else None
+    report, usable = check_data(sections[0], held_out, ignore_index=VOID, seed=0)
     if not usable:
         raise DataError(f"the data cannot be used\n{report}")
     sets = [build_dataset("train_loader", one, ignore_index=VOID, seed=0) for one in sections]

@@ -17,7 +17,7 @@ from dataloaders.doctor import check
 from dataloaders.folder import Folder
 from dataloaders.statistics import pixel_kind
 from models.encoder_names import timm_name
-from models.pretrained import weights_at_hand
+from models.pretrained import source_of, weights_at_hand
 from planning import configs, rules, steps
 from planning.fingerprint import Fingerprint, take_fingerprint
 from planning.meaning import find_meaning
@@ -568,7 +568,8 @@ def test_a_step_is_measured_as_it_would_be_trained(folder, monkeypatch):
 def test_weights_are_those_that_are_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("models.pretrained.hub.try_to_load_from_cache", lambda *_: None)
-    url, place = weights_at_hand("tf_efficientnet_lite0.in1k")
+    assert weights_at_hand("tf_efficientnet_lite0.in1k") is False
+    url, place = source_of("tf_efficientnet_lite0.in1k")
     assert (
         url
         == "https://huggingface.co/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors"
@@ -580,7 +581,7 @@ def test_weights_are_those_that_are_there(tmp_path, monkeypatch):
         assert weights_at_hand("tf_efficientnet_lite0.in1k") == name
         Path(name).unlink()
     for encoder in itertools.chain(*rules.ENCODERS.values()):
-        assert weights_at_hand(timm_name(encoder))[0].startswith("https://")
+        assert source_of(timm_name(encoder))[0].startswith("https://")
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ COMMANDS = {"train", "evaluate", "inference", "export"}
 TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py") if f"tools/{path.name}" not in WRITERS}
 EXTRAS = {path.stem.removeprefix("requirements-") for path in ROOT.glob("requirements-*.txt")}
 EXTRAS -= {"dev", "peers"}
-# Short, on pictures that are drawn on the spot.
+# Short, on images that are drawn on the spot.
 SHORT = (
     "trainer.epochs=1 train_loader.args.length=8 val_loader.args.length=4 "
     "train_loader.args.num_workers=1 val_loader.args.num_workers=0"

@@ -110,7 +110,7 @@ def _measured(
     import torch
 
     from models.encoder_names import timm_name
-    from models.pretrained import weights_at_hand
+    from models.pretrained import source_of, weights_at_hand
     from planning import configs, rules, steps
     from utils.hardware.devices import pick_device
     from utils.hardware.memory import free_memory
@@ -120,13 +120,12 @@ def _measured(
     kind = pick_device(device).type
     free = torch.cuda.mem_get_info()[0] if kind == "cuda" else 0
     machine = rules.Machine(kind, usable_cores(), free_memory(), free)
-    found = {name: weights_at_hand(timm_name(name)) for name in rules.ENCODERS[kind]}
-    weights = {name: one for name, one in found.items() if not isinstance(one, tuple)}
-    for encoder, missing in found.items():
-        if isinstance(missing, tuple) and not weights:
-            print(
-                f"  no weights of {encoder}: get {missing[0]}\n    as {missing[1]} and plan again"
-            )
+    encoders = {encoder: timm_name(encoder) for encoder in rules.ENCODERS[kind]}
+    found = {encoder: weights_at_hand(full) for encoder, full in encoders.items()}
+    weights = {encoder: one for encoder, one in found.items() if one}
+    for encoder, full in encoders.items() if not weights else ():
+        url, place = source_of(full)
+        print(f"  no weights of {encoder}: get {url}\n    as {place} and plan again")
     plans = [
         configs.nested(configs.choose(data, machine, rules.Choice(arch, ""), name))
         for arch in rules.candidates(kind, weights)
