@@ -21,9 +21,7 @@ from annotated_types import Ge, Gt, Le
 from base.base_dataset import BaseDataset
 from dataloaders.annotations import read_annotations
 from dataloaders.drawn_masks import BACKGROUND, draw_masks, drawn_labels
-from dataloaders.folder_files import find_pairs
-from dataloaders.layout import require_some
-from dataloaders.shape_files import shapes_below
+from dataloaders.places import labelled_pairs
 from utils.data.color_labels import TRANSPARENT, ColorTable, parse_color, parse_label_map
 from utils.data.labels import LabelTable, refuse_void_class
 from utils.data.normalize import FULL_SCALE
@@ -91,12 +89,7 @@ class Folder(BaseDataset):
         if self.classes:  # the config's faults first
             self._check_classes(label_map)
         root = Path(self.data_dir)
-        try:
-            pairs, notes = find_pairs(root, images=self.images, masks=self.masks, split=self.split)
-        except DataError as error:
-            raise shapes_below(error, root, images=self.images, masks=self.masks) from error
-        layout = f"data_dir/{self.images} and data_dir/{self.masks} with the same names"
-        pairs = require_some(pairs, where=root, layout=layout)
+        pairs, notes = labelled_pairs(root, images=self.images, masks=self.masks, split=self.split)
         table = root / self.label_map if isinstance(self.label_map, str) else None
         found = read_annotations(pairs, self.classes, table)
         if found is not None:

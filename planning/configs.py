@@ -1,4 +1,4 @@
-"""From choices to a config: its sections, and its text with the reasons as comments."""
+"""From choices to a config: its sections, its text with the reasons as comments, a summary."""
 
 import json
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from planning import rules
 from planning.fingerprint import Fingerprint
 from planning.meaning import VOID
-from planning.rules import Choice, Choices, Machine
+from planning.rules import Choice, Choices, Machine, Measured
+from utils.config.overrides import apply_overrides
 
 
 def choose(
@@ -22,19 +23,28 @@ def choose(
         peak_bytes: What the network took; 0: not measured yet.
     """
     crop = rules.crop(data, machine.device)
+    batch = rules.batch(data, machine, peak_bytes)
     why = {
-        "images": f"{data.images} pairs",
-        "classes": "; ".join([*data.cures, "names are yours to change"]),
+        "classes": f"{data.cure}; names are yours to change".removeprefix("; "),
         "mean": "of the images, as tools/statistics.py prints it",
     }
-    given = data.loaders["train_loader"].items()
-    batch = rules.batch(data, machine, peak_bytes)
     choices = {
         "name": Choice(name),
         "n_gpu": Choice(int(machine.device == "cuda"), f"planned for {machine.device}"),
         "arch": arch,
-        "train_loader.type": Choice("Folder"),
-        **{f"train_loader.args.{key}": Choice(one, why.get(key, "")) for key, one in given},
+    }
+    for (kind, args), count in zip(
+        data.loaders.items(), (data.images, data.val_images), strict=False
+    ):
+        choices[f"{kind}.type"] = Choice("Folder", f"{count} images")
+        choices |= {
+            f"{kind}.args.{key}": Choice(one, why.get(key, "")) for key, one in args.items()
+        }
+    if "val_loader" in data.loaders:
+        choices["val_loader.args.val"] = Choice(True, "whole images at native size")
+        choices["val_loader.args.batch_size"] = batch["train_loader.args.batch_size"]
+    return {
+        **choices,
         **rules.split(data),
         **batch,
         "train_loader.args.shuffle": Choice(True),
@@ -44,14 +54,6 @@ def choose(
         **rules.augmentation(data),
         **rules.rare_crops(data, crop.value),
         **rules.loading(data, machine),
-    }
-    if val := data.loaders.get("val_loader"):
-        choices |= {"val_loader.type": Choice("Folder")}
-        choices |= {f"val_loader.args.{key}": Choice(one) for key, one in val.items()}
-        choices |= {"val_loader.args.val": Choice(True, "whole images at native size")}
-        choices |= {"val_loader.args.batch_size": batch["train_loader.args.batch_size"]}
-    return {
-        **choices,
         **rules.optimizer(arch.value),
         "loss": rules.loss(data),
         "ignore_index": Choice(VOID),
@@ -61,20 +63,13 @@ def choose(
 
 def nested(choices: Choices) -> dict[str, Any]:
     """Return the config as values."""
-    config: dict[str, Any] = {}
-    for path, choice in choices.items():
-        *sections, key = path.split(".")
-        place = config
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = choice.value
-    return json.loads(json.dumps(config))
+    settings = [f"{path}={json.dumps(choice.value)}" for path, choice in choices.items()]
+    return apply_overrides({}, settings)
 
 
 def text(choices: Choices, head: str) -> str:
     """Return the config as it is written: JSON with the reason of each choice above it."""
-    comment = "".join(f"// {line}\n" for line in head.splitlines())
-    return f"{comment}{_written(nested(choices), choices, '')}\n"
+    return f"// {head}\n{_written(nested(choices), choices, '')}\n"
 
 
 def _written(value: Any, choices: Choices, path: str) -> str:
@@ -87,3 +82,26 @@ def _written(value: Any, choices: Choices, path: str) -> str:
         comment = f"{pad}// {reason}\n" if reason else ""
         rows.append(f"{comment}{pad}{json.dumps(key)}: {_written(one, choices, inner)}")
     return "{\n" + ",\n".join(rows) + f"\n{pad[2:]}}}"
+
+
+def summary(data: Fingerprint, choices: Choices, chosen: Measured, minutes: float) -> str:
+    """What it will train, how long, how much memory, and what to change first."""
+    value = {path: choice.value for path, choice in choices.items()}
+    crop, args = value["train_loader.args.crop_size"], chosen.arch["args"]
+    mode = rules.prediction(data, crop)
+    change = "twice the --minutes, then the crop_size"
+    if not args.get("pretrained") and data.channels == 3:
+        change = "pretrained weights (docs/plan.md), then twice the --minutes"
+    elif "train_loader.args.rare_crops" in value:
+        change = "rare_crops to 0.66 where rare classes stay low, then twice the --minutes"
+    network = f"{chosen.arch['type']} {args.get('backbone', '')}".strip()
+    peak = chosen.peak_bytes / value.get("trainer.accumulate", 1) / 2**30
+    return (
+        f"{data.images} images of {len(data.classes)} classes, {data.channels} channels of "
+        f"{data.dtype}, {data.largest[1]}x{data.largest[0]} at most; {data.void:.1%} void\n"
+        f"trains   {network}, {value['trainer.epochs']} epochs of crops of {crop}, "
+        f"about {minutes:g} minutes\n"
+        f"memory   about {peak:.1f} GiB\n"
+        f"predict  python inference.py --mode {mode.value} ...: {mode.reason}\n"
+        f"change first, if it disappoints: {change}"
+    )

@@ -25,7 +25,7 @@ class Meaning(NamedTuple):
 
     classes: tuple[str, ...] = _UNKNOWN
     args: Mapping[str, object] = {}
-    cures: tuple[str, ...] = ()
+    cure: str = ""
 
 
 def find_meaning(facts: Sequence[MaskFacts]) -> Meaning:
@@ -54,22 +54,25 @@ def find_meaning(facts: Sequence[MaskFacts]) -> Meaning:
         return Meaning(classes)
     cure = f"masks of {'colors' if seen.colours else 'values'} {', '.join(list(label_map)[:8])}"
     label_map |= seen.named(dict.fromkeys(sorted(void), "void"))
-    return Meaning(classes, {"label_map": label_map}, (f"{cure}: each is a class",))
+    return Meaning(classes, {"label_map": label_map}, f"{cure}: each is a class")
 
 
 def _void(values: Sequence[int]) -> set[int]:
     """Values that usually mean void, beside ids that count up from 0 or 1."""
     ids = sorted(set(values) - set(USUAL_VOID))
-    counted = len(ids) > 1 and ids[0] in (0, 1) and ids[-1] - ids[0] == len(ids) - 1
-    return set(values) - set(ids) if counted else set()
+    return set(values) - set(ids) if len(ids) > 1 and _count_up(ids) else set()
+
+
+def _count_up(ids: Sequence[int]) -> bool:
+    """Whether sorted numbers go up by one from 0 or 1."""
+    return ids[0] in (0, 1) and ids[-1] - ids[0] == len(ids) - 1
 
 
 def _are_objects(facts: Sequence[MaskFacts], void: set[int]) -> bool:
     """Whether each mask counts its objects from 0 or 1, up to another number."""
-    ids = [sorted(one.values.keys() - void) for one in facts]
-    counted = all(some[0] in (0, 1) and some[-1] - some[0] == len(some) - 1 for some in ids if some)
-    most = [some[-1] for some in ids if some]
-    return counted and max(most, default=0) >= _OBJECTS and len(set(most)) > 2
+    ids = [sorted(labels) for one in facts if (labels := one.values.keys() - void)]
+    most = {some[-1] for some in ids}
+    return len(most) > 2 and max(most) >= _OBJECTS and all(map(_count_up, ids))
 
 
 def _named(keys: Sequence[str]) -> tuple[str, ...]:
@@ -87,4 +90,4 @@ def _smoothed(facts: Sequence[MaskFacts], count: int) -> Meaning:
     if not isinstance(label_map, Mapping) or list(label_map.values()) != list(range(count)):
         return Meaning()
     assert cause is not None
-    return Meaning(_named(list(label_map)), cause.lines, (f"{cause.what}: {cause.cure()}",))
+    return Meaning(_named(list(label_map)), cause.lines, f"{cause.what}: {cause.cure()}")

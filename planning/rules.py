@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from planning.fingerprint import Fingerprint
-from utils.drawing.text import in_percent
+from utils.drawing.text import percent
 from utils.hardware.workers import START_METHOD
 
 ENCODERS = {
@@ -19,7 +19,7 @@ ENCODERS = {
 _ENOUGH = {True: 500, False: 2000}  # images seen, from pretrained and from random weights
 _START, _SPARE = 15, 0.95  # seconds until the first iteration; share of the time that is planned
 _ARGS = "train_loader.args"
-_OURS = "as in docs/results.md"
+_OURS, _THEIRS = "as in docs/results.md", "as in MMSegmentation's recipes"
 
 
 class Choice(NamedTuple):
@@ -58,12 +58,12 @@ def split(data: Fingerprint) -> Choices:
         return {}
     chosen = {}
     if data.folders >= 5:
-        why = "images of one folder may be of one place or film: whole folders are held out"
-        chosen[f"{_ARGS}.group"] = Choice("(.*)/", f"{why} (docs/data.md)")
+        why = "images of one folder may be of one place or film (docs/data.md)"
+        chosen[f"{_ARGS}.group"] = Choice("(.*)/", why)
     if data.images < 50:
         why = "few images: a fifth is a rough judge; folds [0, 5] to [4, 5] judge by all (nnU-Net)"
         return chosen | {f"{_ARGS}.val_fold": Choice([0, 5], why)}
-    why = "a fifth, 500 images at most, is held out: more would tell little more"
+    why = "a fifth, 500 images at most: more would tell little more"
     return chosen | {f"{_ARGS}.val_split": Choice(held_out(data), why)}
 
 
@@ -74,25 +74,22 @@ def held_out(data: Fingerprint) -> float:
 
 def crop(data: Fingerprint, device: str) -> Choice:
     """Show as much of an image at once as the device affords."""
-    most = 352 if device == "cpu" else 512
-    source = _OURS if device == "cpu" else "as mmsegmentation's recipes"
+    most, source = (352, _OURS) if device == "cpu" else (512, _THEIRS)
     why = f"the short side in steps of 32, at most {most} on {device}, {source}"
     return Choice(max(32, min(*data.median, most) // 32 * 32), why)
 
 
 def scale(data: Fingerprint) -> Choices:
     """Scale by chance where things are near and far, about the size that is predicted."""
-    why = ""
     if max(data.largest) > 1.5 * max(data.smallest):
         why = "image sizes differ, and images are predicted at their own size: so trained"
-    elif not is_upright(data):
-        why = "seen from one distance: sizes mean something (nnU-Net scales few of its images)"
-    if why:
         return {f"{_ARGS}.scale": Choice(value=False, reason=why)}
-    why = "a scene with near and far, as DeepLab's"
+    if not is_upright(data):
+        why = "seen from one distance: sizes mean something (nnU-Net scales few of its images)"
+        return {f"{_ARGS}.scale": Choice(value=False, reason=why)}
     return {
         f"{_ARGS}.base_size": Choice(max(data.median), "the images' own long side"),
-        f"{_ARGS}.scale_range": Choice([0.5, 2.0], why),
+        f"{_ARGS}.scale_range": Choice([0.5, 2.0], "a scene with near and far, as DeepLab's"),
     }
 
 
@@ -105,8 +102,7 @@ def augmentation(data: Fingerprint) -> Choices:
     """Change what means nothing in these data."""
     chosen = {f"{_ARGS}.flip": Choice(value=True, reason="left and right mean the same")}
     if not is_upright(data):
-        above, beside = (in_percent(one, 0) for one in (data.upright, data.sideways))
-        why = f"labels above and below differ by {above} %, beside by {beside} %: no way is up"
+        why = "labels above and below differ no more than left and right ones: no way is up"
         chosen |= {f"{_ARGS}.{key}": Choice(True, why) for key in ("vertical_flip", "rotate90")}
     if (data.channels, data.dtype) == (3, "uint8"):
         chosen[f"{_ARGS}.jitter"] = Choice(0.2, f"light and camera vary; {_OURS}")
@@ -118,17 +114,14 @@ def rare_crops(data: Fingerprint, crop_size: int) -> Choices:
     share, name = min(pair for pair in zip(data.shares, data.classes, strict=True) if pair[0])
     if share >= 0.01 or crop_size >= max(data.largest):
         return {}
-    why = (
-        f"{name} has {in_percent(share, 2)} % of the pixels: a third of the crops is about a class"
-    )
-    return {f"{_ARGS}.rare_crops": Choice(0.33, f"{why}, as nnU-Net's")}
+    why = f"{name} has {percent(share)} of the pixels: a third of the crops shows a class (nnU-Net)"
+    return {f"{_ARGS}.rare_crops": Choice(0.33, why)}
 
 
 def loss(data: Fingerprint) -> Choice:
     """Cross-entropy, and the score itself where that costs little."""
     if len(data.classes) > 32:
-        why = "over 32 classes: Lovasz would sort all pixels for each"
-        return Choice("CrossEntropyLoss2d", why)
+        return Choice("CrossEntropyLoss2d", "Lovasz would sort all pixels for each of the classes")
     parts = [{"type": "CrossEntropyLoss2d"}, {"type": "LovaszSoftmax", "weight": 0.5}]
     why = f"Lovasz is the score as a loss (Berman 2018), {_OURS}; class weights overdraw rare ones"
     return Choice({"type": "Sum", "args": {"parts": parts}}, why)
@@ -164,13 +157,13 @@ def model(measured: Sequence[Measured], minutes: float) -> tuple[Measured, Choic
     seen = [planned_seconds(minutes) * one.images_per_second for one in measured]
     enough = [_ENOUGH[bool(one.arch["args"].get("pretrained"))] for one in measured]
     fits = (n for n, images in enumerate(seen) if images >= enough[n])
-    best = next(fits, seen.index(max(seen)))
+    best = measured[next(fits, seen.index(max(seen)))]
     each = ", ".join(
         f"{one.arch['type']} {images:,.0f} of {least:,}"
         for one, images, least in zip(measured, seen, enough, strict=True)
     )
     why = f"images in {minutes:g} minutes, of those needed: {each}; the first that fits, or fastest"
-    return measured[best], Choice(measured[best].arch, why)
+    return best, Choice(best.arch, why)
 
 
 def batch(data: Fingerprint, machine: Machine, peak_bytes: int) -> Choices:
@@ -181,11 +174,12 @@ def batch(data: Fingerprint, machine: Machine, peak_bytes: int) -> Choices:
         machine: Its memory.
         peak_bytes: Of a whole batch; 0: not measured yet.
     """
-    whole, free = (8, machine.host_bytes) if machine.device == "cpu" else (16, machine.device_bytes)
+    on_cpu = machine.device == "cpu"
+    whole, source = (8, _OURS) if on_cpu else (16, _THEIRS)
+    free = machine.host_bytes if on_cpu else machine.device_bytes
     whole, parts = min(whole, data.images), 1
     while peak_bytes / parts > 0.8 * free and whole % (2 * parts) == 0 and whole > 2 * parts:
         parts *= 2
-    source = f"8 {_OURS}" if machine.device == "cpu" else "16 as mmsegmentation's recipes"
     chosen = {f"{_ARGS}.batch_size": Choice(whole // parts, source)}
     if parts > 1:
         why = f"{whole} images at once would need {peak_bytes / 2**30:.1f} GiB"
@@ -213,8 +207,7 @@ def loading(data: Fingerprint, machine: Machine) -> Choices:
     workers = max(1, min(machine.cores - 1, 8))
     chosen = {f"{_ARGS}.num_workers": Choice(workers, "a core less than there are (docs/data.md)")}
     if START_METHOD == "fork" and data.decoded_bytes < 0.3 * machine.host_bytes:
-        sizes = [f"{size / 2**30:.1f}" for size in (data.decoded_bytes, machine.host_bytes)]
-        why = f"decoded, all take {sizes[0]} of {sizes[1]} GiB"
+        why = f"all pixels take {data.decoded_bytes / 2**30:.1f} GiB, which is there"
         chosen[f"{_ARGS}.cache"] = Choice("ram", why)
     return chosen
 
@@ -231,12 +224,11 @@ def schedule(data: Fingerprint, chosen: Measured, minutes: float, batch_size: in
     epochs = max(1, int((seconds - times * validation) / epoch))
     updates = epochs * max(1, train // batch_size)
     pace = f"{train} images an epoch at {chosen.images_per_second:g} a second, {minutes:g} minutes"
+    every = "30 validations, or a tenth of the time"
     result = {
         "lr_scheduler.type": Choice("OneCycle", "anneals to its end, however near (Smith 2018)"),
         "trainer.epochs": Choice(epochs, pace),
-        "trainer.val_per_epochs": Choice(
-            math.ceil(epochs / times), "30 validations, or a tenth of the time"
-        ),
+        "trainer.val_per_epochs": Choice(math.ceil(epochs / times), every),
         "trainer.save_period": Choice(epochs, "last.pth and best_model.pth are kept anyway"),
     }
     if updates >= 300:

@@ -19,7 +19,7 @@ BELOW = {
     "trainer": {"validation", "base", "utils"},
     "measuring": {"trainer", "base", "utils"},
     "assembly": {"tables", "trainer", "models", "dataloaders", "base", "utils"},
-    "planning": {"planning", "assembly", "measuring", "dataloaders", "base", "utils"},
+    "planning": {"planning", "assembly", "measuring", "models", "dataloaders", "base", "utils"},
     "tables": {"models", "dataloaders", "base", "utils"},
     "prediction_flags": {"utils"},
 }

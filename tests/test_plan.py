@@ -3,6 +3,7 @@
 import itertools
 import json
 import multiprocessing
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,13 @@ from PIL import Image
 import train
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
+from dataloaders.places import Place, find_places
 from dataloaders.statistics import pixel_kind
 from models.encoder_names import timm_name
 from models.pretrained import source_of, weights_at_hand
 from planning import configs, rules, steps
 from planning.fingerprint import Fingerprint, take_fingerprint
 from planning.meaning import find_meaning
-from planning.places import Place, find_places
 from planning.rules import Choice, Machine, Measured
 from tools import plan
 from utils.config.config import load_config, parse_config
@@ -31,7 +32,7 @@ from utils.errors import DataError, guard
 
 DATA = Fingerprint(
     loaders={"train_loader": {"data_dir": "d", "images": "i", "masks": "m", "classes": ("a", "b")}},
-    cures=(),
+    cure="",
     images=200,
     val_images=0,
     folders=1,
@@ -71,26 +72,25 @@ def touch(root, *names):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["images/#.jpg", "masks/#.png"], {"all": ("images", "masks")}),
+        (["images/#.jpg", "masks/#.png"], {"train": ("images", "masks")}),
         (["JPEGImages/#.jpg", "SegmentationClass/#.png"],
-         {"all": ("JPEGImages", "SegmentationClass")}),
-        (["img/#.tif", "gt/#.tif", "notes/readme.txt"], {"all": ("img", "gt")}),
-        (["images/#.jpg", "labels/#.txt"], {"all": ("images", "labels")}),
-        (["images/#.jpg", "masks/#_mask.png"], {"all": ("images/*.jpg", "masks/*_mask.png")}),
-        (["#.jpg", "#.png"], {"all": ("*.jpg", "*.png")}),
-        (["x/#.png", "x/#_mask.png"], {"all": ("x/*.png", "x/*_mask.png")}),
-        (["#.jpg", "#.json"], {"all": (".", ".")}),
+         {"train": ("JPEGImages", "SegmentationClass")}),
+        (["img/#.tif", "gt/#.tif", "notes/readme.txt"], {"train": ("img", "gt")}),
+        (["images/#.jpg", "labels/#.txt"], {"train": ("images", "labels")}),
+        (["images/#.jpg", "masks/#_mask.png"], {"train": ("images/*.jpg", "masks/*_mask.png")}),
+        (["#.jpg", "#.png"], {"train": ("*.jpg", "*.png")}),
+        (["x/#.png", "x/#_mask.png"], {"train": ("x/*.png", "x/*_mask.png")}),
+        (["#.jpg", "#.json"], {"train": (".", ".")}),
         (["images/a/#.jpg", "masks/a/#.png", "images/b/#.jpg", "masks/b/#.png"],
-         {"all": ("images", "masks")}),
+         {"train": ("images", "masks")}),
         (["Tile 1/images/#.jpg", "Tile 1/masks/#.png", "Tile 2/images/#.jpg", "Tile 2/masks/#.png"],
-         {"all": ("*/images/*.*", "*/masks/*.*")}),
+         {"train": ("*/images/*.*", "*/masks/*.*")}),
         (["train/images/#.jpg", "train/masks/#.png", "val/images/#.jpg", "val/masks/#.png"],
          {"train": ("train/images", "train/masks"), "val": ("val/images", "val/masks")}),
         (["images/train/#.jpg", "masks/train/#.png", "images/val/#.jpg", "masks/val/#.png"],
          {"train": ("images/train", "masks/train"), "val": ("images/val", "masks/val")}),
         (["train/#.png", "trainannot/#.png", "val/#.png", "valannot/#.png", "test/#.png"],
          {"train": ("train", "trainannot"), "val": ("val", "valannot")}),
-        (["pictures_of_things/#.jpg"], {"all": ("images", "masks")}),  # as the doctor would look
     ],
 )  # fmt: skip
 def test_images_and_masks_are_found_by_names(tmp_path, files, expected):
@@ -107,6 +107,35 @@ def test_a_coco_file_has_the_images_that_it_lists(tmp_path):
         "train": Place("train", "train/_annotations.coco.json"),
         "val": Place("valid", "valid/_annotations.coco.json"),
     }
+
+
+def test_labels_of_shapes_lie_in_folders_of_parts(tmp_path):
+    names = ("images/1.jpg", "labels/1.txt", "labels/classes.txt")
+    touch(tmp_path, *(f"{part}/{name}" for part in "ab" for name in names))
+    assert find_places(tmp_path) == {"train": Place("*/images/*.*", "*/labels/*.txt")}
+
+
+def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path):
+    touch(tmp_path, "left/1.jpg", "right/1.png")
+    with pytest.raises(DataError, match=r"found: left, right\n  fix: .*--images .* --masks "):
+        find_places(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("city/img/#_left.png", "city/gtFine/#_color.png", "city/gtFine/#_labelIds.png"),
+        ("#_sat.jpg", "#_mask.png", "7_sat.jpg"),
+    ],
+)
+def test_a_pattern_that_leaves_files_out_is_proposed_and_not_taken(tmp_path, files):
+    touch(tmp_path, *(name.replace("#", str(number)) for name in files for number in range(4)))
+    with pytest.raises(DataError, match="4 would be pairs") as told:
+        find_places(tmp_path)
+    flags = re.findall(r'--\w+ "(.*?)"', str(told.value))
+    images, masks = (sorted(tmp_path.glob(one)) for one in flags)
+    assert len(masks) == 4
+    assert not {*images} & {*masks}
 
 
 def test_two_ways_to_pair_are_refused(tmp_path):
@@ -157,7 +186,7 @@ def test_each_value_or_color_is_a_class(tmp_path, mask, classes, label_map):
     meaning = find_meaning(facts_of(tmp_path, mask))
     assert meaning.classes == classes
     assert meaning.args.get("label_map") == label_map
-    assert bool(meaning.cures) == (label_map is not None)  # what was decided is said
+    assert bool(meaning.cure) == (label_map is not None)  # what was decided is said
 
 
 def test_colors_have_the_names_of_their_list(tmp_path):
@@ -176,7 +205,7 @@ def test_compressed_masks_get_the_doctors_tolerance(tmp_path):
     assert meaning.classes == ("background", "foreground")
     assert meaning.args["label_map"] == {"0": 0, "255": 1}
     assert 8 <= meaning.args["label_tolerance"] <= 127
-    assert "JPEG" in meaning.cures[0]
+    assert "JPEG" in meaning.cure
 
 
 @pytest.mark.parametrize(
