@@ -28,6 +28,7 @@ from utils.files.images import opened, orientation
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
+_COLORS = 4  # channels that Pillow reads; it complains of more aloud
 _in_lines = partial(textwrap.fill, width=92, subsequent_indent="    ")
 
 
@@ -105,7 +106,8 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     _report_problems(result, [finding.problem for finding in findings] + headers)
     result.facts = [one.facts for one in findings if one.facts and one.facts.values]
     _report_values(result, dataset)
-    _note_turned(result, [dataset.pairs[index] for index in looked_at])
+    if len(dataset.mean) <= _COLORS:
+        _note_turned(result, [dataset.pairs[index] for index in looked_at])
     if not result.causes:  # otherwise it would count what labels do not mean
         _report_classes(result, dataset, findings, full=full)
     holes = [f"{dataset.name(index)}: {one.void} pixels"

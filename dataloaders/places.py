@@ -22,7 +22,8 @@ from utils.errors import DataError
 from utils.files.endings import EXTENSIONS
 
 _MASKS = re.compile(
-    r"(?i)segmentation_?class(raw|aug)?|ground_?truths?|annotations?|annots?|masks?|labels?"
+    r"(?i)segmentation_?class(raw|aug)?|ground_?truths?"
+    r"|(annotations?|annots?|masks?|labels?)(?!(at|l)?ed)"
     r"|(?-i:(?<![a-z]))(gts?|seg|segmentations?|lbls?|targets?)(?-i:(?![a-z]))"
 )
 _IMAGES = re.compile(
@@ -34,16 +35,16 @@ _ROLES = {
     "test": r"(?<![a-z])test(ing)?(?![a-z])",
 }
 _FEW = 8  # JSON files of a folder that are looked at: COCO's are few
-_MANY = 400  # pairs of folders whose files are not compared
 _Folders = dict[str, list[Path]]  # by their paths below the root
 _Pairs = list[tuple[str, str]]  # folders of images and of masks, or COCO files
 
 
 class Place(NamedTuple):
-    """Sub-folders or patterns, as the args of a loader have them."""
+    """Sub-folders or patterns and a list, as the args of a loader have them."""
 
     images: str
     masks: str
+    split: str | None = None
 
 
 def labelled_pairs(
@@ -67,17 +68,15 @@ def labelled_pairs(
 
 def _other_place(root: Path, masks: str) -> str:
     with contextlib.suppress(DataError):
-        place = find_places(root)["train"]
+        place = find_places(root)[0]["train"]
         if place.masks == masks or not place.masks.endswith(".json"):  # COCO's damages come next
-            find_pairs(root, **place._asdict(), split=None)
-        return json.dumps(place._asdict())[1:-1]
+            find_pairs(root, **place._asdict())
+        return json.dumps({"images": place.images, "masks": place.masks})[1:-1]
     return ""
 
 
-def find_places(root: Path) -> dict[str, Place]:
-    """Return where the pairs are: under "train", and perhaps under "val".
-
-    Under other names is a first folder of those that are left alone.
+def find_places(root: Path) -> tuple[dict[str, Place], list[str]]:
+    """Return where the pairs are: of "train" and perhaps of "val"; and folders that are left alone.
 
     Raises:
         DataError: No such folder, no way to pair, or several ones.
@@ -99,11 +98,11 @@ def find_places(root: Path) -> dict[str, Place]:
             '  fix: name folders or patterns, as in --images "a/*.jpg" --masks "b/*_mask.png"'
         )
     train = next(role for role in ("train", "all", *roles) if role in roles)
-    parts = {"train": roles.pop(train), **roles}
-    return {
-        role: _merged(root, pairs, folders) if role in ("train", "val") else Place(*pairs[0])
-        for role, pairs in parts.items()
-    }
+    parts = {"train": roles[train], "val": roles["val"] if train != "val" else []}
+    places = {role: _merged(root, pairs, folders) for role, pairs in parts.items() if pairs}
+    places = places if "val" in places else _by_lists(root, places["train"], folders)
+    used = {*itertools.chain(*parts["train"], *parts["val"])}
+    return places, [one for one in folders if one not in used and _pixels(folders[one])]
 
 
 @functools.cache
@@ -145,14 +144,26 @@ def _image_names(content: Any) -> set[str]:
 
 def _partners(root: Path, folders: _Folders) -> tuple[_Pairs, _Pairs]:
     """Folders of images, each with that of its masks: whose files fit, and whose words do."""
-    masks = [one for one in folders if _MASKS.search(one) or not _pixels(folders[one])]
+    masks = [one for one in folders if _holds_masks(one) or not _pixels(folders[one])]
     images = [one for one in folders if one not in masks]
-    every = list(itertools.product(images, masks))
-    same = [pair for pair in every if _key(pair[0]) == _key(pair[1])]
+    near = sorted(itertools.product(images, masks), key=_distance)
     found: _Pairs = []
-    for tried in (same, every if len(every) < _MANY else []):
-        found = found or [pair for pair in tried if _alike(root, pair, folders)]
-    return found, same
+    for _, level in itertools.groupby(near, key=_distance):
+        pairs = list(level)
+        if not found and len(pairs) <= 2 * len(folders):  # else it takes long, and tells nothing
+            found = [pair for pair in pairs if _alike(root, pair, folders)]
+    return found, [pair for pair in near if _distance(pair) == 0]
+
+
+def _holds_masks(folder: str) -> bool:
+    """What the last word for images or masks in its path says."""
+    words = (part for part in Path(folder).parts if _MASKS.search(part) or _IMAGES.search(part))
+    return bool(_MASKS.search(["", *words][-1]))
+
+
+def _distance(pair: tuple[str, str]) -> int:
+    """How many parts of two paths differ, words for images and masks aside."""
+    return len({*_key(pair[0])} ^ {*_key(pair[1])})
 
 
 def _alike(root: Path, pair: tuple[str, str], folders: _Folders) -> bool:
@@ -179,7 +190,7 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
         ways = listed(f'--images "{image}" --masks "{mask}"' for image, mask in pairs)
         raise DataError(
             f"{root}: images and masks can be paired in several ways:\n{ways}\n"
-            "  fix: give one of them, or remove a folder"
+            "  fix: give one of them, perhaps with stars for several folders, or remove a folder"
         )
     kinds = [os.path.commonpath(side) or "." for side in sides]
     inner = [[os.path.relpath(folder, kind) for folder in side]
@@ -189,7 +200,7 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
         ends = [".*", ".*" if _pixels(masks) else masks[0].suffix]
         names = (
             Path(one).name if "*" in one else f"*{end}"
-            for one, end in zip(first, ends, strict=True)
+            for one, end in zip(first[:2], ends, strict=True)
         )
         return Place(*(f"{_starred(side)}/{name}" for side, name in zip(sides, names, strict=True)))
     images, masks = (
@@ -209,6 +220,18 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
             f'  fix: if that is right, --images "{found[0]}" --masks "{found[1]}"; else name others'
         )
     return Place(*found[:2])
+
+
+def _by_lists(root: Path, place: Place, folders: _Folders) -> dict[str, Place]:
+    """Divide pairs by lists of their names, train.txt and val.txt, where they fit."""
+    for train in (path for files in folders.values() for path in files if path.name == "train.txt"):
+        lists = {"train": train, "val": train.with_name("val.txt")}
+        found = {role: place._replace(split=path.relative_to(root).as_posix())
+                 for role, path in lists.items()}  # fmt: skip
+        with contextlib.suppress(DataError):
+            if all(find_pairs(root, **one._asdict())[0] for one in found.values()):
+                return found
+    return {"train": place}
 
 
 def _starred(folders: Sequence[str]) -> str:

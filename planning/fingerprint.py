@@ -76,16 +76,15 @@ def take_fingerprint(root: str, places: Mapping[str, Place]) -> tuple[Fingerprin
     Raises:
         DataError: What the doctor refuses, with its report.
     """
-    loaders: dict[str, dict[str, Any]] = {
-        f"{role}_loader": {"data_dir": root, **places[role]._asdict()}
+    given = {
+        f"{role}_loader": {key: one for key, one in places[role]._asdict().items() if one}
         for role in ("train", "val")
         if role in places
     }
-    pairs = [
-        pair
-        for args in loaders.values()
-        for pair in labelled_pairs(Path(root), images=args["images"], masks=args["masks"])[0]
-    ]
+    pairs = [pair for one in given.values() for pair in labelled_pairs(Path(root), **one)[0]]
+    loaders: dict[str, dict[str, Any]] = {
+        kind: {"data_dir": root, **one} for kind, one in given.items()
+    }
     channels, dtype = pixel_kind(pairs[0].image)
     # Until the doctor has seen that all images can be read.
     unknown = (0.5,) * channels
@@ -97,6 +96,12 @@ def take_fingerprint(root: str, places: Mapping[str, Place]) -> tuple[Fingerprin
     else:
         looked = processes.run(partial(_look, masks), range(len(masks)), title="masks")
         meaning = find_meaning([one for one in looked if one])
+    if min(len(pairs), len(meaning.classes)) < 2:
+        raise DataError(
+            f"{root}: found {len(pairs)} pairs, and in masks {', '.join(meaning.classes)}\n"
+            "  expected: two of both at least\n"
+            "  fix: add images, or name other masks with --images and --masks"
+        )
     for args in loaders.values():
         args |= {"classes": meaning.classes, **meaning.args, **data}
     sets = {kind: Folder(**args, ignore_index=VOID) for kind, args in loaders.items()}

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dataloaders.building import check_data
@@ -429,6 +430,18 @@ def test_classes_that_never_occur_are_noted(tmp_path):
     text, usable = report(tmp_path, classes=(*CLASSES, "boat"))
     assert usable
     assert "note: classes that occur in no mask: boat" in text
+
+
+def test_images_of_many_bands_are_looked_at_without_a_word_of_pillow(tmp_path, caplog):
+    make(tmp_path, lambda labels: labels, count=2)
+    for path in list((tmp_path / "images").iterdir()):
+        bands = np.random.default_rng(0).integers(0, 2**16, (SIDE, SIDE, 8), np.uint16)
+        tifffile.imwrite(
+            path.with_suffix(".tif"), bands, planarconfig="contig", photometric="minisblack"
+        )
+        path.unlink()
+    assert report(tmp_path, mean=(0.5,) * 8, std=(0.3,) * 8)[1]
+    assert caplog.records == []
 
 
 def test_generated_images_need_no_doctor():

@@ -91,11 +91,18 @@ def touch(root, *names):
          {"train": ("images/train", "masks/train"), "val": ("images/val", "masks/val")}),
         (["train/#.png", "trainannot/#.png", "val/#.png", "valannot/#.png", "test/#.png"],
          {"train": ("train", "trainannot"), "val": ("val", "valannot")}),
+        (["labeled/images/#.jpg", "labeled/masks/#.png", "unlabeled/images/#.jpg"],
+         {"train": ("labeled/images", "labeled/masks")}),
+        (["1/frames/#.jpg", "1/masks/#_mask.png", "2/frames/#.jpg", "2/masks/#_mask.png"],
+         {"train": ("*/frames/*.jpg", "*/masks/*_mask.png")}),
+        (["images/10k/train/#.jpg", "labels/seg/masks/train/#.png",
+          "labels/seg/colors/train/#.png"],
+         {"train": ("images/10k/train", "labels/seg/masks/train")}),
     ],
 )  # fmt: skip
 def test_images_and_masks_are_found_by_names(tmp_path, files, expected):
     touch(tmp_path, *(name.replace("#", f"{number:02}") for name in files for number in range(4)))
-    assert find_places(tmp_path) == {role: Place(*place) for role, place in expected.items()}
+    assert find_places(tmp_path)[0] == {role: Place(*place) for role, place in expected.items()}
 
 
 def test_a_coco_file_has_the_images_that_it_lists(tmp_path):
@@ -103,16 +110,33 @@ def test_a_coco_file_has_the_images_that_it_lists(tmp_path):
         touch(tmp_path, *(f"{role}/{name}.jpg" for name in names))
         listed = {"images": [{"file_name": f"{name}.jpg"} for name in names], "annotations": []}
         (tmp_path / role / "_annotations.coco.json").write_text(json.dumps(listed))
-    assert find_places(tmp_path) == {
+    assert find_places(tmp_path)[0] == {
         "train": Place("train", "train/_annotations.coco.json"),
         "val": Place("valid", "valid/_annotations.coco.json"),
+    }
+
+
+def test_folders_that_are_left_alone_are_named(tmp_path):
+    touch(tmp_path, "images/1.jpg", "masks/1.png", "test/images/1.jpg", "overlays/1.png")
+    assert find_places(tmp_path)[1] == ["overlays", "test/images"]
+
+
+def test_pairs_are_divided_by_lists_that_fit(tmp_path):
+    touch(tmp_path, *(f"images/{name}.jpg" for name in "abcd"), "masks/a.png", "masks/b.png")
+    for folder, names in {"Main": "abcd", "Seg": "ab"}.items():  # Main has images without masks
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.txt").write_text("\n".join(names[:-1]))
+        (tmp_path / folder / "val.txt").write_text(names[-1])
+    assert find_places(tmp_path)[0] == {
+        "train": Place("images", "masks", "Seg/train.txt"),
+        "val": Place("images", "masks", "Seg/val.txt"),
     }
 
 
 def test_labels_of_shapes_lie_in_folders_of_parts(tmp_path):
     names = ("images/1.jpg", "labels/1.txt", "labels/classes.txt")
     touch(tmp_path, *(f"{part}/{name}" for part in "ab" for name in names))
-    assert find_places(tmp_path) == {"train": Place("*/images/*.*", "*/labels/*.txt")}
+    assert find_places(tmp_path)[0] == {"train": Place("*/images/*.*", "*/labels/*.txt")}
 
 
 def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path):
@@ -523,7 +547,7 @@ def test_the_fingerprint_is_that_of_numpy(tmp_path):
     for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
         Image.fromarray(image).save(tmp_path / "train/images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "train/masks" / f"{number}.png")
-    found, _ = take_fingerprint(str(tmp_path), find_places(tmp_path))
+    found, _ = take_fingerprint(str(tmp_path), find_places(tmp_path)[0])
     counts = np.bincount(masks.ravel(), minlength=256)
     assert found.shares == pytest.approx(counts[:3] / counts[:3].sum(), rel=1e-3)
     assert found.void == pytest.approx(counts[255] / counts.sum(), rel=1e-3)
@@ -542,7 +566,7 @@ def write_pairs(root, masks):
             path = root / kind / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return take_fingerprint(str(root), find_places(root))[0]
+    return take_fingerprint(str(root), find_places(root)[0])[0]
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(0, (1 / 3, 0.0)), (1, (0.0, 1 / 3))])
@@ -554,6 +578,23 @@ def test_which_way_is_up_is_seen_in_the_labels_of_each_image(tmp_path, axis, exp
         masks[name] = np.flip(mask, axis) if name == "larger" else mask
     found = write_pairs(tmp_path, masks)
     assert (found.upright, found.sideways) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "value"), [(1, 1), (3, 0)])
+def test_one_image_or_one_class_is_no_data_set(tmp_path, count, value):
+    masks = {str(number): np.pad(np.full((8, 8), value), 4) for number in range(count)}
+    with pytest.raises(DataError, match="expected: two of both at least"):
+        write_pairs(tmp_path, masks)
+
+
+def test_the_fingerprint_knows_the_pairs_of_lists(tmp_path):
+    masks = {name: np.pad(np.ones((8, 8)), 4) for name in "abc"}
+    write_pairs(tmp_path, masks)
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    (tmp_path / "val.txt").write_text("c\n")
+    found, _ = take_fingerprint(str(tmp_path), find_places(tmp_path)[0])
+    assert (found.images, found.val_images) == (2, 1)
+    assert found.loaders["val_loader"]["split"] == "val.txt"
 
 
 @pytest.mark.parametrize(("second", "folders"), [("b", 3), ("a", 1)])
@@ -580,7 +621,7 @@ def test_a_fourth_channel_is_alpha_or_a_band(tmp_path, name, fourth, channels):
 
 def test_a_step_is_measured_as_it_would_be_trained(folder, monkeypatch):
     monkeypatch.setattr(steps, "_SECONDS", 0.0)
-    data, _ = take_fingerprint(str(folder / "data"), find_places(folder / "data"))
+    data, _ = take_fingerprint(str(folder / "data"), find_places(folder / "data")[0])
     config = configs.nested(configs.choose(data, MACHINE, Choice(SMALL), "x"))
     began = time.perf_counter()
     children = multiprocessing.active_children()

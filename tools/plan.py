@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     facts_file = options.output.with_suffix(".plan.json")
     written = Written(options.output.parent)
     written.refuse_others([options.output, facts_file], overwrite=options.overwrite)
+    from dataloaders.layout import shortened
     from dataloaders.places import Place, find_places
     from planning import configs, rules, steps
     from planning.fingerprint import take_fingerprint
@@ -36,13 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     from utils.run.next_steps import command_line
 
     known = steps.read_measured(options.measurements) if options.measurements else None
-    given = options.images and {"train": Place(options.images, options.masks)}
-    places = given or find_places(Path(options.data))
+    given = options.images and ({"train": Place(options.images, options.masks)}, [])
+    places, others = given or find_places(Path(options.data))
     data, report = take_fingerprint(options.data, places)
     name = re.sub(r"[^A-Za-z0-9-]+", "_", f"plan {Path(options.data).resolve().name}")[:60]
     notes = [f"applied: {data.cure}"] if data.cure else []
-    others = (place for role, place in places.items() if role not in ("train", "val"))
-    notes += [f"left alone: {' and '.join(place)}" for place in others]
+    notes += [f"left alone: {shortened(others)}"] if others else []
     print(report, *notes, sep="\n  ")
     machine, measured, left_out = known or steps.measure_candidates(data, options.device, name)
     print("".join(f"  {note}\n" for note in left_out), end="")
