@@ -11,6 +11,7 @@ _NOTHING = {
     ".json": ' ({"shapes": []} where nothing is drawn)',
     ".txt": " (an empty one where nothing is drawn)",
 }
+_COLOR_LISTS = ("labelmap.txt", "class_dict.csv")
 _SHOWN = 20
 _EXAMPLES = 5
 
@@ -145,16 +146,18 @@ def named_colors(folder: Path, classes: Sequence[str], *, void: int) -> dict[int
 
 
 def color_names(folder: Path) -> dict[int, str]:
-    """Read CVAT's labelmap.txt, `road:128,64,128::`, in the folder of masks or just above.
+    """Read a list of names and colors in the folder of masks or just above.
+
+    It is CVAT's labelmap.txt, `road:128,64,128::`, or a class_dict.csv, `road,128,64,128`.
 
     Returns:
         Names of color codes 0xRRGGBB; empty without the file.
     """
-    places = [place / "labelmap.txt" for place in (folder, *folder.parents[:2])]
+    places = [place / name for place in (folder, *folder.parents[:2]) for name in _COLOR_LISTS]
     text = next((path.read_text("utf-8", "replace") for path in places if path.is_file()), "")
     return {
         int(red) << 16 | int(green) << 8 | int(blue): name.strip()
-        for name, red, green, blue in re.findall(r"(?m)^([^#:]+):(\d+),(\d+),(\d+)", text)
+        for name, red, green, blue in re.findall(r"(?m)^([^#:,]+)[:,] *(\d+), *(\d+), *(\d+)", text)
     }
 
 

@@ -21,13 +21,14 @@ from dataloaders.layout import contents, first_folder, listed, require_some
 from utils.errors import DataError
 from utils.files.endings import EXTENSIONS
 
+_START, _END = r"(?-i:(?<![a-z])|(?=[A-Z]))", r"(?-i:(?![a-z]))"  # of a word, as in gtFine
 _MASKS = re.compile(
-    r"(?i)segmentation_?class(raw|aug)?|ground_?truths?"
+    r"(?i)segmentation_?class(raw|aug)?|ground[_ ]?truths?"
     r"|(annotations?|annots?|masks?|labels?)(?!(at|l)?ed)"
-    r"|(?-i:(?<![a-z]))(gts?|seg|segmentations?|lbls?|targets?)(?-i:(?![a-z]))"
+    rf"|{_START}(gts?|seg|segmentations?|anns?|lbls?|msks?|targets?){_END}"
 )
 _IMAGES = re.compile(
-    r"(?i)(jpeg|original)?[_ -]?images?|imgs?|photos?|pictures?|(?<![a-z])(rgb|inputs?)(?![a-z])"
+    rf"(?i)(jpeg|original)?[_ -]?images?|imgs?|photos?|pictures?|{_START}(rgb|inputs?){_END}"
 )
 _ROLES = {
     "train": r"(?<![a-z])train(ing)?(?![a-z])",
@@ -186,7 +187,9 @@ def _apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
     """Say all folders of a role at once."""
     sides = list(zip(*pairs, strict=True))
-    if any(len({*side}) < len(pairs) for side in sides):
+    stars = [_starred(side) for side in sides]
+    twice = any(len({*side}) < len(pairs) for side in sides)
+    if twice or (sides[0] != sides[1] and stars[0] == stars[1]):
         ways = listed(f'--images "{image}" --masks "{mask}"' for image, mask in pairs)
         raise DataError(
             f"{root}: images and masks can be paired in several ways:\n{ways}\n"
@@ -202,7 +205,7 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
             Path(one).name if "*" in one else f"*{end}"
             for one, end in zip(first[:2], ends, strict=True)
         )
-        return Place(*(f"{_starred(side)}/{name}" for side, name in zip(sides, names, strict=True)))
+        return Place(*(f"{star}/{name}" for star, name in zip(stars, names, strict=True)))
     images, masks = (
         [path for one in side for path in folders.get(one, [root / one])] for side in sides
     )
@@ -215,6 +218,7 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
     if shapes or (shared and kinds[0] != kinds[1]) or not found:
         return Place(*kinds)
     if found[2] < max(len(images), len(masks)):
+        find_pairs(root, images=found[0], masks=found[1], split=None)  # tells what has no mask
         raise DataError(
             f"{root}: of {len(images)} images and {len(masks)} masks {found[2]} would be pairs\n"
             f'  fix: if that is right, --images "{found[0]}" --masks "{found[1]}"; else name others'

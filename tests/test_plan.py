@@ -91,6 +91,7 @@ def touch(root, *names):
          {"train": ("images/train", "masks/train"), "val": ("images/val", "masks/val")}),
         (["train/#.png", "trainannot/#.png", "val/#.png", "valannot/#.png", "test/#.png"],
          {"train": ("train", "trainannot"), "val": ("val", "valannot")}),
+        (["A/CameraRGB/#.jpg", "A/CameraSeg/#.png"], {"train": ("A/CameraRGB", "A/CameraSeg")}),
         (["labeled/images/#.jpg", "labeled/masks/#.png", "unlabeled/images/#.jpg"],
          {"train": ("labeled/images", "labeled/masks")}),
         (["1/frames/#.jpg", "1/masks/#_mask.png", "2/frames/#.jpg", "2/masks/#_mask.png"],
@@ -149,7 +150,7 @@ def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path):
     "files",
     [
         ("city/img/#_left.png", "city/gtFine/#_color.png", "city/gtFine/#_labelIds.png"),
-        ("#_sat.jpg", "#_mask.png", "7_sat.jpg"),
+        ("#_sat.jpg", "#_mask.png", "stray.jpg"),
     ],
 )
 def test_a_pattern_that_leaves_files_out_is_proposed_and_not_taken(tmp_path, files):
@@ -162,9 +163,16 @@ def test_a_pattern_that_leaves_files_out_is_proposed_and_not_taken(tmp_path, fil
     assert not {*images} & {*masks}
 
 
-def test_two_ways_to_pair_are_refused(tmp_path):
-    touch(tmp_path, "images/1.jpg", "masks/1.png", "labels/1.png")
-    with pytest.raises(DataError, match=r'--images "images" --masks "labels"[\s\S]*fix: give one'):
+def test_a_pattern_that_has_images_without_masks_is_refused_with_them(tmp_path):
+    touch(tmp_path, *(f"{n}_sat.jpg" for n in range(4)), *(f"{n}_mask.png" for n in range(3)))
+    with pytest.raises(DataError, match=r"no mask for 1 of 4 images:\n.*3_sat.jpg"):
+        find_places(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["labels/1.png", "masks_2/1.png images_2/1.jpg"])
+def test_two_ways_to_pair_are_refused(tmp_path, other):
+    touch(tmp_path, "images/1.jpg", "masks/1.png", *other.split())
+    with pytest.raises(DataError, match=r'--images "images\w*" --masks "\w*"\n.*\n  fix: give one'):
         find_places(tmp_path)
 
 
@@ -213,10 +221,15 @@ def test_each_value_or_color_is_a_class(tmp_path, mask, classes, label_map):
     assert bool(meaning.cure) == (label_map is not None)  # what was decided is said
 
 
-def test_colors_have_the_names_of_their_list(tmp_path):
-    (tmp_path / "labelmap.txt").write_text(
-        "# label:color_rgb:parts:actions\nroad:9,9,9::\nsky:0,0,0::\n"
-    )
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:9,9,9::\nsky:0,0,0::\n"),
+        ("class_dict.csv", "name,r,g,b\nroad,9, 9, 9\nsky,0,0,0\n"),
+    ],
+)
+def test_colors_have_the_names_of_their_list(tmp_path, file, text):
+    (tmp_path / file).write_text(text)
     meaning = find_meaning(facts_of(tmp_path, areas(0, 9)[..., None].repeat(3, axis=2)))
     assert meaning.classes == ("road", "sky")
     assert meaning.args == {"label_map": {"#090909": 0, "#000000": 1}}
