@@ -180,7 +180,8 @@ def batch(data: Fingerprint, machine: Machine, peak_bytes: int) -> Choices:
     whole, parts = min(whole, data.images), 1
     while peak_bytes / parts > 0.8 * free and whole % (2 * parts) == 0 and whole > 2 * parts:
         parts *= 2
-    chosen = {f"{_ARGS}.batch_size": Choice(whole // parts, source)}
+    why = f"{whole} images an update, {source}"
+    chosen = {f"{_ARGS}.batch_size": Choice(whole // parts, why)}
     if parts > 1:
         why = f"{whole} images at once would need {peak_bytes / 2**30:.1f} GiB"
         chosen["trainer.accumulate"] = Choice(parts, why)
@@ -207,7 +208,8 @@ def loading(data: Fingerprint, machine: Machine) -> Choices:
     workers = max(1, min(machine.cores - 1, 8))
     chosen = {f"{_ARGS}.num_workers": Choice(workers, "a core less than there are (docs/data.md)")}
     if START_METHOD == "fork" and data.decoded_bytes < 0.3 * machine.host_bytes:
-        why = f"all pixels take {data.decoded_bytes / 2**30:.1f} GiB, which is there"
+        taken, free = (size / 2**30 for size in (data.decoded_bytes, machine.host_bytes))
+        why = f"decoded, all images take {taken:.1f} of {free:.1f} GiB"
         chosen[f"{_ARGS}.cache"] = Choice("ram", why)
     return chosen
 
