@@ -123,7 +123,7 @@ def _export(
     reference = torch_runner(deployed)
     _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
     comparisons = []
-    rounding = Rounding(deployed)
+    rounding = Rounding(deployed, proofs)
     for images in proofs:
         comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])
