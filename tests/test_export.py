@@ -21,7 +21,8 @@ from inference import load
 from models import MODELS
 from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
-from utils.inference.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
+from utils.inference.export_proof import Comparison, Rounding, compare, require_equal
+from utils.inference.exporting import onnx_runner, torch_runner
 
 ROOT = Path(__file__).resolve().parent.parent
 # torch's exporter and onnxscript use what they themselves have deprecated.
@@ -250,8 +251,8 @@ def test_what_rounding_does_to_a_network(model, least, most):
     deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
     tied = np.full((1, 3, 40, 40), 200, np.uint8)
     apart = np.tile(np.arange(40, dtype=np.uint8), (1, 3, 33, 1))
-    assert exporting.Rounding(deployed, [apart])() <= 1e-5
-    assert least <= exporting.Rounding(deployed, [apart, tied])() <= most
+    assert Rounding(deployed, [apart])() <= 1e-5
+    assert least <= Rounding(deployed, [apart, tied])() <= most
 
 
 def test_another_shape_is_a_disagreement():
