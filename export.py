@@ -23,7 +23,8 @@ from utils.files.written import Written
 if TYPE_CHECKING:
     import numpy as np
 
-    from utils.inference.exporting import Comparison, Deployed
+    from utils.inference.export_proof import Comparison
+    from utils.inference.exporting import Deployed
 
 _SIZES = ((64, 96), (225, 161), (288, 352))  # an odd one, too: a graph is easily tied to even sides
 _IMAGES = 4
@@ -92,13 +93,11 @@ def _export(
 ) -> None:
     import torch
 
+    from utils.inference.export_proof import Rounding, compare, require_equal
     from utils.inference.exporting import (
-        Rounding,
-        compare,
         describe,
         onnx_runner,
         program_runner,
-        require_equal,
         smallest_side,
         torch_runner,
         trace,
@@ -123,7 +122,7 @@ def _export(
     reference = torch_runner(deployed)
     _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
     comparisons = []
-    rounding = Rounding(deployed)
+    rounding = Rounding(deployed, proofs)
     for images in proofs:
         comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])

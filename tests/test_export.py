@@ -21,7 +21,8 @@ from inference import load
 from models import MODELS
 from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
-from utils.inference.exporting import Comparison, compare, onnx_runner, require_equal, torch_runner
+from utils.inference.export_proof import Comparison, Rounding, compare, require_equal
+from utils.inference.exporting import onnx_runner, torch_runner
 
 ROOT = Path(__file__).resolve().parent.parent
 # torch's exporter and onnxscript use what they themselves have deprecated.
@@ -225,13 +226,13 @@ def test_rounding_of_the_network_itself_sets_the_bound(rounding, by, equal):
     expected = np.zeros((1, 1, 100, 100), np.float32)
     expected[0, 0, 0, 0] = 1
     found = expected + np.float32(by)
-    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda _: rounding)
+    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda: rounding)
     assert one.equal is equal
 
 
 def test_nan_is_no_rounding():
     images = np.full((1, 1, 40, 40), np.nan, np.float32)
-    assert not compare(lambda x: x, lambda x: x, images, rounding=lambda _: np.inf).equal
+    assert not compare(lambda x: x, lambda x: x, images, rounding=lambda: np.inf).equal
 
 
 class Unpools(nn.Module):
@@ -248,8 +249,10 @@ class Unpools(nn.Module):
 def test_what_rounding_does_to_a_network(model, least, most):
     checkpoint = {"mean": [0.4] * 3, "std": [0.2] * 3, "classes": list("abc")}
     deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
-    images = np.full((1, 3, 40, 40), 200, np.uint8)
-    assert least <= exporting.Rounding(deployed)(images) <= most
+    tied = np.full((1, 3, 40, 40), 200, np.uint8)
+    apart = np.tile(np.arange(40, dtype=np.uint8), (1, 3, 33, 1))
+    assert Rounding(deployed, [apart])() <= 1e-5
+    assert least <= Rounding(deployed, [apart, tied])() <= most
 
 
 def test_another_shape_is_a_disagreement():

@@ -23,6 +23,9 @@ def write_run(folder, *, seed, scores, name="Fields"):
          "Class_IoU": {"road": score / 2, "cat": None}}
         for epoch, score in enumerate(scores, start=1)
     ]  # fmt: skip
+    lines = ("trained for 50 s", "trained for 45 s", "peak memory 900 MiB", "peak memory 1200 MiB")
+    log = "".join(f"2026-01-01 10:00:00 INFO {line}\n" for line in lines)
+    (folder / "train.log").write_text(log)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
 
@@ -40,11 +43,13 @@ def test_runs_that_differ_in_their_seed_share_a_row(runs, capsys):
     # "name" is no difference either: a third run of the same network.
     assert results.main(runs) == 0
     head, rule, row = capsys.readouterr().out.splitlines()
-    assert head == "| run | network | images seen | Mean_IoU, best | at the end | runs |"
-    assert rule == "|---|---|---|---|---|---|"
+    columns = "run | network | images seen | Mean_IoU, best | at the end | runs | time | memory"
+    assert head == f"| {columns} |"
+    assert rule == "|---|---|---|---|---|---|---|---|"
     # (50 + 70 + 25) / 3 and (40 + 70 + 20) / 3; 10 updates x 4 x 8 images
     assert row == (
-        "| Fields | UperNet, resnet18 | 320 | 48.3 (25.0 to 70.0) | 43.3 (20.0 to 70.0) | 3 |"
+        "| Fields | UperNet, resnet18 | 320 | 48.3 (25.0 to 70.0) | 43.3 (20.0 to 70.0) | 3 "
+        "| 95s | 1,200 MiB |"
     )
 
 

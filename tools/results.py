@@ -3,7 +3,8 @@
     python tools/results.py saved/*/*
     python tools/results.py --classes saved/CamVid_ENet/*
 
-Runs that differ in nothing but their seed share a row: the mean, and the lowest and highest score.
+Runs that differ in nothing but their seed share a row: the mean, and the lowest and highest score;
+time and peak memory are the first one's.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from tools.compare import without_repetition  # noqa: E402
 from utils.errors import guard  # noqa: E402
 from utils.pages.run_files import Run, read_run  # noqa: E402
 
-_HEAD = ("run", "network", "images seen", "Mean_IoU, best", "at the end", "runs")
+_HEAD = ("run", "network", "images seen", "Mean_IoU, best", "at the end", "runs", "time", "memory")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +51,9 @@ def summary(groups: Sequence[Sequence[Run]]) -> Iterator[Sequence[str]]:
         best = [run.best.get("Mean_IoU") for run in group]
         last = [run.validations[-1]["Mean_IoU"] for run in group if run.validations]
         seen = f"{images_seen(first):,}"
-        yield first.name, network, seen, spread(best), spread(last), str(len(group))
+        facts = first.facts()
+        cost = facts.get("time", "-"), facts.get("peak memory", "-")
+        yield first.name, network, seen, spread(best), spread(last), str(len(group)), *cost
 
 
 def classes(groups: Sequence[Sequence[Run]]) -> Iterator[Sequence[str]]:
