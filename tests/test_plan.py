@@ -16,7 +16,7 @@ from PIL import Image
 import train
 from dataloaders.doctor import check
 from dataloaders.folder import Folder
-from dataloaders.places import Place, find_places
+from dataloaders.places import Place, find_places, labelled_pairs
 from dataloaders.statistics import pixel_kind
 from models.encoder_names import timm_name
 from models.pretrained import source_of, weights_at_hand
@@ -92,6 +92,9 @@ def touch(root, *names):
         (["train/#.png", "trainannot/#.png", "val/#.png", "valannot/#.png", "test/#.png"],
          {"train": ("train", "trainannot"), "val": ("val", "valannot")}),
         (["A/CameraRGB/#.jpg", "A/CameraSeg/#.png"], {"train": ("A/CameraRGB", "A/CameraSeg")}),
+        (["labels/images/#.jpg", "labels/masks/#.png"],
+         {"train": ("labels/images", "labels/masks")}),
+        (["images/#.jpg", "masks/m#0.png"], {"train": ("images", "masks")}),  # to be told why not
         (["labeled/images/#.jpg", "labeled/masks/#.png", "unlabeled/images/#.jpg"],
          {"train": ("labeled/images", "labeled/masks")}),
         (["1/frames/#.jpg", "1/masks/#_mask.png", "2/frames/#.jpg", "2/masks/#_mask.png"],
@@ -104,6 +107,13 @@ def touch(root, *names):
 def test_images_and_masks_are_found_by_names(tmp_path, files, expected):
     touch(tmp_path, *(name.replace("#", f"{number:02}") for name in files for number in range(4)))
     assert find_places(tmp_path)[0] == {role: Place(*place) for role, place in expected.items()}
+
+
+def test_a_coco_file_may_lie_apart_from_the_images_that_it_lists(tmp_path):
+    touch(tmp_path, "images/a.jpg", "other/b.jpg", "json/x.png")
+    listed = {"images": [{"file_name": "a.jpg"}], "annotations": []}
+    (tmp_path / "json" / "val.json").write_text(json.dumps(listed))
+    assert find_places(tmp_path)[0] == {"train": Place("images", "json/val.json")}
 
 
 def test_a_coco_file_has_the_images_that_it_lists(tmp_path):
@@ -140,9 +150,17 @@ def test_labels_of_shapes_lie_in_folders_of_parts(tmp_path):
     assert find_places(tmp_path)[0] == {"train": Place("*/images/*.*", "*/labels/*.txt")}
 
 
-def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path):
-    touch(tmp_path, "left/1.jpg", "right/1.png")
-    with pytest.raises(DataError, match=r"found: left, right\n  fix: .*--images .* --masks "):
+def test_no_other_place_is_proposed_for_a_part_that_is_not_there(tmp_path):
+    touch(tmp_path, "images/1.jpg", "masks/1.png")
+    with pytest.raises(DataError, match="images/val: no such folder") as told:
+        labelled_pairs(tmp_path, images="images", masks="masks", split="val")
+    assert '"images": ' not in str(told.value)
+
+
+@pytest.mark.parametrize("files", ["left/1.jpg right/1.png", "1.jpg README.txt"])
+def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path, files):
+    touch(tmp_path, *files.split())
+    with pytest.raises(DataError, match=r"found: .*\n  fix: .*--images .* --masks "):
         find_places(tmp_path)
 
 
@@ -251,6 +269,11 @@ def test_compressed_masks_get_the_doctors_tolerance(tmp_path):
 def test_counted_objects_are_no_classes(tmp_path, most, objects):
     meaning = find_meaning(facts_of(tmp_path, *(areas(*range(count)) for count in most)))
     assert (len(meaning.classes) == 2) == objects
+
+
+def test_labels_that_are_not_counted_are_classes(tmp_path):
+    masks = [areas(*labels) for labels in [(0, 3, 9), (0, 2, 8), (0, 5, 7)]]
+    assert len(find_meaning(facts_of(tmp_path, *masks)).classes) == 7
 
 
 # Rules, at both sides of their thresholds.
