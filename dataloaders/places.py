@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from base.base_dataset import Pair
 from dataloaders.annotations import json_kind, read_json
 from dataloaders.folder_files import SHAPES, Split, files_below, find_pairs, likely_patterns
-from dataloaders.layout import contents, first_folder, listed, require_some
+from dataloaders.layout import contents, listed, require_some
 from utils.errors import DataError
 from utils.files.endings import EXTENSIONS
 
@@ -82,7 +82,6 @@ def find_places(root: Path) -> tuple[dict[str, Place], list[str]]:
     Raises:
         DataError: No such folder, no way to pair, or several ones.
     """
-    first_folder([root], layout="a folder of images and masks")
     folders: _Folders = defaultdict(list)
     for path in map(Path, files_below(root)):
         if path.suffix.lower() in (*EXTENSIONS, *SHAPES) and path.name != "classes.txt":
