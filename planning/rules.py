@@ -149,7 +149,8 @@ def candidates(device: str, weights: Mapping[str, str | bool]) -> list[dict[str,
         return [*unets, {"type": "ENet", "args": {}}]
     args = {"backbone": name, "pretrained": weights[name]}
     deeplab = {"type": "DeepLab", "args": {**args, "separable": True}}
-    return [{"type": "UNetResnet", "args": args}, deeplab, unets[1]]
+    segformer = {"type": "SegFormer", "args": {**args, "width": 256}}  # docs/recipes.md
+    return [segformer, deeplab, unets[1]]
 
 
 def model(measured: Sequence[Measured], minutes: float) -> tuple[Measured, Choice]:

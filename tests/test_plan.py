@@ -369,7 +369,7 @@ def test_candidates_are_three_that_the_weights_at_hand_allow():
     plain = rules.candidates("cpu", {})
     assert [one["type"] for one in plain] == ["UNet", "UNet", "ENet"]
     known = rules.candidates("cpu", {"tf_efficientnet_lite0": "w.pth"})
-    assert [one["type"] for one in known] == ["UNetResnet", "DeepLab", "UNet"]
+    assert [one["type"] for one in known] == ["SegFormer", "DeepLab", "UNet"]
     assert known[0]["args"]["pretrained"] == "w.pth"
 
 
