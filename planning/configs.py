@@ -84,7 +84,7 @@ def _written(value: Any, choices: Choices, path: str) -> str:
     return "{\n" + ",\n".join(rows) + f"\n{pad[2:]}}}"
 
 
-def summary(data: Fingerprint, choices: Choices, chosen: Measured, minutes: float) -> str:
+def summary(data: Fingerprint, choices: Choices, chosen: Measured) -> str:
     """What it will train, how long, how much memory, and what to change first."""
     value = {path: choice.value for path, choice in choices.items()}
     crop, args = value["train_loader.args.crop_size"], chosen.arch["args"]
@@ -99,8 +99,8 @@ def summary(data: Fingerprint, choices: Choices, chosen: Measured, minutes: floa
     return (
         f"{data.images} images of {len(data.classes)} classes, {data.channels} channels of "
         f"{data.dtype}, {data.largest[1]}x{data.largest[0]} at most; {data.void:.1%} void\n"
-        f"trains   {network}, {value['trainer.epochs']} epochs of crops of {crop}, "
-        f"about {minutes:g} minutes\n"
+        f"trains   {network}, crops of {crop}, {value['trainer.epochs']} epochs: "
+        f"{choices['trainer.epochs'].reason}\n"
         f"memory   about {peak:.1f} GiB\n"
         f"predict  python inference.py --mode {mode.value} ...: {mode.reason}\n"
         f"change first, if it disappoints: {change}"

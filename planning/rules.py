@@ -226,12 +226,14 @@ def schedule(data: Fingerprint, chosen: Measured, minutes: float, batch_size: in
     times = max(1, min(30, int(0.1 * seconds / validation)))
     epochs = max(1, int((seconds - times * validation) / epoch))
     updates = epochs * max(1, train // batch_size)
-    pace = f"{train} images an epoch at {chosen.images_per_second:g} a second, {minutes:g} minutes"
-    every = "30 validations, or a tenth of the time"
+    every, why_every = math.ceil(epochs / times), "30 validations, or a tenth of the time"
+    needed = (_START + epochs * epoch + math.ceil(epochs / every) * validation) / 60
+    pace = f"{train} images an epoch at {chosen.images_per_second:g} a second"
+    pace = f"{pace}, about {needed:.3g} of {minutes:g} minutes"
     result = {
         "lr_scheduler.type": Choice("OneCycle", "anneals to its end, however near (Smith 2018)"),
         "trainer.epochs": Choice(epochs, pace),
-        "trainer.val_per_epochs": Choice(math.ceil(epochs / times), every),
+        "trainer.val_per_epochs": Choice(every, why_every),
         "trainer.save_period": Choice(epochs, "last.pth and best_model.pth are kept anyway"),
     }
     if updates >= 300:

@@ -449,6 +449,8 @@ def test_epochs_and_validations_fit_into_the_time(minutes):
     assert used <= 0.95 * 60 * minutes - 15 < used + 160 / 8.0 + 1
     assert times * 0.5 <= 0.1 * 60 * minutes
     assert times <= 30
+    told = rules.schedule(DATA, one, minutes, 8)["trainer.epochs"].reason
+    assert told.endswith(f"about {(15 + used) / 60:.3g} of {minutes} minutes")
 
 
 def test_weights_are_averaged_where_there_are_enough_updates():

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         for path, text in texts.items():
             written.write(path, lambda part, text=text: part.write_text(text, encoding="utf-8"))
     load_config(options.output)
-    print(configs.summary(data, choices, chosen, options.minutes))
+    print(configs.summary(data, choices, chosen))
     print(f"next     {command_line('train', '-c', str(options.output))}")
     return 0
 
