@@ -22,9 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import albumentations as A
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,6 +42,8 @@ class Augmented(Dataset[tuple[np.ndarray, np.ndarray]]):
     """Images (C, H, W) in uint8 and masks (H, W), where void is the class after the last."""
 
     def __init__(self, data: BaseDataset) -> None:
+        import albumentations as A  # late, as below: --help answers without it
+
         self.void = data.num_classes
         self.pairs = [data.load(index) for index in range(len(data))]
         self.ignore_index = data.ignore_index
@@ -101,6 +101,8 @@ def data_of(config: Config, kind: str) -> BaseDataset:
 
 def build(config: Config, *, num_classes: int) -> nn.Module:
     """DeepLabV3+ on the config's encoder, with the weights of its `pretrained`."""
+    import segmentation_models_pytorch as smp
+
     args = config.arch.args
     network = smp.create_model(
         "DeepLabV3Plus",
@@ -117,6 +119,8 @@ def build(config: Config, *, num_classes: int) -> nn.Module:
 
 def fit(network: nn.Module, normalize: Normalize, data: Augmented, *, images: int) -> float:
     """Train until so many images were seen; returns the seconds."""
+    import segmentation_models_pytorch as smp
+
     loader = DataLoader(data, BATCH, shuffle=True)
     loss_of = smp.losses.DiceLoss(smp.losses.MULTICLASS_MODE, from_logits=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
