@@ -12,6 +12,7 @@ normalization is inside.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def _export(
 ) -> None:
     import torch
 
-    from utils.inference.export_proof import Rounding, compare, require_equal
+    from utils.inference.export_proof import compare, require_equal, rounding_of
     from utils.inference.exporting import (
         describe,
         onnx_runner,
@@ -122,7 +123,7 @@ def _export(
     reference = torch_runner(deployed)
     _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
     comparisons = []
-    rounding = Rounding(deployed, proofs)
+    rounding = cache(lambda: rounding_of(deployed, proofs))  # slow, and seldom asked
     for images in proofs:
         comparisons.append(compare(reference, exported, images, rounding=rounding))
         _print(comparisons[-1])

@@ -5,7 +5,7 @@
 CAMVID is the folder with train, trainannot, val and valannot; OUT gets a copy of 240x180. Networks
 that take any encoder get the one of the weights; the others, on VGG, ResNet or DenseNet, start from
 random ones. One config for all but the network: what each could reach is not asked. A finished run
-in OUT is kept and not repeated. Prints the table of docs/results.md.
+in OUT is kept and not repeated. Prints the table.
 """
 
 import argparse
@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.pages.run_files import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 ENCODER = "tf_efficientnet_lite0"
@@ -57,10 +61,16 @@ def main() -> None:
         made = config_of(name, half.absolute(), options.weights.absolute(), options.images)
         made["trainer"]["save_dir"] = str(folder.absolute())
         config.write_text(json.dumps(made, indent=1))
-        if not list(folder.glob("*/*/report.html")):
+        if not finished(folder):
             run("train.py", "--config", str(config.absolute()))
-        folders += [str(path.parent.absolute()) for path in folder.glob("*/*/report.html")]
+        folders += finished(folder)
     run("tools/results.py", *folders)
+
+
+def finished(folder: Path) -> list[str]:
+    """Runs that were validated, which is done at their end."""
+    runs = [path.parent.absolute() for path in folder.glob("*/*/metrics.jsonl")]
+    return [str(path) for path in runs if read_run(path).validations]
 
 
 def make_half(data: Path, half: Path) -> None:

@@ -1,8 +1,9 @@
 """Train as segmentation-models-pytorch's documented example does, on the data of a config of ours.
 
     pip install -r requirements-peers.txt
-    python benchmarks/smp_example.py configs/camvid_deeplab_lite0.json --images 15120 \
-        --set arch.args.pretrained=FILE train_loader.args.data_dir=DIR val_loader.args.data_dir=DIR
+    python benchmarks/smp_example.py CONFIG --images 15120 --set arch.args.pretrained=FILE ...
+
+CONFIG is one like configs/camvid_deeplab_lite0.json; --set also says where the data are.
 
 After examples/camvid_segmentation_multiclass.ipynb of its repository: crops of 320 in batches of
 32, its augmentations, Dice over the classes and void, Adam at 2e-4 with a cosine of 50 steps,

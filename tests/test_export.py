@@ -21,7 +21,7 @@ from inference import load
 from models import MODELS
 from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
-from utils.inference.export_proof import Comparison, Rounding, compare, require_equal
+from utils.inference.export_proof import Comparison, compare, require_equal, rounding_of
 from utils.inference.exporting import onnx_runner, torch_runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,8 +251,8 @@ def test_what_rounding_does_to_a_network(model, least, most):
     deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
     tied = np.full((1, 3, 40, 40), 200, np.uint8)
     apart = np.tile(np.arange(40, dtype=np.uint8), (1, 3, 33, 1))
-    assert Rounding(deployed, [apart])() <= 1e-5
-    assert least <= Rounding(deployed, [apart, tied])() <= most
+    assert rounding_of(deployed, [apart]) <= 1e-5
+    assert least <= rounding_of(deployed, [apart, tied]) <= most
 
 
 def test_another_shape_is_a_disagreement():

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,8 +48,9 @@ def compare(
         reference: Answers with float32 logits (N, K, H, W), or with class ids (N, H, W).
         exported: Should answer the same.
         images: Plain pixels.
-        rounding: How far the reference's logits move by rounding alone (`Rounding`), as a share of
-            the largest. Asked where they differ by more than `LOGITS_BOUND`; twice that is allowed.
+        rounding: How far the reference's logits move by rounding alone (`rounding_of`), as a share
+            of the largest. Asked where they differ by more than `LOGITS_BOUND`; twice that is
+            allowed.
 
     Raises:
         NumericError: One of them does not take the images, or they answer different shapes.
@@ -91,7 +91,7 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> float:
     return float(within) / max(float(np.abs(expected).max()), 1e-12)
 
 
-class Rounding:
+def rounding_of(deployed: Deployed, proofs: Sequence[np.ndarray]) -> float:
     """How far a network's logits move when its input moves in the last bit of float32.
 
     Not at all in most. But max pooling takes either of two values that are equal but for rounding,
@@ -101,29 +101,20 @@ class Rounding:
     Args:
         deployed: The network.
         proofs: Plain images, each (N, C, H, W).
+
+    Returns:
+        The largest difference in a few tries, as `Comparison.difference`.
     """
-
-    def __init__(self, deployed: Deployed, proofs: Sequence[np.ndarray]) -> None:
-        self._deployed = deployed
-        self._proofs = proofs
-
-    def __call__(self) -> float:
-        """The largest difference in a few tries, as `Comparison.difference`."""
-        return self._largest
-
-    @cached_property
-    def _largest(self) -> float:
-        model, generator = self._deployed.model, torch.Generator().manual_seed(0)
-        largest = 0.0
-        with torch.inference_mode():
-            for images in self._proofs:
-                pixels = self._deployed.normalize(torch.from_numpy(images))
-                expected = model(pixels).numpy()
-                for _ in range(_TRIES):
-                    noise = torch.randn(pixels.shape, generator=generator)
-                    moved = pixels * (1 + torch.finfo(torch.float32).eps * noise)
-                    largest = max(largest, _difference(expected, model(moved).numpy()))
-        return largest
+    generator, largest = torch.Generator().manual_seed(0), 0.0
+    with torch.inference_mode():
+        for images in proofs:
+            pixels = deployed.normalize(torch.from_numpy(images))
+            expected = deployed.model(pixels).numpy()
+            for _ in range(_TRIES):
+                noise = torch.randn(pixels.shape, generator=generator)
+                moved = pixels * (1 + torch.finfo(torch.float32).eps * noise)
+                largest = max(largest, _difference(expected, deployed.model(moved).numpy()))
+    return largest
 
 
 def require_equal(comparisons: Sequence[Comparison], path: Path) -> None:
