@@ -20,6 +20,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,6 +35,7 @@ from dataloaders.building import build_dataset
 from utils.config.config import Config, load_config
 from utils.data.normalize import Normalize
 from utils.files.tensor_files import read, weights_in
+from utils.hardware.precision import full_fp32
 from utils.metrics.confusion import ConfusionMatrix
 
 CROP, BATCH, COSINE, STRIDE = 320, 32, 50, 16
@@ -82,14 +84,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, required=True, help="to be seen in training")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that augment")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     config = load_config(options.config, options.set)
     train, val = (data_of(config, kind) for kind in ("train_loader", "val_loader"))
-    network = build(config, num_classes=train.num_classes + 1)
-    normalize = Normalize(train.mean, train.std)
-    seconds = fit(network, normalize, Augmented(train), images=options.images)
-    score = mean_iou(network, normalize, val)
+    device = torch.device(options.device)
+    network = build(config, num_classes=train.num_classes + 1).to(device)
+    normalize = Normalize(train.mean, train.std).to(device)
+    loader = DataLoader(Augmented(train), BATCH, shuffle=True, num_workers=options.workers)
+    seconds = fit(network, normalize, loader, images=options.images)
+    with full_fp32():
+        score = mean_iou(network, normalize, val)
     print(json.dumps({"images": options.images, "seconds": round(seconds), "Mean_IoU": score}))
 
 
@@ -118,11 +125,11 @@ def build(config: Config, *, num_classes: int) -> nn.Module:
     return network
 
 
-def fit(network: nn.Module, normalize: Normalize, data: Augmented, *, images: int) -> float:
+def fit(network: nn.Module, normalize: Normalize, loader: DataLoader[Any], *, images: int) -> float:
     """Train until so many images were seen; returns the seconds."""
     import segmentation_models_pytorch as smp
 
-    loader = DataLoader(data, BATCH, shuffle=True)
+    device = next(network.parameters()).device
     loss_of = smp.losses.DiceLoss(smp.losses.MULTICLASS_MODE, from_logits=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=COSINE, eta_min=1e-5)
@@ -130,7 +137,7 @@ def fit(network: nn.Module, normalize: Normalize, data: Augmented, *, images: in
     seen, start = 0, time.perf_counter()
     while seen < images:
         for batch, masks in loader:
-            loss = loss_of(network(normalize(batch)), masks.long())
+            loss = loss_of(network(normalize(batch.to(device))), masks.to(device).long())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -146,15 +153,19 @@ def fit(network: nn.Module, normalize: Normalize, data: Augmented, *, images: in
 @torch.inference_mode()
 def mean_iou(network: nn.Module, normalize: Normalize, data: BaseDataset) -> float:
     """Over whole images, in per cent."""
-    counts = ConfusionMatrix(data.num_classes, data.ignore_index, classes=data.classes)
+    device = next(network.parameters()).device
+    counts = ConfusionMatrix(
+        data.num_classes, data.ignore_index, classes=data.classes, device=device
+    )
     network.eval()
     for index in range(len(data)):
         image, mask = data.load(index)
         height, width = mask.shape
-        images = normalize(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
+        pixels = torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
+        images = normalize(pixels.to(device))
         padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         logits = network(padded)[:, : data.num_classes, :height, :width]
-        counts.update(logits, torch.from_numpy(mask)[None])
+        counts.update(logits, torch.from_numpy(mask)[None].to(device))
     score = counts.compute()["Mean_IoU"]
     assert isinstance(score, float)
     return round(100 * score, 2)
