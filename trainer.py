@@ -21,7 +21,7 @@ from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_sheet
 from utils.errors import NumericError
 from utils.hardware import distributed
-from utils.hardware.devices import kernel_search
+from utils.hardware.devices import determinism_advice, kernel_search
 from utils.hardware.memory import memory_advice
 from utils.hardware.parallel import shares
 from utils.hardware.precision import autocast
@@ -113,7 +113,8 @@ class Trainer(BaseTrainer):
         bar = ProgressBar(title, iterations, done=self.position.iteration, shown=self.first)
         self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        with closing(bar), self.memory_advice(), kernel_search(one_size=self.one_size):
+        searching = kernel_search(one_size=self.one_size)
+        with closing(bar), self.memory_advice(), determinism_advice(), searching:
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()

@@ -111,6 +111,8 @@ def _deterministic(monkeypatch):
 def test_each_model_trains_under_deterministic_algorithms(tmp_path, name):
     config = plain_config(tmp_path, precision="auto") | {"arch": small(name)}
     config["train_loader"]["args"] |= {"base_size": 64, "crop_size": 64}
+    if name == "Linear":  # CUDA cannot resize its position embedding so in the backward pass
+        config["arch"]["args"]["backbone"] = {"name": "test_vit", "img_size": 64}
     ends = []
     for _ in range(2):
         trainer = trainer_of(config, DEVICE)

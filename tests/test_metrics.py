@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.hardware import distributed
 from utils.metrics.confusion import ConfusionMatrix
 from utils.metrics.totals import Totals, ValidationTotals
 
@@ -161,6 +162,18 @@ def test_a_validation_loss_is_the_mean_over_pixels_however_many_there_are():
     assert validation_loss([1.0, 4.0], [None, None]) == 2.5  # regions: a batch is a batch
     assert validation_loss([0.0], [0.0]) is None
     assert validation_loss([], []) is None
+
+
+def test_counts_made_in_inference_mode_can_be_summed_outside_of_it(monkeypatch):
+    """Tensors of inference mode must not be changed outside of it; gloo does so on a GPU."""
+    with torch.inference_mode():
+        counts = ConfusionMatrix(2, 255)
+        counts.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda values: values.mul_(2))
+    counts.synchronize()
+    assert counts.compute()["Class_IoU"] == {"0": 0.5, "1": 0.0}
+    assert int(counts.counts.sum()) == 4
 
 
 def test_the_sums_of_an_epoch_are_those_of_each_process_again(monkeypatch):

@@ -11,6 +11,7 @@ from training import plain_config, trainer_of
 from measuring import MeasuredTrainer
 from models import MODELS
 from models.enet import PReLU
+from utils.errors import ConfigError
 from utils.hardware.devices import set_determinism
 from utils.hardware.precision import autocast, resolve_precision
 from utils.losses.pixel import CrossEntropyLoss2d
@@ -153,6 +154,18 @@ def test_deterministic_forbids_what_is_not(monkeypatch):
     set_determinism(deterministic=True)
     assert chosen == [True]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_an_operation_without_a_deterministic_version_is_named(tmp_path):
+    trainer = trainer_of(plain_config(tmp_path))
+    places = torch.zeros(1, dtype=torch.long)
+    trainer.normalize.forward = lambda images: images.put_(places, images.flatten()[:1])
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        with pytest.raises(ConfigError, match=r"no deterministic put_ on .*\n  fix: .*img_size"):
+            trainer.train_epoch(1)
+    finally:
+        torch.use_deterministic_algorithms(mode=False)
 
 
 @pytest.mark.parametrize(

@@ -87,3 +87,23 @@ def kernel_search(*, one_size: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def determinism_advice() -> Iterator[None]:
+    """Turn torch's refusal of an operation under deterministic algorithms into a message.
+
+    Raises:
+        ConfigError: An operation has no deterministic version on this device.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        operation, refused, _ = str(error).partition(" does not have a deterministic impl")
+        if not refused:
+            raise
+        raise ConfigError(
+            f"deterministic: torch has no deterministic {operation} on this device\n"
+            '  fix: "deterministic": false; of a transformer that resizes its position embedding '
+            'in each step, "img_size": <crop_size> in "backbone" resizes it once'
+        ) from error

@@ -80,8 +80,9 @@ class ConfusionMatrix:
         self._table.zero_()
 
     def synchronize(self) -> None:
-        """Add the counts of all processes, in place; call it once, before `compute`."""
-        sum_over_processes(self._table)
+        """Take the counts of all processes; call it once, before `compute`."""
+        # A clone: those of a validation are inference tensors, which gloo refuses on a GPU.
+        self._table = sum_over_processes(self._table.clone())
 
     def table(self) -> Tensor:
         """(C + 1, C + 1) int64 on the host, `counts` with void as the last row and column.
