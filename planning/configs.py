@@ -56,6 +56,7 @@ def choose(
         **rules.loading(data, machine),
         **rules.optimizer(arch.value),
         "loss": rules.loss(data),
+        **rules.class_weights(data, arch.value),
         "ignore_index": Choice(VOID),
         "trainer.monitor": rules.monitor(data),
     }

@@ -20,6 +20,7 @@ _ENOUGH = {True: 500, False: 2000}  # images seen, from pretrained and from rand
 _START, _SPARE = 15, 0.95  # seconds until the first iteration; share of the time that is planned
 _ARGS = "train_loader.args"
 _OURS, _THEIRS = "as in docs/results.md", "as in MMSegmentation's recipes"
+_MEASURED = "docs/recipes.md"
 
 
 class Choice(NamedTuple):
@@ -110,12 +111,26 @@ def augmentation(data: Fingerprint) -> Choices:
 
 
 def rare_crops(data: Fingerprint, crop_size: int) -> Choices:
-    """Show rare classes more often, where a crop may miss them."""
-    share, name = min(pair for pair in zip(data.shares, data.classes, strict=True) if pair[0])
-    if share >= 0.01 or crop_size >= max(data.largest):
+    """Show rare classes more often, where a crop is a small part of an image."""
+    share, name = rarest(data)
+    if share >= 0.01 or crop_size**2 >= math.prod(data.median) / 2:
         return {}
     why = f"{name} has {percent(share)} of the pixels: a third of the crops shows a class (nnU-Net)"
     return {f"{_ARGS}.rare_crops": Choice(0.33, why)}
+
+
+def rarest(data: Fingerprint) -> tuple[float, str]:
+    """The share and the name of the rarest class that occurs."""
+    return min(pair for pair in zip(data.shares, data.classes, strict=True) if pair[0])
+
+
+def class_weights(data: Fingerprint, arch: Mapping[str, Any]) -> Choices:
+    """Give rare classes a say where all has to be learned."""
+    share, name = rarest(data)
+    if arch["args"].get("pretrained") or len(data.classes) == 2 or share >= 0.02:
+        return {}
+    why = f"from random weights a class like {name}, {percent(share)}, comes late ({_MEASURED})"
+    return {"class_weights": Choice("sqrt_median_freq", why)}
 
 
 def loss(data: Fingerprint) -> Choice:
@@ -123,7 +138,7 @@ def loss(data: Fingerprint) -> Choice:
     if len(data.classes) > 32:
         return Choice("CrossEntropyLoss2d", "Lovasz would sort all pixels for each of the classes")
     parts = [{"type": "CrossEntropyLoss2d"}, {"type": "LovaszSoftmax", "weight": 0.5}]
-    why = f"Lovasz is the score as a loss (Berman 2018), {_OURS}; class weights overdraw rare ones"
+    why = f"Lovasz is the score as a loss (Berman 2018), worth more than weights ({_MEASURED})"
     return Choice({"type": "Sum", "args": {"parts": parts}}, why)
 
 

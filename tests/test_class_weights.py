@@ -27,6 +27,8 @@ def test_formulas_on_a_known_histogram():
     # Frequencies 0.6, 0.5 and 0.25: the median is 0.5.
     median = [0.5 / 0.6, 1.0, 2.0, 0.0]
     assert class_weights("median_freq", PIXELS, SURROUNDINGS) == pytest.approx(median)
+    softened = [math.sqrt(weight) for weight in median]
+    assert class_weights("sqrt_median_freq", PIXELS, SURROUNDINGS) == pytest.approx(softened)
     inverse = class_weights("inverse", PIXELS, SURROUNDINGS)
     assert inverse == pytest.approx([1 / 3, 2 / 3, 2.0, 0.0])
     with pytest.raises(ValueError, match="no labelled pixel"):

@@ -332,10 +332,11 @@ def test_colors_are_changed_of_photographs_alone(kind):
 @pytest.mark.parametrize(
     ("shares", "crop_size", "expected"),
     [
-        ((0.99, 0.01), 352, {}),
-        ((0.9901, 0.0099), 352, {"rare_crops": 0.33}),
-        ((0.9901, 0.0099), 480, {}),  # a crop shows all
-        ((1.0, 0.0), 352, {}),  # a class that is nowhere
+        ((0.99, 0.01), 256, {}),
+        ((0.9901, 0.0099), 256, {"rare_crops": 0.33}),
+        ((0.9901, 0.0099), 293, {"rare_crops": 0.33}),
+        ((0.9901, 0.0099), 294, {}),  # a crop shows half of an image
+        ((1.0, 0.0), 256, {}),  # a class that is nowhere
     ],
 )
 def test_rare_crops(shares, crop_size, expected):
@@ -343,8 +344,24 @@ def test_rare_crops(shares, crop_size, expected):
 
 
 def test_the_reason_names_the_rarest_class_and_its_share():
-    (choice,) = rules.rare_crops(replace(DATA, shares=(0.9902, 0.0098)), 352).values()
+    (choice,) = rules.rare_crops(replace(DATA, shares=(0.9902, 0.0098)), 256).values()
     assert choice.reason.startswith("b has 0.98 % of the pixels")
+
+
+@pytest.mark.parametrize(
+    ("shares", "pretrained", "expected"),
+    [
+        ((0.5, 0.48, 0.02), False, {}),
+        ((0.5, 0.481, 0.019), False, {"class_weights": "sqrt_median_freq"}),
+        ((0.5, 0.481, 0.019), "w.pth", {}),  # the encoder knows more
+        ((0.981, 0.019), False, {}),  # the monitor watches it
+        ((0.5, 0.5, 0.0), False, {}),  # a class that is nowhere
+    ],
+)
+def test_class_weights(shares, pretrained, expected):
+    data = replace(DATA, classes=("a", "b", "c")[: len(shares)], shares=shares)
+    arch = {"type": "UNet", "args": {"pretrained": pretrained}}
+    assert values(rules.class_weights(data, arch)) == expected
 
 
 @pytest.mark.parametrize(("count", "kind"), [(32, "Sum"), (33, "CrossEntropyLoss2d")])

@@ -119,7 +119,7 @@ class Config(Section):
         None
     )
     """How much a pixel of each class counts in the loss: a list of one number a class, or a formula
-    over how often each is labelled: "median_freq", "enet" or "inverse"."""
+    over how often each is labelled: "sqrt_median_freq", "median_freq", "enet" or "inverse"."""
 
     aux_weight: Annotated[float, Ge(0)] = 0.4
     """Weight of the losses at a model's auxiliary outputs, beside 1 for the main output."""

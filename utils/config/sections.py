@@ -42,7 +42,7 @@ _WatchedClass = Annotated[
     AfterValidator(_score_of_a_class),
     WithJsonSchema({"type": "string", "pattern": _OF_A_CLASS}),
 ]
-ClassWeightRule = Literal["median_freq", "enet", "inverse"]
+ClassWeightRule = Literal["median_freq", "sqrt_median_freq", "enet", "inverse"]
 
 
 class Section(BaseModel):
