@@ -188,6 +188,7 @@ def _data(
     """The labelled images, whole, and what the report says of them."""
     from dataloaders.building import SPLITTING, build_whole
     from dataloaders.scored import labelled_folders
+    from utils.run.names import data_name
 
     train, val, split = config.train_loader, config.val_loader, options.split
     if options.images is not None:
@@ -201,7 +202,8 @@ def _data(
         args = {key: args[key] for key in args if key not in SPLITTING} | {"split": split}
     data = build_whole(kind, section.type, args, ignore_index=config.ignore_index, seed=config.seed)
     chosen = args.get("split")
-    about = {"data": (val or train).type, "split": chosen if isinstance(chosen, str) else None}
+    name = data_name(section.type, section.args)
+    about = {"data": name, "split": chosen if isinstance(chosen, str) else None}
     return data, about
 
 

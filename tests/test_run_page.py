@@ -15,6 +15,7 @@ from utils.drawing.svg import bars, line_chart, ticks
 from utils.errors import DataError, guard
 from utils.pages.run_files import read_run
 from utils.pages.runs import render, write_report
+from utils.run.names import data_name
 
 CLASSES = ("<field>", "road")
 LOG = """\
@@ -65,6 +66,19 @@ def cells(page, section):
         [html.unescape(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)]
         for row in rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "name"),
+    [
+        ("Folder", {"data_dir": "/my/fields/"}, "fields"),
+        ("Folder", {"data_dir": "."}, "Folder"),
+        ("CamVid", {"data_dir": "data/camvid"}, "CamVid"),
+        ("Shapes", {}, "Shapes"),
+    ],
+)
+def test_a_folder_of_ones_own_is_called_by_its_name(kind, args, name):
+    assert data_name(kind, args) == name
 
 
 def test_a_page_is_made_of_a_folders_files_alone(tmp_path):

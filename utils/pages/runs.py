@@ -9,6 +9,7 @@ from utils.drawing.text import percent
 from utils.files.outputs import write_whole
 from utils.pages.page import fill, words
 from utils.pages.run_files import Run, read_run
+from utils.run.names import data_name
 
 TEMPLATE = Path(__file__).with_name("runs.html")
 SECTIONS = {
@@ -42,6 +43,8 @@ def write_report(folder: Path) -> None:
 
 def render(run: Run) -> str:
     """The page of one run: HTML without scripts; the same for the same files, to the byte."""
+    loader = run.config["train_loader"]
+    data = data_name(loader["type"], loader.get("args", {}))
     date = f", {run.date}" if run.date else ""
     charts = [
         line_chart(title, [run.curve(event, key, name) for name, event, key in lines])
@@ -49,7 +52,7 @@ def render(run: Run) -> str:
     ]
     return fill(
         TEMPLATE,
-        title=f"{run.name} on {run.config['train_loader']['type']}{date}",
+        title=f"{run.name} on {data}{date}",
         about={},
         cards=result(run),
         sections=SECTIONS,
