@@ -9,7 +9,7 @@ After examples/camvid_segmentation_multiclass.ipynb of its repository: crops of 
 32, its augmentations, Dice over the classes and void, Adam at 2e-4 with a cosine of 50 steps,
 float32. The network is its DeepLabV3+ with the encoder and the weights that the config names; the
 example has FPN on a ResNeXt. One thing is mended, as it would cost points: the example subtracts
-statistics of values to 1 from values to 255. Void is no answer when images are scored.
+statistics of values to 1 from values to 255. The channel of void is dropped before scoring.
 
 Progress goes to stderr. The last line is one JSON object with the score of whole validation images
 by this program, in per cent.
@@ -152,7 +152,7 @@ def fit(network: nn.Module, normalize: Normalize, loader: DataLoader[Any], *, im
 
 @torch.inference_mode()
 def mean_iou(network: nn.Module, normalize: Normalize, data: BaseDataset) -> float:
-    """Over whole images, in per cent."""
+    """Mean_IoU of whole images, in per cent, as this program scores it."""
     device = next(network.parameters()).device
     counts = ConfusionMatrix(
         data.num_classes, data.ignore_index, classes=data.classes, device=device

@@ -104,6 +104,6 @@ def determinism_advice() -> Iterator[None]:
             raise
         raise ConfigError(
             f"deterministic: torch has no deterministic {operation} on this device\n"
-            '  fix: "deterministic": false; of a transformer that resizes its position embedding '
-            'in each step, "img_size": <crop_size> in "backbone" resizes it once'
+            '  fix: "deterministic": false; for a vision transformer, "img_size": <crop_size> in '
+            '"backbone" spares it resizing its position embedding in each step'
         ) from error

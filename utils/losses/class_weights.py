@@ -17,7 +17,7 @@ def class_weights(
     Args:
         scheme: "median_freq": median of f / f[c], with f[c] the share of the class in the images
             where it occurs (Eigen and Fergus 2015, arXiv:1411.4734, section 6.3.2).
-            "sqrt_median_freq": its square root, which draws rare classes less (docs/recipes.md).
+            "sqrt_median_freq": its square root, which raises rare classes less (docs/recipes.md).
             "enet": 1 / ln(1.02 + p[c]), with p[c] the share of the class in all labelled pixels
             (Paszke et al. 2016, arXiv:1606.02147, section 5.2).
             "inverse": 1 / p[c], scaled so that the mean over the classes that occur is 1.

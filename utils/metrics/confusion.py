@@ -80,7 +80,7 @@ class ConfusionMatrix:
         self._table.zero_()
 
     def synchronize(self) -> None:
-        """Take the counts of all processes; call it once, before `compute`."""
+        """Take the sum over all processes; before `compute`, and once, or it is added again."""
         # A clone: those of a validation are inference tensors, which gloo refuses on a GPU.
         self._table = sum_over_processes(self._table.clone())
 
