@@ -122,11 +122,13 @@ def match(
         found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
         endings = {path.suffix.lower() for path in masks.values()}
         nothing = "".join(_NOTHING[ending] for ending in sorted(endings & _NOTHING.keys()))
+        several = len(missing) == len(images) < len(others)
+        objects = "where each object has a mask, draw those of an image into one; else " * several
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
             f"{found}"
             "  expected: a mask with the same name for every image\n"
-            f"  fix: add the masks{nothing}, or remove these images from the split"
+            f"  fix: {objects}add the masks{nothing}, or remove these images from the split"
         )
     pairs = [Pair(images[key], masks[key]) for key in sorted(images)]
     left = f"{len(others)} masks have no image: {shortened(others)} (in {where})"

@@ -129,6 +129,18 @@ def test_the_same_files_for_both_are_not_looked_into(tmp_path, name):
     assert "both are the same files\n  fix: two sub-folders, or two patterns such as " in message
 
 
+@pytest.mark.parametrize("masks", [2, 1])
+def test_a_mask_for_each_object_is_recognized(tmp_path, masks):
+    """As the nuclei of the Data Science Bowl 2018 come."""
+    for image in ("a1", "b2"):
+        touch(tmp_path, f"{image}/images/{image}.png")
+        touch(tmp_path, *(f"{image}/masks/{number}{image[::-1]}.png" for number in range(masks)))
+    message = refusal(tmp_path, "*/images/*", "*/masks/*")
+    assert ("where each object has a mask, draw those of an image into one" in message) == (
+        masks > 1
+    )
+
+
 def test_masks_that_are_left_over_are_said(tmp_path):
     for number in range(6):
         write(tmp_path / f"masks/{number}.png", np.zeros((8, 12), np.uint8))
