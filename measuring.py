@@ -6,7 +6,6 @@ from torch import Tensor
 
 from trainer import Trainer
 from utils.hardware import distributed
-from utils.hardware.devices import kernel_search
 from utils.hardware.prefetch import grouped, on_device
 from utils.run.stopwatch import Phases
 
@@ -30,9 +29,8 @@ class MeasuredTrainer(Trainer):
         self.phases = Phases(self.device)
         batches = on_device(self.parts.train_loader.endless(), self.device)
         groups = grouped(batches, self.options.accumulate)
-        self.parts.network.train()
         images = 0
-        with self.memory_advice(), kernel_search(one_size=self.one_size):
+        with self.stepping():
             for number in range(-warm_up, iterations):
                 if number == 0:
                     self.phases.reset()

@@ -7,8 +7,8 @@ update whose loss or gradient is not finite is withheld there.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -111,10 +111,8 @@ class Trainer(BaseTrainer):
         loader.set_position(epoch, batch=self.position.iteration * size)
         title = f"TRAIN {epoch}/{self.plan.epochs}"
         bar = ProgressBar(title, iterations, done=self.position.iteration, shown=self.first)
-        self.parts.network.train()
         batches = on_device(self.stopwatch.waiting(loader), self.device)
-        searching = kernel_search(one_size=self.one_size)
-        with closing(bar), self.memory_advice(), determinism_advice(), searching:
+        with closing(bar), self.stepping():
             for micro_batches in grouped(batches, size):
                 self.train_iteration(micro_batches)
                 bar.advance()
@@ -131,14 +129,18 @@ class Trainer(BaseTrainer):
             log.info("%s  %s", title, one_line(line | ({"left": left} if left else {})))
         return metrics
 
-    def memory_advice(self) -> AbstractContextManager[None]:
-        """What to do, should memory run out in a training step."""
-        return memory_advice(
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """What training steps run in: train mode, cuDNN's search, and advice should they fail."""
+        self.parts.network.train()
+        memory = memory_advice(
             self.parts.train_loader.batch_size,
             self.options.accumulate,
             shares=shares(self.parts.network),
             smallest=self.parts.model.min_train_batch,
         )
+        with memory, determinism_advice(), kernel_search(one_size=self.one_size):
+            yield
 
     # One iteration: an update from one or more micro-batches.
 
@@ -220,8 +222,7 @@ class Trainer(BaseTrainer):
         """
         self._require_finite()
         speed, waited = self.stopwatch.read()
-        recent = self.totals.recent_loss()
-        metrics = {**self.totals.compute(), "loss": recent}
+        metrics = {**self.totals.compute(), "loss": (recent := self.totals.recent_loss())}
         groups = self.optimizer.param_groups
         self.loader_warning.look(waited)
         rates = {"learning_rates": [group["lr"] for group in groups]}
@@ -286,8 +287,7 @@ class Trainer(BaseTrainer):
         loss = metrics["val_loss"]
         if loss is not None and not math.isfinite(loss):
             raise self._diverged("the validation loss")
-        crop_size = self.validator.loader.dataset.crop_size
-        if crop_size is not None:
+        if (crop_size := self.validator.loader.dataset.crop_size) is not None:
             metrics["crop"] = crop_size
         if self.first:
             log.info("%s  %s", title, one_line(numbers.in_words(numbers.headline(metrics))))

@@ -11,6 +11,8 @@ from training import plain_config, trainer_of
 from measuring import MeasuredTrainer
 from models import MODELS
 from models.enet import PReLU
+from tools import lr_find
+from trainer import Trainer
 from utils.errors import ConfigError
 from utils.hardware.devices import set_determinism
 from utils.hardware.precision import autocast, resolve_precision
@@ -156,14 +158,23 @@ def test_deterministic_forbids_what_is_not(monkeypatch):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_an_operation_without_a_deterministic_version_is_named(tmp_path):
-    trainer = trainer_of(plain_config(tmp_path))
+@pytest.mark.parametrize(
+    ("kind", "train"),
+    [
+        (Trainer, lambda trainer: trainer.train_epoch(1)),
+        (MeasuredTrainer, lambda trainer: trainer.measure(1)),
+        (Trainer, lambda trainer: lr_find.run(trainer, start=1e-6, end=1.0, steps=2)),
+    ],
+    ids=["train_epoch", "measure", "lr_find"],
+)
+def test_an_operation_without_a_deterministic_version_is_named(tmp_path, kind, train):
+    trainer = trainer_of(plain_config(tmp_path), kind=kind)
     places = torch.zeros(1, dtype=torch.long)
     trainer.normalize.forward = lambda images: images.put_(places, images.flatten()[:1])
     torch.use_deterministic_algorithms(mode=True)
     try:
         with pytest.raises(ConfigError, match=r"no deterministic put_ on .*\n  fix: .*img_size"):
-            trainer.train_epoch(1)
+            train(trainer)
     finally:
         torch.use_deterministic_algorithms(mode=False)
 

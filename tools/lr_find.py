@@ -11,7 +11,7 @@ of a backbone keeps its proportion to that of the decoder.
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +25,6 @@ from utils.files.written import Written  # noqa: E402
 from utils.hardware.devices import pick_device, restrict_gpus  # noqa: E402
 
 if TYPE_CHECKING:
-    from base.base_data_loader import Batch
     from trainer import Trainer
 
 _SMOOTHING = 0.9  # of the running mean of the loss: ten updates or so
@@ -110,31 +109,23 @@ def run(trainer: "Trainer", *, start: float, end: float, steps: int) -> Sweep:
         end: The rate of the last.
         steps: How many.
     """
+    from utils.hardware.prefetch import grouped, on_device
     from utils.optim.lr_scheduler import Exponential
     from utils.run.progress import progress
 
     schedule = Exponential(trainer.optimizer, total_steps=steps, start=start, end=end)
     trainer.parts = replace(trainer.parts, schedule=schedule)
-    trainer.parts.network.train()
-    batches = _endless(trainer)
+    batches = on_device(trainer.parts.train_loader.endless(), trainer.device)
+    groups = grouped(batches, trainer.options.accumulate)
     rates, losses = [], []
-    for _ in progress(range(steps), "learning rates", steps):
-        trainer.train_iteration([next(batches) for _ in range(trainer.options.accumulate)])
-        rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
-        losses.append(trainer.totals.recent_loss())
-        if diverged(losses):
-            break
+    with trainer.stepping():
+        for _ in progress(range(steps), "learning rates", steps):
+            trainer.train_iteration(next(groups))
+            rates.append(float(trainer.optimizer.param_groups[0]["lr"]))
+            losses.append(trainer.totals.recent_loss())
+            if diverged(losses):
+                break
     return Sweep(rates, losses)
-
-
-def _endless(trainer: "Trainer") -> "Iterator[Batch]":
-    from utils.hardware.prefetch import on_device
-
-    epoch = 0
-    while True:
-        epoch += 1
-        trainer.parts.train_loader.set_position(epoch, batch=0)
-        yield from on_device(trainer.parts.train_loader, trainer.device)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
