@@ -144,7 +144,7 @@ def loss(data: Fingerprint) -> Choice:
 
 def monitor(data: Fingerprint) -> Choice:
     """Keep the best checkpoint for what is looked for."""
-    share, name = min(zip(data.shares, data.classes, strict=True))
+    share, name = rarest(data)
     if len(data.classes) == 2 and share < 0.05:
         return Choice(f"max IoU/{name}", "half of the mean would be the easy class")
     return Choice("max Mean_IoU", "all classes count the same")

@@ -375,6 +375,7 @@ def test_loss(count, kind):
     [
         ("ab", (0.96, 0.04), "max IoU/b"),
         ("ab", (0.95, 0.05), "max Mean_IoU"),
+        ("ab", (1.0, 0.0), "max Mean_IoU"),  # a class that is nowhere has no IoU
         ("abc", (0.9, 0.06, 0.04), "max Mean_IoU"),
     ],
 )
