@@ -122,8 +122,9 @@ def match(
         found = f"  found: masks without an image: {shortened(others)}\n" if others else ""
         endings = {path.suffix.lower() for path in masks.values()}
         nothing = "".join(_NOTHING[ending] for ending in sorted(endings & _NOTHING.keys()))
-        several = len(missing) == len(images) < len(others)
-        objects = "where each object has a mask, draw those of an image into one; else " * several
+        objects = ""
+        if len(others) >= 2 * len(images):
+            objects = "where each object has a mask, draw those of an image into one; else "
         raise DataError(
             f"{where}: no mask for {len(missing)} of {len(images)} images:\n{listed(missing)}\n"
             f"{found}"
