@@ -35,7 +35,7 @@ def write_run(folder, scores, *, seed=0, lr=0.1, log=LOG, name="fields"):
     config = {
         "name": name,
         "seed": seed,
-        "train_loader": {"type": "Folder", "args": {}},
+        "train_loader": {"type": "Folder", "args": {"data_dir": "/data/farm"}},
         "optimizer": {"args": {"lr": lr}},
         "trainer": {"monitor": "max Mean_IoU", "epochs": len(scores)},
     }
@@ -88,7 +88,7 @@ def test_a_page_is_made_of_a_folders_files_alone(tmp_path):
     tags = Tags(re.sub(r"<path[^>]*/>", "", page))
     assert all(address.startswith(("data:", "#")) for address in tags.addresses)
     assert (tags.scripts, tags.crossed, tags.open) == (0, [], [])
-    assert "<title>fields on Folder, 2026-01-31 12:00</title>" in page
+    assert "<title>fields on farm, 2026-01-31 12:00</title>" in page
     assert '<div class="value">70.00 %</div><div class="label">best Mean IoU</div>' in page
     assert '<div class="value">2 of 3</div>' in page
     facts = dict(cells(page, "runs"))
