@@ -73,7 +73,7 @@ def main() -> None:
     DATASETS["Noise"] = step.Noise
     keep_freed_memory()  # as train.py does
     print(f"{step.BATCH} images of {step.SIZE} x {step.SIZE}, {torch.get_num_threads()} threads")
-    print(f"| network | fp32, ms | bf16, ms | auto | auto / fp32 |\n|{'---|' * 5}")
+    print(f"| network | fp32, ms | bf16, ms | auto | times as fast as fp32 |\n|{'---|' * 5}")
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for encoder in args.encoders:
