@@ -410,6 +410,22 @@ def test_a_run_that_goes_back_leaves_its_history_whole_and_says_so(
     assert differing(expected, contents(folder)) == []
 
 
+def test_a_run_that_goes_back_leaves_its_later_best_model_too(
+    write_config, run_folder, monkeypatch
+):
+    """The best of epoch 2 is of the history that was left; the best of epoch 1 is gone."""
+    scores, validate = {1: 0.3, 2: 0.5, 3: 0.4}, Trainer.validate
+    known = lambda self, epoch: validate(self, epoch) | {"Mean_IoU": scores[epoch]}  # noqa: E731
+    monkeypatch.setattr(Trainer, "validate", known)
+    assert train.main(["--config", str(write_config(epochs=3))]) == 0
+    folder = run_folder()
+    scores |= {2: 0.1, 3: 0.2}
+    assert train.main(["--resume", str(folder / "checkpoint-epoch1.pth")]) == 0
+    assert checkpoint.load(folder / "left-1" / "best_model.pth")["epoch"] == 2
+    assert checkpoint.load(folder / "best_model.pth")["epoch"] == 3
+    assert checkpoint.load(folder / "last.pth")["monitor_best"] == 0.2
+
+
 def test_a_run_folder_without_its_rows_is_still_the_runs(write_config, run_folder):
     assert train.main(["--config", str(write_config(epochs=1))]) == 0
     folder = run_folder()

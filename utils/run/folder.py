@@ -136,14 +136,14 @@ def begin_history(folder: Path, state: Mapping[str, Any], rows: bytes) -> None:
         state: The content of the checkpoint that the run goes on from.
         rows: Those of metrics.jsonl.
     """
-    last = folder / LAST
-    try:
-        step = checkpoint.load(last).get("step", -1)
-    except CheckpointError:  # damaged, which was said, or missing
-        step = -1
+    last, best = folder / LAST, folder / BEST
+    step = step_of(last)
     later = [last] if step > state["step"] else []
     for kind, done in (("epoch", state["epoch"]), ("iter", state["step"])):
         later += [file for file in _newest(folder, kind) if _number(file) > done]
+    # Of a run that goes back. Else a kill before last.pth was saved may have left it ahead.
+    if (later or step < 0) and step_of(best) > state["step"]:
+        later.append(best)
     if later:
         aside = next(one for n in range(1, 10**6) if not (one := folder / f"left-{n}").exists())
         aside.mkdir()
@@ -159,6 +159,14 @@ def begin_history(folder: Path, state: Mapping[str, Any], rows: bytes) -> None:
         )
     if step != state["step"]:
         checkpoint.save([last], state)
+
+
+def step_of(file: Path) -> int:
+    """Return the iteration of a checkpoint; -1 of one that is missing or damaged."""
+    try:
+        return checkpoint.load(file).get("step", -1)
+    except CheckpointError:
+        return -1
 
 
 def find_model(path: Path) -> Path:

@@ -51,7 +51,23 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
     theirs = path.is_dir() or any(
         (file.parent / name).exists() for name in ("metrics.jsonl", "train.log")
     )
-    return config, state, file.parent if theirs else None
+    folder = file.parent if theirs else None
+    _forget_lost_best(state, folder)
+    return config, state, folder
+
+
+def _forget_lost_best(state: dict, folder: Path | None) -> None:
+    """Without the best model of the checkpoint's history, the best from here on is kept.
+
+    All processes must see the same: a file of a later iteration, which the first process may be
+    moving away, counts as one that is gone.
+    """
+    if state["monitor_best"] is None:
+        return
+    step = -1 if folder is None else run_folder.step_of(folder / run_folder.BEST)
+    if not 0 <= step <= state["step"]:
+        state["monitor_best"] = None
+        log.info("no %s up to iteration %d: kept from here on", run_folder.BEST, state["step"])
 
 
 def check_classes(classes: Sequence[str], state: Mapping | None) -> None:
