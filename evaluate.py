@@ -195,6 +195,11 @@ def _data(
         folders = options.images, options.masks
         about = {"data": str(options.images)}
         return labelled_folders(*folders, train.type, train.args, checkpoint), about
+    if val is None and split is None and not any(map(train.args.get, SPLITTING)):
+        raise ConfigError(
+            "--model: the run has no validation data, and those of its training are no measure\n"
+            "  fix: --images and --masks, --split, or --config with a val_loader"
+        )
     from_train = val is None or (split is not None and split == train.args.get("split"))
     kind, section = ("train_loader", train) if from_train or val is None else ("val_loader", val)
     args = dict(section.args)

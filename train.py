@@ -225,6 +225,7 @@ def _print_result(config: "Config", trainer: "Trainer", folder: Path) -> None:
         trainer.monitor,
         example=example_image(loader.dataset, folder),
         crop=loader.dataset.crop_size if trainer.parts.val_loader else None,
+        validated=trainer.parts.val_loader is not None,
         log_dir=config.trainer.log_dir if config.trainer.tensorboard else None,
         on_cpu=trainer.device.type == "cpu",
         plugins=trainer.description["plugins"],

@@ -9,14 +9,15 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from base.base_dataset import Pair
 from dataloaders.annotations import coco_files
-from dataloaders.folder_lists import chosen, composed, pairs_of, read_rows
-from dataloaders.layout import contents, first_folder, match, shortened
+from dataloaders.folder_lists import chosen, pairs_of, read_rows
+from dataloaders.layout import contents, first_folder, match
+from dataloaders.patterns import by_patterns, files_below, matches, unique
 from utils.errors import ConfigError, DataError
 from utils.files.endings import EXTENSIONS, advice
 
@@ -58,8 +59,7 @@ def find_pairs(
         stars = (split,) if isinstance(split, str) else split
         if not root.is_dir():
             first_folder([root], layout=f"data_dir/{images}")
-        files = files_below(root)
-        found, labels = (_by_pattern(root, files, pattern, stars) for pattern in (images, masks))
+        found, labels = by_patterns(root, (images, masks), stars)
         if not found:
             raise _nothing_matches(root, images, stars)
     elif split is None or isinstance(split, str):
@@ -105,13 +105,16 @@ def by_key(place: Path) -> dict[str, Path]:
     """Return the files of a folder by relative path without ending, of a pattern by its stars."""
     if "*" not in str(place):
         return _by_relative_stem(place)
-    return _by_pattern(Path(), files_below(Path()), place.as_posix(), None)
+    (found,) = by_patterns(Path(), [place.as_posix()], None)
+    if not found:
+        raise DataError(f"{place}: no file matches")
+    return found
 
 
 def _by_relative_stem(folder: Path, *kinds: Sequence[str]) -> dict[str, Path]:
     """Return all images below a folder by relative path without the ending, or as `_readable`."""
     start = len(str(folder / "x")) - 1
-    return _unique(
+    return unique(
         (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)
         for path in _readable(folder, *kinds)
     )
@@ -189,7 +192,7 @@ def likely_patterns(
             )] += 1  # fmt: skip
     pairs = Counter[tuple[str, ...]]()
     for patterns, _ in votes.most_common(8):
-        one, other = ({match.groups() for match, _ in _matches(root, map(str, paths), pattern)}
+        one, other = ({match.groups() for match, _ in matches(root, map(str, paths), pattern)}
                       for pattern, paths in zip(patterns, files, strict=True))  # fmt: skip
         pairs[patterns] = len(one & other)
     for (image, mask), count in pairs.most_common(1):
@@ -211,74 +214,6 @@ def _shared(one: str, other: str) -> Iterator[str]:
         run = [word for word, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
         if core := "".join(run[::order]).strip("_-. "):
             yield core
-
-
-def files_below(folder: Path) -> list[str]:
-    """Return every file below a folder but hidden ones, in the byte order of the paths."""
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        # Text: a Path for each of 100,000 files takes seconds.
-        found += [f"{place}{os.sep}{name}" for name in names if not name.startswith(".")]
-        # A link to a folder that it lies in would lead round and round.
-        here = Path(place).resolve()
-        folders[:] = [name for name in folders if not name.startswith(".")
-                      and not here.is_relative_to(Path(place, name).resolve())]  # fmt: skip
-    return sorted(found, key=os.fsencode)
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
-
-
-def _by_pattern(
-    root: Path, files: Sequence[str], pattern: str, stars: Iterable[str] | None
-) -> dict[str, Path]:
-    """Return the files below `root` that a pattern matches, by what its stars matched."""
-    wanted = None if stars is None else {composed(star) for star in stars}
-    matches = list(_matches(root, files, pattern))
-    met = {match[1] for match, _ in matches}
-    found = [("/".join(match.groups()), Path(file)) for match, file in matches
-             if wanted is None or match[1] in wanted]  # fmt: skip
-    if found and wanted is not None and wanted - met:
-        raise DataError(
-            f"{root / pattern}: no file with the first star {', '.join(sorted(wanted - met))}\n"
-            f"  found: {shortened(sorted(met))}"
-        )
-    return _unique(found)
-
-
-def _matches(root: Path, files: Iterable[str], pattern: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Yield how a pattern matches paths below `root`, and the path, for each that it matches."""
-    expression, start = _expression(pattern), len(str(root / "x")) - 1
-    for file in files:
-        if match := expression.fullmatch(composed(file[start:].replace(os.sep, "/"))):
-            yield match, file
-
-
-def _expression(pattern: str) -> re.Pattern[str]:
-    """Its ending counts in any case, as cameras write .JPG; ".*" is any that can be read."""
-    groups = {"*": "([^/]*)", "**/": "((?:[^/]+/)*)"}
-    start, ending = (
-        "".join(groups.get(piece, re.escape(piece)) for piece in re.split(r"(\*\*/|\*)", part))
-        for part in posixpath.splitext(posixpath.normpath(composed(pattern)))
-    )
-    if pattern.endswith(".*"):
-        ending = "|".join(map(re.escape, EXTENSIONS))
-    return re.compile(f"{start}(?i:{ending})")
-
-
-def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    by_key: dict[str, Path] = {}
-    for name, path in found:
-        key = composed(name)
-        if key in by_key:
-            raise DataError(
-                f"{path}: two files share one name: {by_key[key].name} and {path.name}\n"
-                "  expected: one file for each name; the ending does not count\n"
-                '  fix: remove one, or use a pattern such as "images/*.jpg"'
-            )
-        by_key[key] = path
-    return by_key
 
 
 def _nothing_matches(root: Path, pattern: str, stars: Sequence[str] | None) -> DataError:

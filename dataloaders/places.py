@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from base.base_dataset import Pair
 from dataloaders.annotations import json_kind, read_json
-from dataloaders.folder_files import SHAPES, Split, files_below, find_pairs, likely_patterns
+from dataloaders.folder_files import SHAPES, Split, find_pairs, likely_patterns
 from dataloaders.layout import contents, listed, require_some
+from dataloaders.patterns import files_below
 from utils.errors import DataError
 from utils.files.endings import EXTENSIONS
 

@@ -218,3 +218,32 @@ def test_flags_that_do_not_go_together_are_told(test_set, capsys, flags, code, t
     found, said = refused(capsys, *flags.split())
     assert (found, told in said) == (code, True), said
     assert not (test_set / "result").exists()
+
+
+@pytest.mark.parametrize("start", ["", "./", "../{name}/", "{root}/"])
+def test_patterns_are_followed_wherever_they_lead(test_set, start, capsys):
+    start = start.format(name=test_set.name, root=test_set)
+    write(test_set / "answers", [VALUES[answer] for answer, _ in pairs()])
+    for kind in ("answers", "masks", "images"):
+        for path in sorted((test_set / kind).iterdir()):
+            path.rename(path.with_name(f"{path.stem}_{kind}.png"))
+    flags = (
+        "--predictions",
+        f"{start}answers/*_answers.png",
+        "--masks",
+        f"{start}masks/*_masks.png",
+    )
+    found = score(*flags, "--classes", *KINDS["values"][1])
+    assert found["Mean_IoU"] == pytest.approx(EXPECTED, abs=1e-12)
+    label_map = {str(value): number for number, value in enumerate(VALUES)}
+    model = run_file(test_set, label_map=label_map)
+    found = score("-m", model, "-i", f"{start}images/*_images.png", *flags[2:])
+    assert found["Mean_IoU"] == pytest.approx(EXPECTED, abs=1e-12)
+    code, said = refused(capsys, *flags[:3], f"{start}masks/*_msk.png", "--classes", *CLASSES)
+    assert (code, "masks/*_msk.png: no file matches" in said) == (3, True), said
+
+
+def test_a_run_without_validation_data_has_none_to_be_scored_on(test_set, capsys):
+    code, said = refused(capsys, "-m", run_file(test_set))
+    assert code == 2
+    assert "the run has no validation data" in said

@@ -18,6 +18,7 @@ def result_lines(
     *,
     example: Path,
     crop: int | None,
+    validated: bool,
     log_dir: str | None,
     on_cpu: bool,
     plugins: Sequence[str],
@@ -29,6 +30,7 @@ def result_lines(
         monitor: Followed the score.
         example: An image such as those that the model was trained on.
         crop: The side of the center crops that were scored, or None: whole images.
+        validated: Whether the run has validation data, which `evaluate` scores.
         log_dir: Where TensorBoard's files are, or None.
         on_cpu: Whether the run was on a CPU, where the quickest mode of inference is offered.
         plugins: Files that the run took components from.
@@ -47,6 +49,8 @@ def result_lines(
     if on_cpu:
         inference += ["--mode", "whole"]
     lines.append(f"next: {command_line('inference', *inference, plugins=plugins)}")
+    if not validated:
+        return lines
     evaluation = command_line("evaluate", "--model", str(model), plugins=plugins)
     return [*lines, f"next: {evaluation}"]
 
