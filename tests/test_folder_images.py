@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from test_folder import folder, write
 
 from base.base_data_loader import BaseDataLoader
@@ -262,3 +263,41 @@ def test_a_deviation_of_zero_is_refused_before_anything_is_read(write_config):
 
     with pytest.raises(ConfigError, match=r"train_loader\.args\.std\S* .*0"):
         load_config(write_config(change), [])
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_masks_whose_white_is_zero_are_read_as_displayed(tmp_path, compression):
+    shown = np.zeros((20, 30), np.uint8)
+    shown[5:9, 5:20] = 255
+    write(tmp_path / "images" / "a.png", np.zeros((20, 30, 3), np.uint8))
+    path = tmp_path / "masks" / "a.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, 255 - shown, photometric="miniswhite", compression=compression)
+    data = folder(tmp_path, classes=("a", "b"), label_map={"0": 0, "255": 1})
+    assert (data.load(0)[1] == shown // 255).all()
+    with Image.open(path) as image:  # another reader
+        assert (np.asarray(image.convert("L")) == shown).all()
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_turned_tiff_has_the_size_of_what_is_read(tmp_path, orientation):
+    path = tmp_path / "images" / "a.tif"
+    path.parent.mkdir()
+    stored = np.zeros((8, 12, 3), np.uint8)
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(path, stored, photometric="rgb", extratags=[tag])
+    size = (12, 8) if orientation == 6 else (8, 12)
+    write(tmp_path / "masks" / "a.png", np.zeros(size, np.uint8))
+    data = folder(tmp_path)
+    assert data.size(0) == size
+    assert data.load(0)[0].shape[:2] == size
+
+
+def test_a_one_bit_image_has_one_channel_where_one_is_expected(tmp_path):
+    path = tmp_path / "images" / "a.png"
+    path.parent.mkdir()
+    ones = np.indices((8, 12)).sum(0) % 2 == 1
+    Image.fromarray(ones).save(path)
+    write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
+    data = folder(tmp_path, mean=(0.5,), std=(0.5,))
+    assert (data.load(0)[0][..., 0] == 255 * ones).all()

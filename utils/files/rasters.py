@@ -45,7 +45,8 @@ class Raster:
         tags: What places it on the ground, as tifffile's writer takes it.
         georeferenced: Whether there is such.
         upright: Whether rows are stored as they are displayed.
-        as_displayed: Whether values are too.
+        transposed: Whether they are displayed as columns.
+        as_displayed: Whether rows and values are stored as they are displayed.
         nodata: The value that means none; None: no value does.
     """
 
@@ -62,7 +63,8 @@ class Raster:
             self._separate = page.planarconfig == 2 or len(self._pages) > 1
             self.dtype = _plain_dtype(path, page)
             self.nodata = _nodata(page.tags.valueof(_NODATA), self.dtype)
-            self.upright = page.tags.valueof(_ORIENTATION, 1) == 1
+            orientation = page.tags.valueof(_ORIENTATION, 1)
+            self.upright, self.transposed = orientation == 1, orientation >= 5
             shown = page.photometric in _SHOWN_AS_STORED and page.samplesperpixel != 2  # with alpha
             self.as_displayed = self.upright and shown
             kept = [page.tags[code] for code in _KEPT_TAGS if code in page.tags]

@@ -74,7 +74,10 @@ def header(path: Path, channels: int = 0) -> Header:
         return Header((height, width), kind)
     if suffix in SUFFIXES:
         with Raster(path) as one:
-            return Header(one.size, PixelKind(one.channels, working_dtype(one.dtype, path)))
+            # Read as they are displayed, by Pillow: RGB photographs (utils/inference/inputs.py).
+            photograph = (channels, one.dtype.name) == (3, "uint8") and not one.georeferenced
+            size = one.size[::-1] if one.transposed and photograph else one.size
+            return Header(size, PixelKind(one.channels, working_dtype(one.dtype, path)))
     with opened(path) as image:
         wide = image.mode.startswith("I")
         kind = PixelKind(1, "uint16") if wide else PixelKind(_bands(image, path), "uint8")
@@ -143,10 +146,10 @@ def read_values(path: Path, *, lossy: bool) -> Decoded:
 
 
 def holds_values(path: Path) -> bool:
-    """Whether a mask has plain values: an array, or a TIFF of one channel without colors."""
+    """Whether a mask has plain values: an array, or a TIFF of one channel stored as displayed."""
     if path.suffix.lower() in SUFFIXES:
         with contextlib.suppress(NotPlainError), Raster(path) as raster:
-            return raster.channels == 1 and raster.upright
+            return raster.channels == 1 and raster.as_displayed  # not where white is 0
     return path.suffix.lower() == ".npy"
 
 

@@ -55,7 +55,7 @@ def read_input(path: Path, expected: Expected) -> Decoded:
     with opened(path) as image:
         kept = upright(image)
         if kept.mode in ("P", "1", "CMYK", "YCbCr"):
-            kept = kept.convert("RGB")
+            kept = kept.convert("L" if kept.mode == "1" else "RGB")
         pixels = np.asarray(kept)
     # Pillow widens 16-bit gray to int32 in some releases and formats.
     if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16:
