@@ -182,14 +182,21 @@ def _coco(file: Path, content: Mapping[str, Any]) -> Annotations:
     images |= {one["file_name"]: one for one in content["images"]}
     drawn = defaultdict(list)
     for one in content["annotations"]:
-        drawn[one["image_id"]].append((names[one["category_id"]], one["segmentation"]))
+        drawn[one["image_id"]].append(
+            (names[one["category_id"]], one.get("segmentation"), one.get("id"))
+        )
 
     def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
         parts = pair.image.parts
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         image = next(images[tail] for tail in tails if tail in images)
         _check_size(pair, size, (image["height"], image["width"]))
-        for label, found in drawn[image["id"]]:
+        for label, found, number in drawn[image["id"]]:
+            if not found or (isinstance(found, list) and min(map(len, found)) < 6):
+                raise ShapeError(
+                    f"annotation {number} has no outline, expected polygons or runs; 4 numbers are "
+                    "a box\n  fix: export segmentations, or delete it"
+                )
             runs = found
             if isinstance(found, list) or isinstance(found["counts"], list):
                 runs = areas.frPyObjects(found, *size)
@@ -213,7 +220,8 @@ def _yolo(first: Path, classes: Sequence[str]) -> Annotations:
         with decoding(file):
             text = file.read_text(encoding="utf-8")
             found = text.splitlines() if file.suffix == ".txt" else yaml.safe_load(text)["names"]
-            names = found if isinstance(found, dict) else dict(enumerate(found))
+            found = found if isinstance(found, dict) else dict(enumerate(found))
+            names = {int(number): str(name) for number, name in found.items()}
 
     def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
         assert pair.mask is not None
@@ -227,7 +235,7 @@ def _yolo(first: Path, classes: Sequence[str]) -> Annotations:
             points = np.array(rest, np.float64).reshape(-1, 2) * (size[1], size[0])
             yield names[int(number)], inside(points, size)
 
-    return Annotations("YOLO", [str(names[one]) for one in sorted(names)], shapes, names)
+    return Annotations("YOLO", [names[one] for one in sorted(names)], shapes, names)
 
 
 def _numbered(table: Path) -> Annotations:

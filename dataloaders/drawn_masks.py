@@ -42,6 +42,8 @@ def draw_masks(
     found: Annotations,
     classes: Sequence[str],
     label_map: Mapping[str, int | str],
+    *,
+    channels: int,
 ) -> tuple[Pair, ...]:
     """Draw the shapes of each image, later ones over earlier ones, unless that was done before.
 
@@ -50,6 +52,7 @@ def draw_masks(
         found: The shapes.
         classes: Names; a class "background" is where nothing is drawn, else that is void.
         label_map: Train id or "void" of labels that are no class; "*" is every other label.
+        channels: Of the images; by them an array (C, H, W) is told from (H, W, C).
 
     Returns:
         The images with PNG masks, as `drawn_labels` describes them.
@@ -78,7 +81,7 @@ def draw_masks(
         for i in missing:
             try:
                 if not targets[i].exists():
-                    _write(_drawn(pairs[i], found, ids, dtype), targets[i])
+                    _write(_drawn(pairs[i], found, ids, dtype, channels), targets[i])
             except DataError as error:
                 faults.append(str(error))
             bar.advance()
@@ -89,9 +92,11 @@ def draw_masks(
     return tuple(Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True))
 
 
-def _drawn(pair: Pair, found: Annotations, ids: Mapping[str, int], dtype: np.dtype) -> np.ndarray:
+def _drawn(
+    pair: Pair, found: Annotations, ids: Mapping[str, int], dtype: np.dtype, channels: int
+) -> np.ndarray:
     assert pair.mask is not None
-    size = header(pair.image).size
+    size = header(pair.image, channels).size
     mask = np.full(size, ids.get(BACKGROUND[0], -1), np.int64)
     with decoding(pair.mask):
         try:

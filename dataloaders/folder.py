@@ -88,6 +88,7 @@ class Folder(BaseDataset):
         )
         if self.classes:  # the config's faults first
             self._check_classes(label_map)
+        channels = 3 if self.mean is None else len(self.mean)
         root = Path(self.data_dir)
         pairs, notes = labelled_pairs(root, images=self.images, masks=self.masks, split=self.split)
         table = root / self.label_map if isinstance(self.label_map, str) else None
@@ -97,7 +98,7 @@ class Folder(BaseDataset):
             self.classes = self.classes or ("background", *labels)
             self._check_classes(label_map)
             notes += self._notes_of_void(label_map)
-            pairs = draw_masks(pairs, found, self.classes, label_map)
+            pairs = draw_masks(pairs, found, self.classes, label_map, channels=channels)
             label_map = drawn_labels(len(self.classes))
         elif not self.classes:
             raise ConfigError(
@@ -105,7 +106,6 @@ class Folder(BaseDataset):
                 '  fix: "classes": ["background", ...] in the order of the label values'
             )
         self.label_map = label_map
-        channels = 3 if self.mean is None else len(self.mean)
         self.kind = self._pixel_kind(_first_header([pair.image for pair in pairs], channels).kind)
         self.input_dtype = self.kind.dtype  # pyrefly: ignore[read-only]
         self.reducible = self.kind == RGB  # pyrefly: ignore[read-only]

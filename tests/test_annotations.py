@@ -413,3 +413,40 @@ def test_plain_masks_without_classes_are_told(root):
         Image.new("RGB", (40, 30)).save(root / "images" / "deep" / f"{number}.png")
     with pytest.raises(ConfigError, match='"classes" is missing, and these masks name none'):
         Folder(data_dir=str(root))
+
+
+@pytest.mark.parametrize("options", [{"val_fold": [0, 2]}, {"val_split": 0.5, "group": "*"}])
+def test_the_tool_writes_what_a_config_holds_out_too(root, options):
+    labelme(root)
+    args = {"data_dir": str(root), "masks": "labels", "batch_size": 1} | options
+    config = {"name": "a", "arch": {"type": "UNet"}, "trainer": {"epochs": 1},
+              "train_loader": {"type": "Folder", "args": args}}  # fmt: skip
+    (root / "config.json").write_text(json.dumps(config))
+    words = ["--config", str(root / "config.json"), "--output", str(root / "out")]
+    assert guard(masks_tool.main, words) == 0
+    assert len(list((root / "out").rglob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("outline", [[], None, [[1, 1, 20, 20]]])
+def test_a_box_of_coco_without_an_outline_is_named(root, outline):
+    file = coco(root)
+    content = json.loads(file.read_text())
+    content["annotations"][2] |= {"id": 17, "segmentation": outline}
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"annotation 17 has no outline(.|\n)*export segment"):
+        Folder(data_dir=str(root), masks="labels.json")
+
+
+def test_names_that_yaml_reads_as_numbers_are_names(root):
+    yolo(root)
+    (root / "data.yaml").write_text("names: [0, yes]")
+    assert Folder(data_dir=str(root), masks="labels").classes == ("background", "0", "True")
+
+
+def test_arrays_with_their_bands_first_have_shapes_too(root):
+    labelme(root, size=SIZE)
+    for path in (root / "images").rglob("*.png"):
+        np.save(path.with_suffix(".npy"), np.zeros((5, *SIZE), np.uint8))
+        path.unlink()
+    data = Folder(data_dir=str(root), masks="labels", mean=(0.5,) * 5, std=(0.5,) * 5)
+    assert (data.load(0)[1] == expected_labelme(0, 1, 2)).all()

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if (options.data is None) == (options.config is None):
         raise ConfigError("found both or none of --data and --config, expected one of them")
-    from dataloaders.building import build_whole
+    from dataloaders.building import SPLITTING, build_whole
     from utils.config.config import load_config
 
     kind, ignore_index = "Folder", 255
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.config:
         config = load_config(options.config)
         kind, ignore_index = config.train_loader.type, config.ignore_index
-        args = {key: one for key, one in config.train_loader.args.items() if key != "val_split"}
+        args = {key: one for key, one in config.train_loader.args.items() if key not in SPLITTING}
     data = build_whole("train_loader", kind, args, ignore_index=ignore_index, seed=0)
     root = Path(str(args.get("data_dir", ""))) / str(args.get("images", ""))
     _write(data, root, options.output, overwrite=options.overwrite)
