@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from utils.config.registry import Choice, Table, build
 from utils.errors import ConfigError
 from utils.losses.contract import SegmentationLoss, divide
-from utils.losses.pixel import CrossEntropyLoss2d
+from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
 from utils.losses.region import Classes, DiceLoss
 
 log = logging.getLogger("segmentation")
@@ -199,7 +199,7 @@ def build_loss(
         aux_weight: Factor of auxiliary outputs.
 
     Raises:
-        ConfigError: A part of a sum that there is not, or class weights that do not fit.
+        ConfigError: A part of a sum that there is not, or class weights or factors that do not fit.
     """
     if class_weights is not None and len(class_weights) != num_classes:
         raise ConfigError(
@@ -207,6 +207,12 @@ def build_loss(
             "each class of the data set in its order"
         )
     loss = choice.build(ignore_index=ignore_index, class_weights=class_weights)
+    for part in loss.modules():
+        if isinstance(part, FocalLoss) and part.alpha.dim() and len(part.alpha) != num_classes:
+            raise ConfigError(
+                f"loss: FocalLoss: alpha: found {len(part.alpha)} factors, expected {num_classes}, "
+                "one for each class of the data set in its order, or a single number"
+            )
     if _is_regional(loss):
         log.info(
             "loss: %s compares regions (or keeps the hardest pixels) of each process's micro-batch "
