@@ -125,6 +125,9 @@ class BaseDataLoader:
         train: Whether this is the training loader (set by the program); None: when it shuffles or
             augments.
 
+    Attributes:
+        evaluation: The indices of each batch of all processes; None of a training loader.
+
     Raises:
         ConfigError: A cache in memory that the workers could not share.
         ResourceError: A cache that does not fit.
@@ -158,13 +161,13 @@ class BaseDataLoader:
         self._epoch, self._batch = 0, 0
         self._asked_for: deque[list[Key]] = deque()
         self.signals = StopSignals()  # the trainer puts its own here
-        self._evaluation = None if self.train else self._evaluation_batches()
+        self.evaluation = None if self.train else self._evaluation_batches()
         self._loader = self._torch_loader()
         # Python would send SIGTERM to the workers at exit and wait; they ignore it.
         self._finalizer = weakref.finalize(self, workers.stop, self._loader)
 
     def close(self) -> None:
-        """End the worker processes; also happens at exit and when the loader is forgotten."""
+        """End the worker processes; at exit that happens by itself."""
         self._finalizer()
 
     @property
@@ -190,8 +193,8 @@ class BaseDataLoader:
 
     def __len__(self) -> int:
         """Return the number of batches that this process gets in an epoch."""
-        if self._evaluation is not None:
-            return len(self._evaluation[self.rank :: self.world_size])
+        if self.evaluation is not None:
+            return len(self.evaluation[self.rank :: self.world_size])
         return self._global_batches()
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
@@ -208,8 +211,9 @@ class BaseDataLoader:
         """
         self._asked_for.clear()
         try:
-            batches = iter(self._loader)
-            while batch := workers.next_of(batches, timeout=self.timeout, signals=self.signals):
+            batches = workers.started(self._loader, timeout=self.timeout)
+            timeout = self.timeout if self.num_workers else None
+            while batch := workers.next_of(batches, timeout=timeout, signals=self.signals):
                 if isinstance(batch, _Failure):
                     raise batch.kind(batch.message)
                 self._asked_for.popleft()
@@ -243,8 +247,8 @@ class BaseDataLoader:
             yield keys
 
     def _remaining(self) -> Iterator[list[Key]]:
-        if self._evaluation is not None:
-            mine = self._evaluation[self.rank :: self.world_size]
+        if self.evaluation is not None:
+            mine = self.evaluation[self.rank :: self.world_size]
             yield from ([(self._epoch, index) for index in batch] for batch in mine[self._batch :])
             return
         length = len(self.dataset)

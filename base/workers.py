@@ -68,8 +68,33 @@ def shared(*tensors: Tensor) -> None:
         ) from error
 
 
-def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T | None:
+def started(loader: "DataLoader[T]", *, timeout: float) -> Iterator[T]:
+    """Begin an epoch; of one that was left half read, the batches that are due are waited for.
+
+    Args:
+        loader: Its own timeout is `LOOK_AROUND`, which would be the limit of that wait.
+        timeout: Seconds that each of them may take.
+
+    Raises:
+        RuntimeError: A worker hangs or died.
+    """
+    running: Any = loader._iterator
+    if running is None:
+        return iter(loader)
+    running._timeout = timeout
+    try:
+        return iter(loader)
+    finally:
+        running._timeout = LOOK_AROUND
+
+
+def next_of(batches: Iterator[T], *, timeout: float | None, signals: StopSignals) -> T | None:
     """Wait for the next batch of torch's loader, whose own timeout is `LOOK_AROUND`.
+
+    Args:
+        batches: Of a begun epoch.
+        timeout: Seconds that it may take; None: there are no workers, so nothing to wait for.
+        signals: Looked at meanwhile.
 
     Returns:
         The batch, or None after the last.
@@ -79,6 +104,8 @@ def next_of(batches: Iterator[T], *, timeout: float, signals: StopSignals) -> T 
         StopAskedError: A signal came, and no batch some seconds later.
         RuntimeError: A worker died.
     """
+    if timeout is None:
+        return next(batches, None)  # an error in loading is one of this process
     began = time.monotonic()
     while True:
         try:

@@ -33,6 +33,18 @@ _SECONDS, _MOST = 2.0, 50  # of training steps, after two to warm up
 _PART = {"cpu": 2, "cuda": 4}  # images a step: from there on its time is in proportion
 
 
+class _Clock(StopSignals):
+    """Notes when a batch is done, and ends the validation after the second."""
+
+    def __init__(self) -> None:
+        self.done: list[float] = []
+
+    @property
+    def number(self) -> int | None:  # pyrefly: ignore[bad-override]
+        self.done.append(time.perf_counter())
+        return None if len(self.done) < 2 else 0
+
+
 def measure_candidates(
     data: Fingerprint, device: str | None, name: str
 ) -> tuple[Machine, list[Measured], list[str]]:
@@ -126,12 +138,11 @@ def measure(config: Mapping[str, Any], device_name: str) -> Measured:
 
 def _seconds_of_validation(trainer: MeasuredTrainer) -> float:
     """Seconds an image: of a second batch, when the workers have started."""
-    validator, seconds = trainer.validator, 0.0
+    validator = trainer.validator
     assert validator is not None
-    signals = StopSignals()
-    signals.number = 0  # which ends a validation after one batch
-    for _ in range(2):
-        start = time.perf_counter()
-        validator.run(trainer.model.eval(), signals, title="measuring", shown=False)
-        seconds = time.perf_counter() - start
-    return seconds / min(validator.loader.batch_size, len(validator.loader.dataset))
+    batches = validator.loader.evaluation
+    assert batches is not None
+    clock = _Clock()
+    while len(clock.done) < 2:  # twice where there is one batch
+        validator.run(trainer.model.eval(), clock, title="measuring", shown=False)
+    return (clock.done[1] - clock.done[0]) / len(batches[min(1, len(batches) - 1)])

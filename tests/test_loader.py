@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,10 @@ class Sizes(BaseDataset):
     def load(self, index):
         if self.fault == "data":
             raise DataError(f"image{index}: broken")
+        if self.fault == "gone":
+            raise FileNotFoundError("gone")
+        if self.fault == "slow":
+            time.sleep(0.4)
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         height, width = self.sizes[index]
@@ -216,3 +221,15 @@ def test_a_process_with_workers_ends(tmp_path):
     )
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True, timeout=60)
+
+
+def test_without_workers_an_error_in_loading_stays_what_it_is():
+    with pytest.raises(FileNotFoundError, match="gone"):
+        epoch(loader(Sizes(fault="gone"), batch_size=1), 0)
+
+
+def test_an_epoch_left_half_read_may_be_begun_again_however_slow_a_batch_is(monkeypatch):
+    monkeypatch.setattr("base.workers.LOOK_AROUND", 0.1)
+    data = loader(Sizes(sizes=((8, 8),) * 6, fault="slow"), batch_size=1, num_workers=1)
+    assert next(iter(data)).indices == next(iter(data)).indices
+    data.close()

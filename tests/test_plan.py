@@ -7,10 +7,12 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 import train
@@ -689,6 +691,21 @@ def test_a_step_is_measured_as_it_would_be_trained(folder, monkeypatch):
     assert found.peak_bytes > 2**27  # torch alone
     # A process of the pool would wait for workers for ever.
     assert multiprocessing.active_children() == children
+
+
+@pytest.mark.parametrize(("batches", "seconds"), [([[0, 1, 2], [3]], 6.0), ([[0, 1, 2]], 2.0)])
+def test_validation_is_measured_by_what_its_second_batch_holds(monkeypatch, batches, seconds):
+    """Batches are of one size of image, so they need not be full."""
+    monkeypatch.setattr(steps.time, "perf_counter", iter([10.0, 16.0]).__next__)
+
+    def run(network, signals, **_):
+        for _batch in batches:
+            if signals.number is not None:
+                return
+
+    validator = SimpleNamespace(loader=SimpleNamespace(evaluation=batches), run=run)
+    trainer = SimpleNamespace(validator=validator, model=torch.nn.Identity())
+    assert steps._seconds_of_validation(trainer) == seconds
 
 
 def test_weights_are_those_that_are_there(tmp_path, monkeypatch):
