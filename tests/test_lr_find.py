@@ -90,3 +90,15 @@ def test_a_real_network_gets_an_image_and_a_suggestion(tmp_path, capsys):
 def test_what_is_wrong_on_the_command_line_is_said(flags, message):
     with pytest.raises(ConfigError, match=message):
         lr_find.main(flags)
+
+
+def test_a_config_for_a_cpu_is_tried_on_one(tmp_path, monkeypatch):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(shapes_config(8) | {"n_gpu": 0}))
+
+    def chosen(name):
+        raise ConfigError(f"device {name}")
+
+    monkeypatch.setattr(lr_find, "pick_device", chosen)
+    with pytest.raises(ConfigError, match="device cpu"):
+        lr_find.main(["--config", str(config), "--output", str(tmp_path / "a.png")])

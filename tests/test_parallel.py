@@ -56,9 +56,9 @@ def seen():
 
 def test_sruns_variables_are_those_of_torchrun(clean_environment):
     set_all(clean_environment, **SRUN)
+    assert distributed.local_rank() == 1  # first: with n_gpu 1 nothing else has asked before
     assert distributed.started_by_launcher()
     assert distributed.environment_rank() == 5
-    assert distributed.local_rank() == 1
     assert seen() == {
         "WORLD_SIZE": "8",
         "RANK": "5",

@@ -58,3 +58,10 @@ def test_classes_are_those_of_the_best_epoch(runs, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "| class | Fields |", "|---|---|", "| road | 25.0 |", "| cat | - |"
     ]  # fmt: skip
+
+
+def test_a_run_that_has_not_written_yet_has_seen_nothing(runs, tmp_path, capsys):
+    (tmp_path / "a" / "metrics.jsonl").write_text("")
+    assert results.main(runs[:1]) == 0
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.startswith("| Fields | UperNet, resnet18 | 0 | - | - | 1 |")

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set)
     figure = new_figure(860, 420)  # first: what it needs may be missing
-    trainer = assemble(config, None, device=pick_device(options.device))
+    device = pick_device("cpu" if config.n_gpu == 0 else options.device)
+    trainer = assemble(config, None, device=device)
     sweep = run(trainer, start=options.start, end=options.end, steps=options.steps)
     best = suggestion(sweep)
     axes = figure.add_subplot(xscale="log")

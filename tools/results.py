@@ -1,6 +1,6 @@
-"""Print a Markdown table of training runs, from their folders alone: docs/results.md is made so.
+"""Print a Markdown table of training runs, from their folders alone: as in docs/results.md.
 
-    python tools/results.py saved/*/*
+    python tools/results.py saved/CamVid_ENet/* saved/CamVid_DeepLab_lite0/*
     python tools/results.py --classes saved/CamVid_ENet/*
 
 Runs that differ in nothing but their seed share a row: the mean, and the lowest and highest score;
@@ -70,7 +70,8 @@ def classes(groups: Sequence[Sequence[Run]]) -> Iterator[Sequence[str]]:
 def images_seen(run: Run) -> int:
     """How many images the training has taken, repetitions counted."""
     batch = run.config["train_loader"]["args"]["batch_size"]
-    return run.rows[-1]["step"] * batch * run.config["trainer"].get("accumulate", 1)
+    steps = run.rows[-1]["step"] if run.rows else 0
+    return steps * batch * run.config["trainer"].get("accumulate", 1)
 
 
 def spread(scores: Sequence[float | None]) -> str:

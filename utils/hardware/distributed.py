@@ -37,6 +37,7 @@ def world_size() -> int:
 
 def local_rank() -> int:
     """This process's number on its machine: which GPU it uses."""
+    _adopt_slurm()
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
