@@ -14,6 +14,8 @@ import evaluate
 import train
 from utils.errors import ConfigError, DataError, NumericError, ResourceError
 from utils.run import checkpoint
+from utils.run.monitor import Monitor
+from utils.run.next_steps import result_lines
 
 METRICS = {"val_loss", "Pixel_Accuracy", "Mean_IoU"}
 OF_CLASSES = ("IoU", "Dice", "Precision", "Recall")
@@ -113,6 +115,15 @@ def test_the_end_says_what_came_of_it_and_what_to_do_next(finished):
     assert printed[3].endswith(
         f"inference.py --model {run / 'best_model.pth'} --images {run / 'samples'} --mode whole"
     )
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_only_a_run_with_validation_data_offers_to_evaluate(tmp_path, validated):
+    (tmp_path / "last.pth").touch()
+    facts = {"crop": None, "log_dir": None, "on_cpu": True, "plugins": ()}
+    lines = result_lines(tmp_path, Monitor.parse("off", 0), example=tmp_path / "a.jpg",
+                         validated=validated, **facts)  # fmt: skip
+    assert any("evaluate.py" in line for line in lines) == validated
 
 
 def test_the_log_has_all_that_was_said_from_the_first_line_on(finished):
