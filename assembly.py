@@ -120,11 +120,19 @@ def _parts(config: Config, state: Mapping | None, device: torch.device) -> Parts
         loss=loss.to(device),
         optimizer=optimizer,
         schedule=chosen["lr_scheduler"].build(
-            optimizer=optimizer, total_steps=config.trainer.epochs * iterations
+            optimizer=optimizer, total_steps=_total_steps(config.trainer.epochs, iterations, state)
         ),
         train_loader=train_loader,
         val_loader=val_loader,
     )
+
+
+def _total_steps(epochs: int, iterations: int, state: Mapping | None) -> int:
+    """Updates of the whole run; its finished epochs may have had larger or smaller batches."""
+    if state is None:
+        return epochs * iterations
+    finished = state["step"] - state["iteration"]
+    return finished + max(0, epochs - state["epoch"]) * iterations
 
 
 def choose_components(config: Config) -> dict[str, Choice]:

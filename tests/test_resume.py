@@ -1,6 +1,7 @@
 """A run that was stopped anywhere and resumed ends bit for bit like one that was not."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -424,6 +425,35 @@ def test_a_run_that_goes_back_leaves_its_later_best_model_too(
     assert checkpoint.load(folder / "left-1" / "best_model.pth")["epoch"] == 2
     assert checkpoint.load(folder / "best_model.pth")["epoch"] == 3
     assert checkpoint.load(folder / "last.pth")["monitor_best"] == 0.2
+
+
+def rates(folder):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["learning_rates"][0] for row in rows if row["event"] == "log"}
+
+
+def test_with_other_batches_the_schedule_goes_on_to_its_end(write_config, run_folder, capsys):
+    config = write_config(epochs=1, log_per_iter=1)
+    assert train.main(["--config", str(config), "--set", "lr_scheduler.type=Cosine"]) == 0
+    folder = run_folder()
+    change = ["trainer.epochs=3", "train_loader.args.batch_size=2"]
+    assert train.main(["--resume", str(folder), "--set", *change]) == 0
+    before, total = 3, 3 + 2 * 6  # 12 images in batches of 4, then of 2
+    assert f"3 epochs, {total} iterations, {before} done" in capsys.readouterr().err
+    found = rates(folder)
+    assert list(found) == list(range(1, total + 1))
+    peak = found[1]
+    expected = [peak * (1 + math.cos(math.pi * step / total)) / 2 for step in range(before, total)]
+    assert [found[step + 1] for step in range(before, total)] == pytest.approx(expected, rel=1e-3)
+
+
+def test_in_the_middle_of_an_epoch_updates_stay_as_large(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1, save_per_iters=1))]) == 0
+    file = str(run_folder() / "checkpoint-iter2.pth")
+    half = "train_loader.args.batch_size=2"
+    with pytest.raises(ConfigError, match=r"found 2 images an update .*, expected 4"):
+        train.main(["--resume", file, "--set", half])
+    assert train.main(["--resume", file, "--set", half, "trainer.accumulate=2"]) == 0
 
 
 def test_a_run_folder_without_its_rows_is_still_the_runs(write_config, run_folder):

@@ -1,6 +1,7 @@
 """The run that --resume goes on with: its checkpoint, its own config, its folder."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             f"--set arch: a resumed run keeps its network ({own.arch.type}); to start another one "
             f"from these weights, train anew with --set init_from={file}"
         )
+    _check_batches(own, config, state, file)
     _report_changes(own.resolved(), config.resolved())
     if state["epoch"] >= config.trainer.epochs:
         log.warning(
@@ -68,6 +70,18 @@ def _forget_lost_best(state: dict, folder: Path | None) -> None:
     if not 0 <= step <= state["step"]:
         state["monitor_best"] = None
         log.info("no %s up to iteration %d: kept from here on", run_folder.BEST, state["step"])
+
+
+def _check_batches(own: Config, config: Config, state: Mapping, file: Path) -> None:
+    """A place in an epoch is counted in updates, so these must stay as large until its end."""
+    sizes = [(one.train_loader.args["batch_size"], one.trainer.accumulate) for one in (own, config)]
+    before, after = map(math.prod, sizes)
+    if state["iteration"] and before != after:
+        raise ConfigError(
+            f"--set: found {after} images an update (batch_size x accumulate), expected {before}: "
+            f"{file} is in the middle of epoch {state['epoch'] + 1}\n"
+            "  fix: change it when the epoch is over, or --resume from a checkpoint-epoch*.pth"
+        )
 
 
 def check_classes(classes: Sequence[str], state: Mapping | None) -> None:
