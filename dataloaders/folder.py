@@ -62,7 +62,7 @@ class Folder(BaseDataset):
         label_tolerance: How far a value or color channel may lie from a key of label_map and still
             count as it; for masks that were JPEG-compressed or smoothed.
         mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
-            unit of the file; needed unless images are RGB. `tools/statistics.py` computes it.
+            unit of the file; needed unless images are RGB. `tools/mean_std.py` computes it.
         std: Standard deviation over all pixels, likewise.
         colours: Display colors of the classes as "#RRGGBB"; left out, those of label_map or of
             the VOC rule.
@@ -214,14 +214,14 @@ class Folder(BaseDataset):
         ):
             raise ConfigError(
                 'Folder: "mean" and "std" belong together, one value a channel in each\n'
-                "  fix: give both; tools/statistics.py prints them"
+                "  fix: give both; tools/mean_std.py prints them"
             )
         if self.mean is None:
             if found.channels not in (1, 3, 4) or found.dtype != "uint8":
                 raise ConfigError(
                     f"Folder: images have {found.channels} channels of {found.dtype}: "
                     '"mean" and "std" are missing\n'
-                    "  fix: tools/statistics.py --config <this config> prints the two lines to add"
+                    "  fix: tools/mean_std.py --config <this config> prints the two lines to add"
                 )
             self.mean, self.std = _RGB_MEAN, _RGB_STD
         full, given = FULL_SCALE[found.dtype], {"mean": self.mean, "std": self.std or ()}

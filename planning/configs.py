@@ -26,7 +26,7 @@ def choose(
     batch = rules.batch(data, machine, peak_bytes)
     why = {
         "classes": f"{data.cure}; names are yours to change".removeprefix("; "),
-        "mean": "of the images, as tools/statistics.py prints it",
+        "mean": "of the images, as tools/mean_std.py prints it",
     }
     choices = {
         "name": Choice(name),

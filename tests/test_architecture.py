@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import utils
@@ -171,6 +172,13 @@ def test_weights_are_read_in_one_place_and_never_unsafely():
     }
     calls = offenders(lambda _, text: re.findall(r"torch\.load\([^)]*\)", text))
     assert all("weights_only=True" in call for found in calls.values() for call in found)
+
+
+def test_no_script_has_the_name_of_a_module_of_pythons():
+    """A script's folder is searched first, for what any library imports."""
+    scripts = [*ROOT.glob("tools/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("*.py")]
+    assert len(scripts) > 20
+    assert not {path.stem for path in scripts} & sys.stdlib_module_names
 
 
 def test_only_commands_print_exit_or_read_the_command_line():

@@ -9,7 +9,7 @@ from scipy.sparse import csc_matrix
 from dataloaders.folder import Folder
 from dataloaders.shapes import Shapes
 from dataloaders.voc import VOC
-from tools import preview, sbd, statistics
+from tools import mean_std, preview, sbd
 from utils.drawing.palette import voc_palette
 from utils.errors import ConfigError, DataError
 from utils.evaluation.summary import short_names
@@ -45,7 +45,7 @@ def bands(tmp_path):
 def test_statistics_are_those_of_numpy_and_make_the_config_work(bands, capsys):
     root, pixels = bands
     data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
-    assert statistics.main(["--config", config(root, data)]) == 0
+    assert mean_std.main(["--config", config(root, data)]) == 0
     title, line = capsys.readouterr().out.splitlines()
     assert title == "3 of 3 images, 5 channels of uint16"
     found = json.loads("{" + line + "}")
@@ -59,7 +59,7 @@ def test_statistics_of_arrays_whose_channels_come_first(bands, capsys):
         path = root / "images" / f"{name}.npy"
         np.save(path, np.load(path).transpose(2, 0, 1))
     data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
-    assert statistics.main(["--config", config(root, data)]) == 0
+    assert mean_std.main(["--config", config(root, data)]) == 0
     found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
     assert np.allclose(found["mean"], pixels.mean(axis=(0, 1, 2)), atol=1e-4)
 
@@ -70,26 +70,26 @@ def test_statistics_of_faint_bands_keep_their_digits(bands, capsys):
     for name, pixels in zip("abc", faint, strict=True):
         np.save(root / "images" / f"{name}.npy", pixels)
     data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
-    assert statistics.main(["--config", config(root, data)]) == 0
+    assert mean_std.main(["--config", config(root, data)]) == 0
     found = json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
     assert np.allclose(found["std"], faint.std(axis=(0, 1, 2)) / 65535, rtol=1e-3)
 
 
 def test_statistics_of_a_sample_and_of_generated_images(tmp_path, capsys):
     path = config(tmp_path, {"type": "Shapes", "length": 20, "height": 32, "width": 32})
-    assert statistics.main(["-c", path, "--images", "5", "--set", "seed=1"]) == 0
+    assert mean_std.main(["-c", path, "--images", "5", "--set", "seed=1"]) == 0
     assert "5 of 20 images, 3 channels of uint8" in capsys.readouterr().out
 
 
 def test_statistics_refuse_what_makes_no_sense(bands):
     root, _ = bands
     with pytest.raises(ConfigError, match="--images: found 0, expected at least 1"):
-        statistics.main(["--images", "0"])
+        mean_std.main(["--images", "0"])
     for name in "abc":
         np.save(root / "images" / f"{name}.npy", np.full((10, 12, 5), 7, np.uint16))
     data = {"type": "Folder", "data_dir": str(root), "classes": ["a", "b"]}
     with pytest.raises(DataError, match="channel 0, 1, 2, 3, 4 has the same value everywhere"):
-        statistics.main(["--config", config(root, data)])
+        mean_std.main(["--config", config(root, data)])
 
 
 def test_a_contact_sheet_shows_samples_masks_and_classes(tmp_path, capsys):
@@ -128,7 +128,7 @@ def test_what_is_held_out_is_neither_shown_nor_counted(tmp_path, capsys):
     held_out = whole.split_off()
     trained = [whole.load(index)[0] for index in range(6)]
     path = config(tmp_path, data | {"val_split": 0.25}, trainer={})
-    assert statistics.main(["-c", path]) == 0
+    assert mean_std.main(["-c", path]) == 0
     title, line = capsys.readouterr().out.splitlines()
     assert title == "6 of 6 images, 3 channels of uint8"
     found = json.loads("{" + line + "}")

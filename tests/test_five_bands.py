@@ -10,7 +10,7 @@ from test_folder import write
 import evaluate
 import inference
 import train
-from tools import statistics
+from tools import mean_std
 
 SIDE, BANDS = 32, 5
 
@@ -50,7 +50,7 @@ def test_five_bands_from_files_to_masks(tmp_path, suffix, capsys):
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(text))
-    assert statistics.main(["--config", str(path)]) == 0
+    assert mean_std.main(["--config", str(path)]) == 0
     text["train_loader"]["args"] |= json.loads("{" + capsys.readouterr().out.splitlines()[1] + "}")
     path.write_text(json.dumps(text))
 

@@ -42,7 +42,7 @@ def test_five_bands_keep_their_dtype_to_the_device(tmp_path, suffix, dtype):
 def test_other_kinds_of_pixels_need_mean_and_std(tmp_path, suffix):
     write(tmp_path / "images" / f"a{suffix}", np.zeros((8, 12, 5), np.uint16))
     write(tmp_path / "masks" / "a.png", np.zeros((8, 12), np.uint8))
-    with pytest.raises(ConfigError, match=r"5 channels of uint16(.|\n)*tools/statistics\.py"):
+    with pytest.raises(ConfigError, match=r"5 channels of uint16(.|\n)*tools/mean_std\.py"):
         folder(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Mean and standard deviation of a data set's channels, as the lines that a config needs.
 
-    python tools/statistics.py --config config.json           # of the training data
-    python tools/statistics.py --config config.json --images 500
+    python tools/mean_std.py --config config.json           # of the training data
+    python tools/mean_std.py --config config.json --images 500
 
 Every pixel counts the same. Values are fractions of the dtype's full scale: uint8 by 255, uint16 by
 65535, floats as they are.
