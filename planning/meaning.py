@@ -48,6 +48,11 @@ def find_meaning(facts: Sequence[MaskFacts]) -> Meaning:
         return Meaning()
     if smooth:
         return _smoothed(facts, len(labels))
+    if (labels, void) == ([0, 1], {VOID}) and not any(
+        {1, VOID} <= one.values.keys() for one in facts
+    ):  # a border of void would be around the objects
+        cure = "masks of 0 and 1 beside masks of 0 and 255: both are the foreground"
+        return Meaning(_named("01"), {"label_map": {"0": 0, "1": 1, str(VOID): 1}}, cure)
     label_map = seen.named({label: number for number, label in enumerate(labels)})
     classes = tuple(names.values()) if labels == list(names) else _named(list(label_map))
     if not seen.colours and labels == list(range(len(labels))) and void <= {VOID}:
@@ -69,10 +74,13 @@ def _count_up(ids: Sequence[int]) -> bool:
 
 
 def _are_objects(facts: Sequence[MaskFacts], void: set[int]) -> bool:
-    """Whether each mask counts its objects from 0 or 1, up to another number."""
+    """Whether masks count their objects from 0 or 1, up to another number.
+
+    Of one in five a number may be missing: an object that others cover, or that was cut off.
+    """
     ids = [sorted(labels) for one in facts if (labels := one.values.keys() - void)]
     most = {some[-1] for some in ids}
-    return len(most) > 2 and max(most) >= _OBJECTS and all(map(_count_up, ids))
+    return len(most) > 2 and max(most) >= _OBJECTS and sum(map(_count_up, ids)) >= 0.8 * len(ids)
 
 
 def _named(keys: Sequence[str]) -> tuple[str, ...]:

@@ -273,6 +273,27 @@ def test_counted_objects_are_no_classes(tmp_path, most, objects):
     assert (len(meaning.classes) == 2) == objects
 
 
+@pytest.mark.parametrize(("whole", "objects"), [(4, True), (3, False)])
+def test_of_one_in_five_an_object_may_be_missing(tmp_path, whole, objects):
+    masks = [areas(*range(count)) for count in (9, 8, 7, 6)[:whole]]
+    meaning = find_meaning(facts_of(tmp_path, *masks, areas(0, 1, 3, 4)))
+    assert (len(meaning.classes) == 2) == objects
+
+
+def test_masks_of_two_exports_have_one_foreground(tmp_path):
+    meaning = find_meaning(facts_of(tmp_path, areas(0, 1), areas(0, 255), areas(0)))
+    assert meaning.classes == ("background", "foreground")
+    assert meaning.args == {"label_map": {"0": 0, "1": 1, "255": 1}}
+    assert "both are the foreground" in meaning.cure
+    bordered = find_meaning(facts_of(tmp_path, areas(0, 1, 255), areas(0, 255)))
+    assert bordered.args == {}
+
+
+def test_photographs_for_masks_have_no_meaning(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3))
+    assert find_meaning(facts_of(tmp_path, noise, kind="jpg")).args == {}
+
+
 def test_labels_that_are_not_counted_are_classes(tmp_path):
     masks = [areas(*labels) for labels in [(0, 3, 9), (0, 2, 8), (0, 5, 7)]]
     assert len(find_meaning(facts_of(tmp_path, *masks)).classes) == 7
@@ -383,6 +404,15 @@ def test_loss(count, kind):
 )
 def test_monitor(classes, shares, watched):
     assert rules.monitor(replace(DATA, classes=tuple(classes), shares=shares)).value == watched
+
+
+@pytest.mark.parametrize(
+    ("occurs", "val_images", "watched"),
+    [(15, 0, "IoU/b"), (14, 0, "Mean_IoU"), (6, 200, "IoU/b"), (5, 200, "Mean_IoU")],
+)
+def test_a_class_is_watched_only_where_images_with_it_are_held_out(occurs, val_images, watched):
+    data = replace(DATA, shares=(0.96, 0.04), occurs=(200, occurs), val_images=val_images)
+    assert rules.monitor(data).value == f"max {watched}"
 
 
 def test_candidates_are_three_that_the_weights_at_hand_allow():

@@ -240,7 +240,7 @@ def _compressed(seen: Seen, table: Table) -> Cause:
     if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
         return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
     keys = thinned(seen.counts, seen)[: table.num_classes]
-    near = [value for value in seen.counts if seen.nearest(value, keys) <= _CLOSE]
+    near = [value for value in seen.counts if keys and seen.nearest(value, keys) <= _CLOSE]
     share = sum(seen.counts[value] for value in near) / seen.counts.total()
     if len(keys) < 2 or share < _NEAR or seen.flat < _FLAT:
         return Cause(what, {})  # values lie too close to be told apart, or it is an image
