@@ -27,6 +27,8 @@ from utils.files.written import Written
 from utils.hardware.devices import pick_device, restrict_gpus
 
 if TYPE_CHECKING:
+    import torch
+
     from utils.inference.model import Model
     from utils.inference.predictor import Mode
     from utils.inference.segmenter import Segmenter
@@ -134,7 +136,7 @@ def load(  # noqa: PLR0913  the flags
     overlap: float = 1 / 3,
     batch_size: int = 4,
     config: str | Path | None = None,
-    device: str | None = None,
+    device: "str | torch.device | None" = None,
     plugin: Sequence[str] = (),
 ) -> "Model":
     """Load a trained model, to be called with arrays; the settings are the flags of inference.py.
@@ -148,13 +150,14 @@ def load(  # noqa: PLR0913  the flags
         overlap: Of neighboring windows, in [0, 0.9].
         batch_size: Windows at a time.
         config: A config to take precision and window from, not the checkpoint.
-        device: "cpu", "cuda", "mps", or a GPU's index; None: a GPU where there is one.
+        device: "cpu", "cuda", "mps", "cuda:1", or a GPU's index; None: a GPU where there is one.
         plugin: Python files with models of yours.
 
     Raises:
         ConfigError: A setting out of range or without effect.
         CheckpointError: No model, or a damaged one.
     """
+    device = None if device is None else str(device).removeprefix("cuda:")
     options = argparse.Namespace(**locals())
     _check(options)
     return _model(options, gpu=_gpu(device))

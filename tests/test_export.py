@@ -19,6 +19,7 @@ from torch import nn
 import export
 from inference import load
 from models import MODELS
+from models.stored import read_model
 from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
 from utils.inference.export_proof import Comparison, compare, require_equal, rounding_of
@@ -367,3 +368,11 @@ def test_every_network_exports_for_any_size(name, tmp_path):
         palette=[(one, one, one) for one in range(7)],
     )
     assert run("-m", path, "-o", tmp_path / "model.onnx") == 0
+
+
+def test_a_file_that_is_missing_or_for_another_program_is_called_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"gone\.onnx: cannot be read \(No such file"):
+        read_model(tmp_path / "gone.onnx")
+    (tmp_path / "a.pt2").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"a\.pt2: a model for torch\.export\.load"):
+        read_model(tmp_path / "a.pt2")

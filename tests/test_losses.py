@@ -192,6 +192,7 @@ def test_which_losses_divide_by_the_effective_batch():
         ("Sum", {"parts": [{"type": "DiceLoss", "wieght": 2.0}]}, None, "wieght"),
         ("Sum", {"parts": []}, None, "parts"),
         ("DiceLoss", {}, [1.0, 2.0], "class_weights: found 2 weights, expected 3"),
+        ("DiceLoss", {}, [0, 0.0, 0], "class_weights: found only zeros"),
         ("FocalLoss", {"alpha": [1, 2]}, None, "alpha: found 2 factors, expected 3"),
         ("Sum", {"parts": [{"type": "FocalLoss", "args": {"alpha": [1, 2, 3, 4]}}]}, None, "alpha"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from color_model import (
     CLASSES,
     COLORS,
@@ -48,7 +49,7 @@ def test_the_manuals_lines_come_first_and_run(file, tmp_path):
 
 
 def test_ids_probabilities_classes_and_palette(file):
-    model = load(file, mode="whole", device="cpu")
+    model = load(file, mode="whole", device=torch.device("cpu"))
     assert (model.classes, model.palette) == (CLASSES, PALETTE)
     image = picture_of(MASK)
     assert (model(image) == MASK).all()
@@ -111,6 +112,7 @@ def test_a_pixel_without_a_value_is_void(tmp_path, monkeypatch):
         ({"batch_size": 0}, "--batch-size"),
         ({"device": "7"}, "device: found 7, expected cpu, cuda, mps"),
         ({"device": "gpu"}, "device: found gpu"),
+        ({"device": torch.device("cuda:7")}, "device: found 7, expected cpu, cuda, mps"),
     ],
 )
 def test_a_wrong_setting_is_told(file, settings, told):

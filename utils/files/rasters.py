@@ -44,8 +44,7 @@ class Raster:
         dtype: Of the values.
         tags: What places it on the ground, as tifffile's writer takes it.
         georeferenced: Whether there is such.
-        upright: Whether rows are stored as they are displayed.
-        transposed: Whether they are displayed as columns.
+        transposed: Whether rows are displayed as columns.
         as_displayed: Whether rows and values are stored as they are displayed.
         nodata: The value that means none; None: no value does.
     """
@@ -63,10 +62,9 @@ class Raster:
             self._separate = page.planarconfig == 2 or len(self._pages) > 1
             self.dtype = _plain_dtype(path, page)
             self.nodata = _nodata(page.tags.valueof(_NODATA), self.dtype)
-            orientation = page.tags.valueof(_ORIENTATION, 1)
-            self.upright, self.transposed = orientation == 1, orientation >= 5
+            self.transposed = (orientation := page.tags.valueof(_ORIENTATION, 1)) >= 5
             shown = page.photometric in _SHOWN_AS_STORED and page.samplesperpixel != 2  # with alpha
-            self.as_displayed = self.upright and shown
+            self.as_displayed = orientation == 1 and shown
             kept = [page.tags[code] for code in _KEPT_TAGS if code in page.tags]
             self.tags: list[Tag] = [(t.code, int(t.dtype), t.count, t.value, True) for t in kept]
             self.georeferenced = any(tag[0] in _GEOREFERENCE for tag in self.tags)

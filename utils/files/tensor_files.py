@@ -62,6 +62,8 @@ def _reason(error: Exception, path: Path) -> str:
             "could run code\n  a file of pytorch-segmentation is converted by "
             "tools/import_checkpoint.py; of others torch.save(model.state_dict()) is enough"
         )
+    if path.suffix == ".pt2":
+        return "a model for torch.export.load\n  fix: its checkpoint, or an .onnx of export.py"
     size = f"{path.stat().st_size:,} bytes"
     return f"not a checkpoint, or cut short ({size}; {reason.splitlines()[0][:200]})\n  {_ADVICE}"
 

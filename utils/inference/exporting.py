@@ -150,7 +150,11 @@ def onnx_session(path: Path) -> Any:
     except ImportError as error:
         raise ConfigError(f"{path} needs onnxruntime\n{_EXTRA}") from error
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds, which have no common base
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(f"{path}: not an ONNX file, or damaged ({reason})") from error

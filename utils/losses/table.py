@@ -206,6 +206,8 @@ def build_loss(
             f"class_weights: found {len(class_weights)} weights, expected {num_classes}, one for "
             "each class of the data set in its order"
         )
+    if class_weights is not None and not any(class_weights):
+        raise ConfigError("class_weights: found only zeros, expected a weight above zero")
     loss = choice.build(ignore_index=ignore_index, class_weights=class_weights)
     for part in loss.modules():
         if isinstance(part, FocalLoss) and part.alpha.dim() and len(part.alpha) != num_classes:
