@@ -61,12 +61,7 @@ def draw_masks(
         DataError: A damaged file, or a label that is neither class nor in `label_map`.
         ResourceError: The cache cannot be written.
     """
-    ids = {name: number for number, name in enumerate(classes)}
-    ids |= {name: -1 if to == "void" else int(to) for name, to in label_map.items()}
-    nothing = next((ids[name] for name in BACKGROUND if name in ids), None)
-    if nothing is not None:
-        ids = dict.fromkeys(BACKGROUND, nothing) | ids
-    dtype = _dtype(len(classes))
+    ids, dtype = _ids(classes, label_map), _dtype(len(classes))
     files = [[file for file in pair if file is not None] for pair in pairs]
     flat = stamps([file for both in files for file in both])
     recipe = f"{_FORMAT} {found.kind} {found.meaning} {len(classes)} {sorted(ids.items())}"
@@ -90,6 +85,14 @@ def draw_masks(
         more = f"\n  and {len(others)} more like it"
         raise DataError(faults[0] + (with_examples(more, others) if others else ""))
     return tuple(Pair(pair.image, target) for pair, target in zip(pairs, targets, strict=True))
+
+
+def _ids(classes: Sequence[str], label_map: Mapping[str, int | str]) -> dict[str, int]:
+    """The train id of each label; -1: void."""
+    ids = {name: number for number, name in enumerate(classes)}
+    ids |= {name: -1 if to == "void" else int(to) for name, to in label_map.items()}
+    nothing = next((ids[name] for name in BACKGROUND if name in ids), None)
+    return ids if nothing is None else dict.fromkeys(BACKGROUND, nothing) | ids
 
 
 def _drawn(
