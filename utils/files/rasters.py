@@ -1,8 +1,7 @@
 """TIFF and GeoTIFF read and written a few rows at a time: images larger than memory.
 
 The limit on pixels that guards against decompression bombs is not meant for these: nothing is ever
-decoded whole. tifffile reads what it can (with the imagecodecs package also LZW, JPEG and others);
-what it cannot is read through rasterio where that is installed.
+decoded whole. tifffile reads what it can (with imagecodecs LZW, JPEG and more), rasterio the rest.
 """
 
 import contextlib
@@ -63,8 +62,9 @@ class Raster:
             self.dtype = _plain_dtype(path, page)
             self.nodata = _nodata(page.tags.valueof(_NODATA), self.dtype)
             self.transposed = (orientation := page.tags.valueof(_ORIENTATION, 1)) >= 5
-            shown = page.photometric in _SHOWN_AS_STORED and page.samplesperpixel != 2  # with alpha
-            self.as_displayed = orientation == 1 and shown
+            flags = page.bitspersample == 1 and page.software == "tifffile.py"  # a bool array
+            shown = flags or page.photometric in _SHOWN_AS_STORED
+            self.as_displayed = orientation == 1 and shown and page.samplesperpixel != 2  # alpha
             kept = [page.tags[code] for code in _KEPT_TAGS if code in page.tags]
             self.tags: list[Tag] = [(t.code, int(t.dtype), t.count, t.value, True) for t in kept]
             self.georeferenced = any(tag[0] in _GEOREFERENCE for tag in self.tags)
