@@ -412,7 +412,7 @@ def test_a_run_that_goes_back_leaves_its_history_whole_and_says_so(
 
 
 def test_a_run_that_goes_back_leaves_its_later_best_model_too(
-    write_config, run_folder, monkeypatch
+    write_config, run_folder, monkeypatch, capsys
 ):
     """The best of epoch 2 is of the history that was left; the best of epoch 1 is gone."""
     scores, validate = {1: 0.3, 2: 0.5, 3: 0.4}, Trainer.validate
@@ -422,6 +422,7 @@ def test_a_run_that_goes_back_leaves_its_later_best_model_too(
     folder = run_folder()
     scores |= {2: 0.1, 3: 0.2}
     assert train.main(["--resume", str(folder / "checkpoint-epoch1.pth")]) == 0
+    assert "no best_model.pth up to iteration 3: kept from here on" in capsys.readouterr().err
     assert checkpoint.load(folder / "left-1" / "best_model.pth")["epoch"] == 2
     assert checkpoint.load(folder / "best_model.pth")["epoch"] == 3
     assert checkpoint.load(folder / "last.pth")["monitor_best"] == 0.2
