@@ -36,6 +36,7 @@ _ROLES = {
     "val": r"(?<![a-z])(val|valid|validation|dev)(?![a-z])",
     "test": r"(?<![a-z])test(ing)?(?![a-z])",
 }
+_OF_OBJECTS = "\n  or, where a mask holds one object: draw those of an image into one mask first"
 _FEW = 8  # JSON files of a folder that are looked at: COCO's are few
 _Folders = dict[str, list[Path]]  # by their paths below the root
 _Pairs = list[tuple[str, str]]  # folders of images and of masks, or COCO files
@@ -222,6 +223,7 @@ def _merged(root: Path, pairs: _Pairs, folders: _Folders) -> Place:
         raise DataError(
             f"{root}: of {len(images)} images and {len(masks)} masks {found[2]} would be pairs\n"
             f'  fix: if that is right, --images "{found[0]}" --masks "{found[1]}"; else name others'
+            f"{_OF_OBJECTS if len(masks) > len(images) else ''}"
         )
     return Place(*found[:2])
 

@@ -183,6 +183,13 @@ def test_a_pattern_that_leaves_files_out_is_proposed_and_not_taken(tmp_path, fil
     assert not {*images} & {*masks}
 
 
+def test_a_mask_of_every_object_is_not_proposed_without_a_warning(tmp_path):
+    touch(tmp_path, *(f"{n}.png" for n in range(4)))
+    touch(tmp_path, *(f"masks/{n}_{m}.png" for n in range(4) for m in range(3)))
+    with pytest.raises(DataError, match=r"fix: .*\n  or, where a mask holds one object: draw"):
+        find_places(tmp_path)
+
+
 def test_a_pattern_that_has_images_without_masks_is_refused_with_them(tmp_path):
     touch(tmp_path, *(f"{n}_sat.jpg" for n in range(4)), *(f"{n}_mask.png" for n in range(3)))
     with pytest.raises(DataError, match=r"no mask for 1 of 4 images:\n.*3_sat.jpg"):
