@@ -24,7 +24,7 @@ from utils.files.endings import EXTENSIONS
 
 _START, _END = r"(?-i:(?<![a-z])|(?=[A-Z]))", r"(?-i:(?![a-z]))"  # of a word, as in gtFine
 _MASKS = re.compile(
-    r"(?i)segmentation_?class(raw|aug)?|ground[_ ]?truths?|(1st|2nd)?[_ -]?manuals?"
+    r"(?i)segmentation_?class(raw|aug)?|ground[_ ]?truths?|(1st|2nd)?[_ -]?manuals?[_ -]?[12]?"
     r"|(annotations?|annots?|masks?|labels?)(?!(at|l)?ed)"
     rf"|{_START}(gts?|seg|segmentations?|anns?|lbls?|msks?|targets?){_END}"
 )

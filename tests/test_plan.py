@@ -203,16 +203,17 @@ def test_two_ways_to_pair_are_refused(tmp_path, other):
         find_places(tmp_path)
 
 
-def test_a_field_of_view_is_not_taken_for_the_label_without_asking(tmp_path):
-    """Retina photographs: DRIVE's layout, whose folder `mask` is no label."""
+@pytest.mark.parametrize("manual", ["1st_manual", "manual1"])
+def test_a_field_of_view_is_not_taken_for_the_label_without_asking(tmp_path, manual):
+    """Retina photographs: the layouts of DRIVE and HRF, whose folder `mask` is no label."""
     for part, number in {"training": 21, "test": 1}.items():
-        names = (f"images/#_{part}.tif", f"mask/#_{part}_mask.gif", "1st_manual/#_manual1.gif")
+        names = (f"images/#_{part}.tif", f"mask/#_{part}_mask.gif", f"{manual}/#_manual1.gif")
         names = names if part == "training" else names[:2]
         files = [name.replace("#", f"{number + n:02}") for name in names for n in range(4)]
         touch(tmp_path / part, *files)
     with pytest.raises(DataError, match="paired in several ways") as told:
         find_places(tmp_path)
-    for masks in ("1st_manual", "mask"):
+    for masks in (manual, "mask"):
         assert f'--images "training/images" --masks "training/{masks}"' in str(told.value)
 
 
