@@ -24,9 +24,10 @@ from utils.files.endings import EXTENSIONS
 
 _START, _END = r"(?-i:(?<![a-z])|(?=[A-Z]))", r"(?-i:(?![a-z]))"  # of a word, as in gtFine
 _MASKS = re.compile(
-    r"(?i)segmentation_?class(raw|aug)?|ground[_ ]?truths?|(1st|2nd)?[_ -]?manuals?[_ -]?[12]?"
+    r"(?i)segmentation_?class(raw|aug)?|ground[_ ]?truths?"
     r"|(annotations?|annots?|masks?|labels?)(?!(at|l)?ed)"
     rf"|{_START}(gts?|seg|segmentations?|anns?|lbls?|msks?|targets?){_END}"
+    rf"|{_START}((1st|2nd)[_ -]?)?manuals?[12]?{_END}"
 )
 _IMAGES = re.compile(
     rf"(?i)(jpeg|original)?[_ -]?images?|imgs?|photos?|pictures?|{_START}(rgb|inputs?){_END}"

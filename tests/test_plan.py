@@ -99,6 +99,7 @@ def touch(root, *names):
         (["images/#.jpg", "masks/m#0.png"], {"train": ("images", "masks")}),  # to be told why not
         (["labeled/images/#.jpg", "labeled/masks/#.png", "unlabeled/images/#.jpg"],
          {"train": ("labeled/images", "labeled/masks")}),
+        (["manually_checked/#.jpg", "masks/#.png"], {"train": ("manually_checked", "masks")}),
         (["1/frames/#.jpg", "1/masks/#_mask.png", "2/frames/#.jpg", "2/masks/#_mask.png"],
          {"train": ("*/frames/*.jpg", "*/masks/*_mask.png")}),
         (["images/10k/train/#.jpg", "labels/seg/masks/train/#.png",
