@@ -107,7 +107,7 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     result.facts = [one.facts for one in findings if one.facts and one.facts.values]
     _report_values(result, dataset)
     if len(dataset.mean) <= _COLORS:
-        _note_turned(result, [dataset.pairs[index] for index in looked_at])
+        _note_images(result, [dataset.pairs[index] for index in looked_at], dataset.input_dtype)
     if not result.causes:  # otherwise it would count what labels do not mean
         _report_classes(result, dataset, findings, full=full)
     holes = [f"{dataset.name(index)}: {one.void} pixels"
@@ -186,11 +186,14 @@ def _share_cure(results: Sequence[Examination], datasets: Sequence[BaseDataset])
             result.causes = [cause]
 
 
-def _note_turned(result: Examination, pairs: Sequence[Pair]) -> None:
-    """Name images that EXIF turns in their size: nothing shows how their masks were drawn."""
-    turned = []
+def _note_images(result: Examination, pairs: Sequence[Pair], dtype: str) -> None:
+    """Name images whose values or whose turn may be read otherwise than they are meant."""
+    turned, deep = [], []
     for image, mask in pairs:
         with contextlib.suppress(DataError), opened(image) as one, opened(mask or image) as other:
+            if dtype == "uint8" and one.mode.startswith("I"):
+                deep.append(str(image))
+            # Nothing shows how the mask of a turned image was drawn.
             if orientation(one) in (2, 3, 4) and orientation(other) == 1:
                 turned.append(image)
     if turned:
@@ -199,6 +202,10 @@ def _note_turned(result: Examination, pairs: Sequence[Pair]) -> None:
             "were drawn on the raw pixels, not on the image as displayed, remove the turn: "
             f"exiftool -Orientation= {turned[0].parent}"
         )
+    if deep:
+        what = "of the images looked at have 16 bits, of which the upper 8 are used: where values "
+        what += "stay far below 65535, as those of 12 bits do, convert them to 8 bits"
+        result.notes.append(with_examples(f"{len(deep)} {what}", deep))
 
 
 def _report_classes(

@@ -93,7 +93,7 @@ def _in_folders(
     if folders[0].samefile(folders[1]):
         # No mask is a JPEG where other files lie beside it.
         jpeg, other = [], []
-        for path in _readable(folders[0]):
+        for path in readable(folders[0]):
             (jpeg if path.suffix.lower() in (".jpg", ".jpeg") else other).append(path)
         if any(Path(file).suffix.lower() in SHAPES for file in files_below(folders[0])):
             return _by_relative_stem(folders[0]), _by_relative_stem(folders[0], SHAPES)
@@ -116,12 +116,16 @@ def _by_relative_stem(folder: Path, *kinds: Sequence[str]) -> dict[str, Path]:
     start = len(str(folder / "x")) - 1
     return unique(
         (str(path)[start:].removesuffix(path.suffix).replace(os.sep, "/"), path)
-        for path in _readable(folder, *kinds)
+        for path in readable(folder, *kinds)
     )
 
 
-def _readable(folder: Path, *kinds: Sequence[str]) -> list[Path]:
-    """Return the files with endings of the first kind that occurs."""
+def readable(folder: Path, *kinds: Sequence[str]) -> list[Path]:
+    """Return the files with endings of the first kind that occurs; no kinds are those of images.
+
+    Raises:
+        DataError: There are files, and none with such endings.
+    """
     files = [Path(file) for file in files_below(folder)]
     found = (
         [path for path in files if path.suffix.lower() in kind] for kind in kinds or [EXTENSIONS]

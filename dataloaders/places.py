@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from base.base_dataset import Pair
 from dataloaders.annotations import json_kind, read_json
-from dataloaders.folder_files import SHAPES, Split, find_pairs, likely_patterns
+from dataloaders.folder_files import SHAPES, Split, find_pairs, likely_patterns, readable
 from dataloaders.layout import contents, listed, require_some
 from dataloaders.patterns import files_below
 from utils.errors import DataError
@@ -89,6 +89,14 @@ def find_places(root: Path) -> tuple[dict[str, Place], list[str]]:
     for path in map(Path, files_below(root)):
         if path.suffix.lower() in (*EXTENSIONS, *SHAPES) and path.name != "classes.txt":
             folders[path.parent.relative_to(root).as_posix()].append(path)
+    if not any(map(_pixels, folders.values())) and not readable(root):
+        raise DataError(f"{root}: no file in it\n  fix: name the folder of images and masks")
+    if any("leftImg8bit" in Path(folder).parts for folder in folders):
+        raise DataError(
+            f'{root}: the layout of Cityscapes, which "type": "CityScapes" reads\n'
+            "  fix: train with one of configs/cityscapes_*.json; for other data in this layout "
+            "name folders or patterns with --images and --masks"
+        )
     by_files, by_words = _partners(root, folders)
     together = [(folder, folder) for folder, files in folders.items() if all(_apart(files))]
     roles: defaultdict[str, _Pairs] = defaultdict(list)

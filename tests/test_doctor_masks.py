@@ -257,6 +257,17 @@ def test_an_image_that_exif_turns_and_its_raw_mask(tmp_path):
     assert "EXIF" not in report(tmp_path)[0]
 
 
+def test_values_of_16_bits_among_8_are_told(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    assert "16 bits" not in report(tmp_path)[0]
+    path = tmp_path / "images" / "0001.png"
+    Image.fromarray(np.full(regions(1, 3).shape, 4095, np.uint16)).save(path)  # 12 bits: read as 15
+    text, usable = report(tmp_path)
+    assert usable
+    assert "note: 1 of the images looked at have 16 bits, of which the upper 8 are used" in text
+    assert f"convert them to 8 bits:\n      {path}" in text
+
+
 def test_binary_masks_are_named_by_file_and_nothing_beside_the_cause(tmp_path):
     make(tmp_path, lambda labels: labels * 255, classes=2)
     text, _ = report(tmp_path, **TWO)

@@ -168,6 +168,21 @@ def test_names_that_tell_nothing_are_refused_with_the_flags_that_do(tmp_path, fi
 
 
 @pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("images/1.npz masks/1.npz", r"found: 2 of \.npz\n.*\n  fix: \.npz: np\.save"),
+        ("", "no file in it"),
+        ("leftImg8bit/train/ulm/a_leftImg8bit.png gtFine/train/ulm/a_gtFine_labelIds.png",
+         '"type": "CityScapes"'),
+    ],
+)  # fmt: skip
+def test_a_folder_that_no_plan_can_read_is_told(tmp_path, files, told):
+    touch(tmp_path, *files.split())
+    with pytest.raises(DataError, match=told):
+        find_places(tmp_path)
+
+
+@pytest.mark.parametrize(
     "files",
     [
         ("city/img/#_left.png", "city/gtFine/#_color.png", "city/gtFine/#_labelIds.png"),

@@ -8,6 +8,7 @@ FOREIGN = {
     **dict.fromkeys((".heic", ".heif", ".avif"), "magick mogrify -format jpg *{ending}"),
     **dict.fromkeys((".dcm", ".dicom"), "pydicom reads it: np.save of its pixel_array as .npy"),
     **dict.fromkeys((".nii", ".gz", ".mha", ".nrrd"), "SimpleITK reads it: save slices as .npy"),
+    ".npz": "np.save of one of its arrays as .npy",
     ".jp2": "gdal_translate -of GTiff a.jp2 a.tif",
 }
 """Endings that cannot be read, and what reads or converts them."""
