@@ -73,7 +73,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("data", metavar="DIR", help="the folder of images and masks")
     add("--minutes", type=float, default=60, help="how long it may train (default: 60)")
-    add("--device", choices=("cpu", "cuda"), help="where (default: a GPU where there is one)")
+    add("-d", "--device", choices=("cpu", "cuda"), help="where (default: a GPU where there is one)")
     add("--images", help="sub-folder or pattern of the images, where names do not tell")
     add("--masks", help="likewise of the masks")
     add("--measurements", type=Path, metavar="FILE", help="the .plan.json of an earlier plan")
