@@ -113,7 +113,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "-o", "--output", type=Path, default=Path("evaluation"), help="folder (default: evaluation)"
     )
-    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     prediction_flags.add_flags(parser, mode="whole")
     options = parser.parse_args(arguments)
     _check(options)

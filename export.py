@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--version", action="version", version=f"%(prog)s {VERSION}")
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
-    add("--overwrite", action="store_true", help="replace an --output that is not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
     add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
     add("--argmax", action="store_true", help="answer with class ids instead of logits")

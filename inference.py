@@ -72,7 +72,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-m", "--model", type=Path, required=True, help="checkpoint (best_model.pth) or run folder")
     add("-i", "--images", type=Path, nargs="+", required=True, help="folders and images")
     add("-o", "--output", type=Path, default=Path("outputs"), help="folder (default: outputs)")
-    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     add(
         "-e",
         "--extension",

@@ -61,7 +61,7 @@ class PSPNet(BaseModel):
         paper="PSPNet, 2017",
         arxiv="1612.01105",
         strides="8, 16, 32",
-        encoders="any of timm's that can be dilated",
+        encoders="any of timm's that can be dilated or has that stride",
         small={"backbone": "test_resnet"},
         auxiliary=1,
         sizes=(

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     options = parser.parse_args(arguments)
     written = Written(options.output.parent)
     written.refuse_others([options.output], overwrite=options.overwrite)

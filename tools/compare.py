@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("compare.html"), help="(default: compare.html)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     options = parser.parse_args(arguments)
     written = Written(options.output.parent)
     written.refuse_others([options.output], overwrite=options.overwrite)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("old", type=Path, help="a checkpoint of pytorch-segmentation")
     parser.add_argument("new", type=Path, help="the file to write")
-    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     options = parser.parse_args(arguments)
     written = Written(options.new.parent)
     written.refuse_others([options.new], overwrite=options.overwrite)

@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=int, default=100, help="updates (default: 100)")
     add("-d", "--device", help="a GPU's index, cpu, cuda or mps (default: what is there)")
     add("-o", "--output", type=Path, default=Path("lr_find.png"), help="(default: lr_find.png)")
-    add("--overwrite", action="store_true", help="replace an --output that is not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     options = parser.parse_args(arguments)
     if not 0 < options.start < options.end < math.inf:
         raise ConfigError(

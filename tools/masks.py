@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--classes", nargs="+", default=[], help="in order (default: background, then the labels)")
     add("-c", "--config", help="instead: the train_loader of this config")
     add("-o", "--output", type=Path, required=True, help="folder of the PNG files")
-    add("--overwrite", action="store_true", help="replace files in --output that are not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     options = parser.parse_args(arguments)
     if (options.data is None) == (options.config is None):
         raise ConfigError("found both or none of --data and --config, expected one of them")

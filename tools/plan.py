@@ -78,7 +78,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--masks", help="likewise of the masks")
     add("--measurements", type=Path, metavar="FILE", help="the .plan.json of an earlier plan")
     add("-o", "--output", type=Path, default=Path("mine.json"), help="(default: mine.json)")
-    add("--overwrite", action="store_true", help="replace an --output that is not ours, too")
+    add("--overwrite", action="store_true", help="replace files that this program did not write")
     options = parser.parse_args(arguments)
     if not 1 <= options.minutes <= 100_000:
         raise ConfigError(f"--minutes: found {options.minutes:g}, expected 1 to 100000")

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--number", type=int, default=12, help="samples shown")
     parser.add_argument("-o", "--output", default="preview.png", help="the image to write")
     parser.add_argument("--epoch", type=int, default=0, help="whose augmentation is shown")
-    parser.add_argument("--overwrite", action="store_true", help="a file that is not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     parser.add_argument("--each", action="store_true", help="each augmentation alone, one a row")
     args = parser.parse_args(arguments)
     output = Path(args.output)

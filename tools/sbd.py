@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sbd", required=True, help="the extracted SBD release")
     parser.add_argument("--data-dir", required=True, help="the folder of VOCdevkit")
-    parser.add_argument("--overwrite", action="store_true", help="files that are not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     args = parser.parse_args(arguments)
     from dataloaders.layout import first_folder, read_lines
 

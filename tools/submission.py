@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dataset", choices=("CityScapes", "ADE20K"), required=True)
     parser.add_argument("--masks", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true", help="files that are not ours, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace other programs' files")
     options = parser.parse_args(arguments)
     masks = sorted(options.masks.rglob("[!.]*.png"))
     if not masks:
