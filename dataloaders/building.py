@@ -150,6 +150,13 @@ def _dataset(
             f"val_loader.args.{splitting[0]}: a share is held out of the training data\n"
             f'  fix: set "{splitting[0]}" in train_loader.args and leave val_loader out'
         )
+    if kind == "val_loader" and not data.args.get("val"):
+        if data.args.get("augment"):
+            raise ConfigError(
+                "val_loader.args.augment: scores on augmented images say little\n"
+                '  fix: "val": true in its place: whole images, or center crops of "crop_size"'
+            )
+        data = replace(data, args={**data.args, "val": True})
     return data.build(ignore_index=ignore_index, seed=seed), batches
 
 

@@ -14,7 +14,8 @@ from functools import partial
 from typing import NamedTuple
 
 from base.base_data_loader import mixed_sizes
-from base.base_dataset import BaseDataset, Pair
+from base.base_dataset import BaseDataset
+from dataloaders.image_notes import image_notes
 from dataloaders.known_files import read_sizes
 from dataloaders.layout import named_colors, with_examples
 from dataloaders.overlap import overlap
@@ -24,7 +25,6 @@ from utils.data.mask_causes import Cause, find_cause
 from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.drawing.text import in_percent
 from utils.errors import DataError
-from utils.files.images import opened, orientation
 from utils.seeding import check_order
 
 SAMPLE = 64  # masks looked at before every training
@@ -107,7 +107,8 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     result.facts = [one.facts for one in findings if one.facts and one.facts.values]
     _report_values(result, dataset)
     if len(dataset.mean) <= _COLORS:
-        _note_images(result, [dataset.pairs[index] for index in looked_at], dataset.input_dtype)
+        pairs = [dataset.pairs[index] for index in looked_at]
+        result.notes += image_notes(pairs, dataset.input_dtype)
     if not result.causes:  # otherwise it would count what labels do not mean
         _report_classes(result, dataset, findings, full=full)
     holes = [f"{dataset.name(index)}: {one.void} pixels"
@@ -182,30 +183,12 @@ def _cause(facts: Sequence[MaskFacts], dataset: BaseDataset) -> Cause | None:
 def _share_cure(results: Sequence[Examination], datasets: Sequence[BaseDataset]) -> None:
     """Look for the cause in all masks, where that of some would be written for each loader."""
     for result, dataset in zip(results, datasets, strict=True):
-        if result.causes and (cause := _cause([*results[0].facts, *results[1].facts], dataset)):
-            result.causes = [cause]
-
-
-def _note_images(result: Examination, pairs: Sequence[Pair], dtype: str) -> None:
-    """Name images whose values or whose turn may be read otherwise than they are meant."""
-    turned, deep = [], []
-    for image, mask in pairs:
-        with contextlib.suppress(DataError), opened(image) as one, opened(mask or image) as other:
-            if dtype == "uint8" and one.mode.startswith("I"):
-                deep.append(str(image))
-            # Nothing shows how the mask of a turned image was drawn.
-            if orientation(one) in (2, 3, 4) and orientation(other) == 1:
-                turned.append(image)
-    if turned:
-        result.notes.append(
-            f"EXIF turns {len(turned)} images, such as {turned[0]}, and not their masks: if these "
-            "were drawn on the raw pixels, not on the image as displayed, remove the turn: "
-            f"exiftool -Orientation= {turned[0].parent}"
-        )
-    if deep:
-        what = "of the images looked at have 16 bits, of which the upper 8 are used: where values "
-        what += "stay far below 65535, as those of 12 bits do, convert them to 8 bits"
-        result.notes.append(with_examples(f"{len(deep)} {what}", deep))
+        for old in result.causes:
+            if cause := _cause([*results[0].facts, *results[1].facts], dataset):
+                result.causes = [cause]
+            elif old.problem:  # of masks that can be read: the others show what they mean
+                result.causes = []
+                result.problems.remove(old.problem)
 
 
 def _report_classes(
@@ -250,6 +233,14 @@ def _mixed_sizes(dataset: BaseDataset) -> list[str]:
     return []
 
 
+def _other_pixels(train: BaseDataset, val: BaseDataset) -> list[str]:
+    """Return what is wrong where the network would be given other images than it learns from."""
+    read, found = ((len(data.mean), data.input_dtype) for data in (train, val))
+    told = f"found images of {found[0]} channels of {found[1]}, expected {read[0]} of {read[1]}"
+    fix = "as in train_loader\n    fix: convert them to the same kind"
+    return [] if read == found else [f"{told} {fix}"]
+
+
 def check(
     datasets: Mapping[str, BaseDataset | DataError], *, full: bool, batch_size: int = 1
 ) -> tuple[str, bool]:
@@ -277,6 +268,7 @@ def check(
                 f"found the classes {', '.join(val.classes)}, expected those of train_loader\n"
                 f"    fix: in both: {json.dumps(fix)[1:-1]}"
             )
+        results[-1].problems += _other_pixels(train, val)
         shared = overlap(train, val)
         if shared is not None:
             # Before a training it is said and allowed: overfitting on purpose is a good test.

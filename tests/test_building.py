@@ -61,6 +61,14 @@ def test_val_split_belongs_to_the_training_loader(tmp_path):
         build_loaders(("Folder", args), ("Folder", args | {"val_split": 0.5}), **COMMON)
 
 
+def test_scores_are_not_those_of_augmented_images(tmp_path):
+    args = folder(tmp_path) | {"crop_size": 32}
+    with pytest.raises(ConfigError, match=r'val_loader\.args\.augment: .*\n  fix: "val": true in'):
+        build_loaders(("Folder", args), ("Folder", args | {"augment": True}), **COMMON)
+    _, val = build_loaders(("Folder", args), ("Folder", args), **COMMON)
+    assert val.dataset.val, "center crops, as every place that shows the score says"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -338,6 +338,27 @@ def test_one_fix_mends_both_loaders_though_their_masks_differ(tmp_path):
     assert re.search(r"train_loader.*no problem found\nval_loader.* d 1\.7%", text, re.DOTALL)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".png"])
+def test_images_of_another_kind_than_those_of_the_training_are_refused(tmp_path, suffix):
+    for part in ("train", "val"):
+        make(tmp_path / part, lambda labels: labels)
+    for path in (tmp_path / "val" / "images").iterdir():
+        pixels = np.asarray(Image.open(path))
+        path.unlink()
+        if suffix == ".npy":
+            np.save(path.with_suffix(suffix), pixels.astype(np.uint16) * 257)
+        else:
+            Image.fromarray(pixels[..., 0]).save(path)
+    kinds = {".npy": "3 channels of uint16", ".png": "1 channels of uint8"}
+    spread = [0.5] * int(kinds[suffix][0])
+    train = folder(tmp_path / "train")
+    val = folder(tmp_path / "val", mean=spread, std=spread)
+    text, usable = check({"train_loader": train, "val_loader": val}, full=False)
+    assert not usable
+    assert f"problem: found images of {kinds[suffix]}, expected 3 of uint8 as in train_load" in text
+    assert check({"train_loader": train, "val_loader": folder(tmp_path / "train")}, full=False)[1]
+
+
 def test_loaders_of_two_data_sets_are_told_to_be_of_one(tmp_path):
     make(tmp_path, lambda labels: labels)
     text, usable = check({"train_loader": Shapes(), "val_loader": folder(tmp_path)}, full=True)

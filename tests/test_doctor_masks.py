@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from test_doctor import COLORS, cure, folder, make, mended, regions, report
 
+from dataloaders.doctor import check
+
 TWO = {"classes": ("ground", "house")}
 MAPPED = {"label_map": {"#3C1098": 0, "#8429F6": 1, "#6EC1E4": 2}}
 RED, GREEN, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 0), (255, 255, 255)
@@ -257,6 +259,40 @@ def test_an_image_that_exif_turns_and_its_raw_mask(tmp_path):
     assert "EXIF" not in report(tmp_path)[0]
 
 
+def test_void_of_255_beside_two_classes_is_seen_in_the_masks_of_both_loaders(tmp_path):
+    for part, value in (("train", 1), ("val", 0)):
+        make(
+            tmp_path / part,
+            lambda labels, value=value: np.where(labels, 255, value).astype(np.uint8),
+            classes=2,
+        )
+    alone, usable = report(tmp_path / "val", **TWO)
+    assert not usable
+    assert "(if 255 is void, state that in a label_map)" in alone
+    stated = {"label_map": {"0": 0, "1": 1, "255": "void"}}
+    assert report(tmp_path / "val", **TWO, **stated)[1]
+    loaders = {f"{part}_loader": folder(tmp_path / part, **TWO) for part in ("train", "val")}
+    text, usable = check(loaders, full=False)  # the same images in both are only noted
+    assert usable, text
+    assert "cause" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "label_map"),
+    [
+        ((0, 65535), {"0": 0, "65535": 1}),
+        ((0, 254), {"0": 0, "254": 1}),
+        ((254, 255), {"254": 0, "255": 1}),
+    ],
+)
+def test_the_white_of_two_values_is_no_void(tmp_path, values, label_map):
+    make(tmp_path, lambda labels: np.array(values, np.uint16)[labels], classes=2)
+    text, usable = report(tmp_path, **TWO)
+    assert not usable
+    assert cure(text) == {"label_map": label_map}
+    assert (masks(mended(tmp_path, TWO, text))[1] == regions(1, 2)).all()
+
+
 def test_values_of_16_bits_among_8_are_told(tmp_path):
     make(tmp_path, lambda labels: labels)
     assert "16 bits" not in report(tmp_path)[0]
@@ -274,6 +310,6 @@ def test_binary_masks_are_named_by_file_and_nothing_beside_the_cause(tmp_path):
     first = tmp_path / "masks" / "0000.png"
     assert text.splitlines()[1:] == [
         f"  problem: {first}: 255 is void here: no pixel of the second class in 6 masks",
-        "  cause: binary masks of 0 and 255",
+        "  cause: binary masks of 0 and 255 (if 255 is void, state that in a label_map)",
         '  fix: in the args of each loader ("type": "Folder"): "label_map": {"0": 0, "255": 1}',
     ]

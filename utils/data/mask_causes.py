@@ -95,11 +95,14 @@ def _binary(facts: Sequence[MaskFacts], seen: Seen, table: Table) -> Cause | Non
         return None
     if seen.counts.keys() - {0, 255} or table.mapping.get(255, void) != void:
         return None
+    if table.stated and 255 in table.mapping:
+        return None
     problem = ""
     if 255 in table.mapping:  # else the reader says what is wrong
         path = next(one.path for one in facts if 255 in one.values)
         problem = f"{path}: 255 is void here: no pixel of the second class in {len(facts)} masks"
-    return Cause("binary masks of 0 and 255", {"label_map": {"0": 0, "255": 1}}, problem=problem)
+    what = "binary masks of 0 and 255 (if 255 is void, state that in a label_map)"
+    return Cause(what, {"label_map": {"0": 0, "255": 1}}, problem=problem)
 
 
 def _palettes(facts: Sequence[MaskFacts], table: Table, named: Mapping[int, int]) -> Cause | None:
@@ -163,7 +166,8 @@ def _values(seen: Seen, unknown: Sequence[int], table: Table) -> Cause:
     count, void, values = table.num_classes, table.ignore_index, sorted(seen.firm)
     outside = [value for value in unknown if not 0 <= value < count]
     complete = set(range(count)) <= set(values)
-    if len(outside) == 1 and (complete or (outside[0] in USUAL_VOID and len(values) > 1)):
+    ids = {*values} - {*outside, void}
+    if len(outside) == 1 and (complete or (outside[0] in USUAL_VOID and len(ids) > 1)):
         return _other_void(outside[0], count, void, both=void in values)
     labels = [value for value in values if value != void or len(values) <= count]
     if len(labels) > count:
