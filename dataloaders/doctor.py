@@ -102,8 +102,8 @@ def examine(kind: str, dataset: BaseDataset | DataError, *, full: bool) -> Exami
     title = f"{name}, {total} images, {len(looked_at)} masks looked at"
     result = Examination(kind, title, notes=list(dataset.notes))
     findings = run(partial(_examine_pair, dataset, full), looked_at, title=kind)
-    headers = [] if full else read_sizes(dataset)
-    _report_problems(result, [finding.problem for finding in findings] + headers)
+    # Also of images that were decoded: one of another kind than the first may be readable.
+    _report_problems(result, [finding.problem for finding in findings] + read_sizes(dataset))
     result.facts = [one.facts for one in findings if one.facts and one.facts.values]
     _report_values(result, dataset)
     if len(dataset.mean) <= _COLORS:

@@ -174,6 +174,15 @@ def test_a_photograph_is_no_mask_of_colors(tmp_path, suffix):
     assert "fix: export the masks anew as PNG" in text
 
 
+def test_jpeg_masks_that_kept_their_values_get_a_tolerance_that_is_one(tmp_path):
+    make(tmp_path, lambda labels: labels * 0, classes=2, suffix=".jpg", quality=100)
+    options = {"classes": ("ground", "house"), "label_map": {"0": 0, "255": 1}}
+    text, usable = report(tmp_path, **options)
+    assert not usable
+    assert cure(text) == {"label_tolerance": 1}
+    mended(tmp_path, options, text)
+
+
 def test_jpeg_masks_of_train_ids_cannot_be_mended(tmp_path):
     make(tmp_path, lambda labels: labels, suffix=".jpg", quality=70)
     text, _ = report(tmp_path)
@@ -451,6 +460,17 @@ def test_classes_that_never_occur_are_noted(tmp_path):
     text, usable = report(tmp_path, classes=(*CLASSES, "boat"))
     assert usable
     assert "note: classes that occur in no mask: boat" in text
+
+
+def test_an_image_of_another_kind_is_told_by_each_look(tmp_path):
+    make(tmp_path, lambda labels: labels)
+    path = tmp_path / "images" / "0001.tif"
+    path.with_suffix(".png").unlink()
+    tifffile.imwrite(path, np.zeros((SIDE, SIDE, 3), np.uint16))
+    for full in (False, True):
+        text, usable = report(tmp_path, full=full)
+        assert not usable
+        assert text.count(f"{path}: ") == 1
 
 
 def test_images_of_many_bands_are_looked_at_without_a_word_of_pillow(tmp_path, caplog):

@@ -242,7 +242,7 @@ def _compressed(seen: Seen, table: Table) -> Cause:
     known = list(table.mapping)
     same_kind = seen.colours == isinstance(table, ColorTable)
     if same_kind and min(seen.gaps(known), default=0) > _COMPRESSED:
-        return Cause(what, {"label_tolerance": seen.tolerance(seen.counts, known)})
+        return Cause(what, {"label_tolerance": max(1, seen.tolerance(seen.counts, known))})
     keys = thinned(seen.counts, seen)[: table.num_classes]
     near = [value for value in seen.counts if keys and seen.nearest(value, keys) <= _CLOSE]
     share = sum(seen.counts[value] for value in near) / seen.counts.total()
