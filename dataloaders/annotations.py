@@ -5,7 +5,6 @@ COCO's areas are those of pycocotools; those of the others dataloaders/polygons.
 """
 
 import base64
-import csv
 import io
 import json
 from collections import defaultdict
@@ -17,15 +16,16 @@ import numpy as np
 from PIL import Image
 
 from base.base_dataset import Pair
+from dataloaders import yolo
 from dataloaders.layout import listed
+from dataloaders.object_table import objects, read_table
 from dataloaders.polygons import ShapeError, inside
 from utils.errors import ConfigError, DataError
 from utils.files.decoding import decoding
 from utils.files.endings import JSON_OF
-from utils.files.raw_pixels import read_values
 
 Shapes = Iterator[tuple[str, np.ndarray]]  # a label, and its area (H, W) bool
-_NAMES = ("data.yaml", "dataset.yaml", "classes.txt")
+NUMBERED = "numbered objects"
 
 
 class Annotations(NamedTuple):
@@ -82,25 +82,38 @@ def read_annotations(
         table: A list of `id,class` or `image,id,class` for masks of numbered objects.
 
     Raises:
-        DataError: A JSON file of another program, or a damaged one.
+        DataError: A JSON file of another program, or one that is damaged or contradicts itself.
         ConfigError: YOLO's numbers without names.
     """
     first = next((pair.mask for pair in pairs if pair.mask is not None), Path())
     if table is not None:
-        return _numbered(table)
+        classes_of = read_table(table, pairs)
+        labels = sorted({label for some in classes_of.values() for label in some.values()})
+        return Annotations(
+            NUMBERED, labels, lambda pair, _size: objects(pair, classes_of, table), classes_of
+        )
     if first.suffix.lower() == ".txt":
-        return _yolo(first, classes)
+        names, source = yolo.names_of(first, classes)
+        labels = _once(names)
+        return Annotations(
+            "YOLO", labels, lambda pair, size: yolo.areas(pair, size, names, source), names
+        )
     if first.suffix.lower() != ".json":
         return None
     with decoding(first):
         content = read_json(first)
         kind = json_kind(content)
         if kind == "COCO":
-            return _coco(first, content)
+            return _coco(first, content, classes)
         if kind != "labelme":
             raise DataError(f"{first}: {_foreign(content)}")
         files = [pair.mask for pair in pairs if pair.mask is not None]
         return _labelme([] if classes else files)
+
+
+def _once(names: Mapping[int, str]) -> list[str]:
+    """The names of numbers in their order; those of one name are one class."""
+    return list(dict.fromkeys(names[number] for number in sorted(names)))
 
 
 def json_kind(content: object) -> str:
@@ -130,19 +143,46 @@ def _labelme(files: Sequence[Path]) -> Annotations:
     labels = set()
     for file in files:
         with decoding(file):
-            labels |= {shape["label"] for shape in read_json(file)["shapes"]}
+            labels |= {_label(shape, file) for shape in read_json(file)["shapes"]}
+    if files and not labels:
+        raise DataError(
+            f"{files[0].parent}: found no shape in any of {len(files)} files, expected the labels "
+            'of classes\n  fix: draw shapes, or name the classes: "classes": ["background", ...]'
+        )
 
     def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
         assert pair.mask is not None
         content = read_json(pair.mask)
         _check_size(pair, size, (content.get("imageHeight"), content.get("imageWidth")))
-        for shape in content["shapes"]:
-            points = np.array(shape["points"], np.float64).reshape(-1, 2)
-            kind = shape.get("shape_type") or "polygon"
+        found = [(shape.get("shape_type") or "polygon",
+                  np.array(shape["points"], np.float64).reshape(-1, 2))
+                 for shape in content["shapes"]]  # fmt: skip
+        _check_places([_extent(*one) for one in found], size)
+        for shape, (kind, points) in zip(content["shapes"], found, strict=True):
             mask = shape["mask"] if kind == "mask" else None
-            yield shape["label"], _pasted(mask, points, size) if mask else _area(kind, points, size)
+            area = _pasted(mask, points, size) if mask else _area(kind, points, size)
+            yield _label(shape, pair.mask), area
 
     return Annotations("labelme", sorted(labels), shapes)
+
+
+def _label(shape: Mapping[str, Any], file: Path) -> str:
+    """The label of a shape as text; some programs write numbers."""
+    label = shape.get("label")
+    if isinstance(label, str | int | float):
+        return str(label)
+    raise DataError(
+        f"{file}: found a shape with the label {json.dumps(label)}, expected text\n"
+        "  fix: write a label, or delete the shape"
+    )
+
+
+def _extent(kind: str, points: np.ndarray) -> np.ndarray:
+    """Points as far out as a shape reaches."""
+    if kind != "circle" or len(points) != 2:
+        return points
+    radius = np.hypot(*(points[1] - points[0]))
+    return np.array([points[0] - radius, points[0] + radius])
 
 
 def _pasted(png: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -170,18 +210,26 @@ def _area(kind: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return inside(points, size)
 
 
-def _coco(file: Path, content: Mapping[str, Any]) -> Annotations:
+def _coco(file: Path, content: Mapping[str, Any], classes: Sequence[str]) -> Annotations:
     try:
         from pycocotools import mask as areas
     except ImportError as error:
         raise ConfigError(
             f"{file}: COCO's files need pycocotools\n  fix: pip install -r requirements-coco.txt"
         ) from error
-    names = {one["id"]: one["name"] for one in content["categories"]}
+    names = {one["id"]: str(one["name"]) for one in content.get("categories", ())}
+    if not names and not classes:
+        raise DataError(f'{file}: found no "categories"\n  fix: export it with its categories')
     images = {Path(one["file_name"]).name: one for one in content["images"]}
     images |= {one["file_name"]: one for one in content["images"]}
     drawn = defaultdict(list)
     for one in content["annotations"]:
+        if one["category_id"] not in names:
+            raise DataError(
+                f"{file}: annotation {one.get('id')} has the category {one['category_id']}, "
+                f'expected one of "categories": {", ".join(map(str, names)) or "there is none"}\n'
+                "  fix: add it there with its name, or delete the annotation"
+            )
         drawn[one["image_id"]].append(
             (names[one["category_id"]], one.get("segmentation"), one.get("id"))
         )
@@ -191,76 +239,55 @@ def _coco(file: Path, content: Mapping[str, Any]) -> Annotations:
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
         image = next(images[tail] for tail in tails if tail in images)
         _check_size(pair, size, (image["height"], image["width"]))
-        for label, found, number in drawn[image["id"]]:
-            if not found or (isinstance(found, list) and min(map(len, found)) < 6):
-                raise ShapeError(
-                    f"annotation {number} has no outline, expected polygons or runs; 4 numbers are "
-                    "a box\n  fix: export segmentations, or delete it"
-                )
+        places = [points for _, found, number in drawn[image["id"]]
+                  for points in _points(found, number, size)]  # fmt: skip
+        _check_places(places, size)
+        for label, found, _ in drawn[image["id"]]:
             runs = found
             if isinstance(found, list) or isinstance(found["counts"], list):
                 runs = areas.frPyObjects(found, *size)
             yield label, areas.decode(areas.merge(runs) if isinstance(runs, list) else runs) > 0
 
-    return Annotations("COCO", [names[number] for number in sorted(names)], shapes)
+    return Annotations("COCO", _once(names), shapes)
 
 
-def _yolo(first: Path, classes: Sequence[str]) -> Annotations:
-    places = [place / name for place in first.parents[:4] for name in _NAMES]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None and not classes:
-        raise ConfigError(
-            f"{first}: YOLO's numbers, and no data.yaml that names them\n"
-            '  fix: "classes": ["background", ...] in the order of the numbers from 0'
+def _points(found: Any, number: object, size: tuple[int, int]) -> list[np.ndarray]:
+    """The corners of an annotation's polygons; run lengths are of the whole image."""
+    if isinstance(found, Mapping):
+        return [np.array([(0, 0), size[::-1]])]
+    lengths = [len(part) if isinstance(part, list) else 0 for part in found or [[]]]
+    if min(lengths) < 6:
+        raise ShapeError(
+            f"annotation {number} has no outline, expected polygons or runs; 4 numbers are "
+            "a box\n  fix: export segmentations, or delete it"
         )
-    names = dict(enumerate(name for name in classes if name != "background"))
-    if file is not None:
-        import yaml
-
-        with decoding(file):
-            text = file.read_text(encoding="utf-8")
-            found = text.splitlines() if file.suffix == ".txt" else yaml.safe_load(text)["names"]
-            found = found if isinstance(found, dict) else dict(enumerate(found))
-            names = {int(number): str(name) for number, name in found.items()}
-
-    def shapes(pair: Pair, size: tuple[int, int]) -> Shapes:
-        assert pair.mask is not None
-        for line in filter(str.strip, pair.mask.read_text().splitlines()):
-            number, *rest = line.split()
-            if len(rest) < 6 or len(rest) % 2:
-                raise ShapeError(
-                    f"a line of {len(rest)} numbers, expected points x y; 4 are a box\n"
-                    "  fix: labels for segmentation, whose lines are polygons"
-                )
-            points = np.array(rest, np.float64).reshape(-1, 2) * (size[1], size[0])
-            yield names[int(number)], inside(points, size)
-
-    return Annotations("YOLO", [names[one] for one in sorted(names)], shapes, names)
+    if odd := [length for length in lengths if length % 2]:
+        raise ShapeError(
+            f"annotation {number} has an outline of {odd[0]} numbers, expected points x, y\n"
+            "  fix: export it again, or delete it"
+        )
+    return [np.array(part, np.float64).reshape(-1, 2) for part in found]
 
 
-def _numbered(table: Path) -> Annotations:
-    with decoding(table):
-        rows = [row for row in csv.reader(table.read_text("utf-8-sig").splitlines()) if row]
-        rows = [row for row in rows if row[-2].strip().isdigit()]  # less a title
-        classes = {
-            (row[0].strip() if row[2:] else "", int(row[-2])): row[-1].strip() for row in rows
-        }
+def _check_places(outlines: Sequence[np.ndarray], size: tuple[int, int]) -> None:
+    """Refuse an image none of whose shapes touches it, or whose coordinates are fractions.
 
-    def shapes(pair: Pair, _size: tuple[int, int]) -> Shapes:
-        assert pair.mask is not None
-        ids = read_values(pair.mask, lossy=False).pixels
-        for one in np.unique(ids).tolist():
-            keys = [(name, one) for name in (pair.image.name, pair.image.stem, "")]
-            label = next((classes[key] for key in keys if key in classes), None)
-            if label is not None:
-                yield label, ids == one
-            elif one != 0:
-                raise ShapeError(
-                    f"object {one} is not in {table}\n"
-                    "  fix: add it there as `id,class` or `image,id,class`"
-                )
-
-    return Annotations("numbered objects", sorted(set(classes.values())), shapes, classes)
+    One shape may lie beyond the border, as tiles have it; a pixel may be rounding.
+    """
+    outlines = [points for points in outlines if len(points)]
+    if not outlines:
+        return
+    every, limits = np.concatenate(outlines), np.array(size[::-1]) + 1
+    if all((one.max(0) < -1).any() or (one.min(0) > limits).any() for one in outlines):
+        raise ShapeError(
+            f"every shape lies outside the image, such as at x, y = {outlines[0][0].tolist()}; "
+            f"expected pixels of {size[1]}x{size[0]}\n  fix: shapes of this image, or delete them"
+        )
+    if ((every >= 0) & (every <= 1)).all() and ((every > 0) & (every < 1)).any():
+        raise ShapeError(
+            f"every coordinate lies between 0 and 1, expected pixels of {size[1]}x{size[0]}\n"
+            "  fix: multiply x by the width and y by the height"
+        )
 
 
 def _check_size(pair: Pair, size: tuple[int, int], stated: tuple[int | None, int | None]) -> None:

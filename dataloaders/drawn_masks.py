@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from base.base_dataset import Pair
-from dataloaders.annotations import Annotations
+from dataloaders.annotations import NUMBERED, Annotations
 from dataloaders.known_files import stamps
 from dataloaders.layout import with_examples
 from dataloaders.polygons import ShapeError
@@ -23,7 +23,7 @@ from utils.files.raw_pixels import header
 from utils.hardware import distributed
 from utils.run.progress import ProgressBar
 
-_FORMAT = 1  # to be raised when the same files become other masks
+_FORMAT = 2  # to be raised when the same files become other masks
 BACKGROUND = ("background", "_background_")
 
 
@@ -104,23 +104,25 @@ def _drawn(
     with decoding(pair.mask):
         try:
             for label, area in found.shapes(pair, size):
-                mask[area] = ids[label] if label in ids else _other(label, ids)
+                mask[area] = ids[label] if label in ids else _other(label, ids, found.kind)
         except ShapeError as error:
             raise DataError(f"{pair.mask}: {pair.image.name}: {error}") from error
     return np.where(mask < 0, np.iinfo(dtype).max, mask).astype(dtype)
 
 
-def _other(label: str, ids: Mapping[str, int]) -> int:
+def _other(label: str, ids: Mapping[str, int], kind: str) -> int:
     """What a label becomes that is no class by its name."""
     if "*" in ids:
         return ids["*"]
     alike = [name for name in ids if name.casefold() == label.casefold() and ids[name] >= 0]
     becomes = json.dumps({label: ids[alike[0]] if alike else "void"})
-    add = "" if alike else 'add it to "classes", or '
+    fix = "" if alike else 'add it to "classes"'
+    if kind != NUMBERED:
+        fix += f'{"" if alike else ", or "}"label_map": {becomes}'
+    elif alike:  # the config's label_map is the table
+        fix = f"write {alike[0]!r} in the table"
     names = ", ".join(name for name in ids if name != BACKGROUND[1])
-    raise ShapeError(
-        f'the label {label!r} is no class, expected {names}\n  fix: {add}"label_map": {becomes}'
-    )
+    raise ShapeError(f"the label {label!r} is no class, expected {names}\n  fix: {fix}")
 
 
 def _write(mask: np.ndarray, target: Path) -> None:

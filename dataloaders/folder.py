@@ -135,9 +135,11 @@ class Folder(BaseDataset):
             fix: dict[str, object] = {"classes": ["background", *self.classes]}
             if label_map:
                 fix["label_map"] = {key: int(old != "void") for key, old in label_map.items()}
+            more = 'name the other classes in "classes", too'
+            told = more if self.classes[0] in BACKGROUND else json.dumps(fix)[1:-1]
             raise ConfigError(
                 f'Folder: "classes" names "{self.classes[0]}" alone, which nothing is told from\n'
-                f"  fix: {json.dumps(fix)[1:-1]}"
+                f"  fix: {told}"
             )
 
     def _notes_of_void(self, label_map: Mapping[str, int | str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,24 +22,37 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def delimiter_of(lines: Sequence[str]) -> str:
+    """Return what divides the cells of a table, as its first line has it."""
+    return next((mark for mark in _DELIMITERS if lines and mark in lines[0]), ",")
+
+
+def is_comment(line: str) -> bool:
+    """Say whether a line begins with "# "; without the space it may name a file."""
+    return line.split(maxsplit=1)[:1] == ["#"]
+
+
 def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a list, a title left out: image and mask, or a name, in all of them.
+    """Return the rows of a list: image and mask, or a name, in all of them.
+
+    A title and comments are left out.
 
     Raises:
         DataError: No such file, no text, or rows of other lengths.
     """
     lines = read_lines(path, layout="a list of `image,mask` or of image names")
+    lines = [line for line in lines if not is_comment(line)]
     if path.suffix.lower() == ".csv" or any("," in line for line in lines):
-        delimiter = next((mark for mark in _DELIMITERS if lines and mark in lines[0]), ",")
-        reader = csv.reader(lines, delimiter=delimiter)
+        reader = csv.reader(lines, delimiter=delimiter_of(lines))
         rows = [[cell.strip() for cell in row] for row in reader]
     else:
         # File names may hold spaces; two paths on a line are told apart by their endings.
         rows = [_two_paths(line) for line in lines]
     if rows and _is_title(rows[0], rows[1:2]):
         rows = rows[1:]
-    if rows and {len(row) for row in rows} not in ({1}, {2}):
-        odd = next((row for row in rows if len(row) not in (1, 2)), rows[-1])
+    counts = Counter(len(row) for row in rows)
+    if rows and {*counts} not in ({1}, {2}):
+        odd = min(rows, key=lambda row: (len(row) in (1, 2), counts[len(row)]))
         raise DataError(
             f"{path}: found a line of {len(odd)} fields: {' '.join(odd)}\n"
             "  expected: `image,mask` or one image name on every line"
