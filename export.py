@@ -76,7 +76,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-o", "--output", type=Path, required=True, help="file to write: .onnx or .pt2")
     add("--overwrite", action="store_true", help="replace files that this program did not write")
     add("-i", "--images", type=Path, help="images to prove it on (default: generated ones)")
-    add("-e", "--extension", default="jpg", help="of the images, in any case (default: jpg)")
+    add(
+        "-e",
+        "--extension",
+        nargs="+",
+        default=["jpg"],
+        help="of the images, in any case, several or all (default: jpg)",
+    )
     add("--argmax", action="store_true", help="answer with class ids instead of logits")
     add("--size", type=int, nargs=2, metavar=("H", "W"), help="for this size alone (default: any)")
     add(
@@ -160,7 +166,7 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
 
         jobs, _ = find_images(
             [options.images],
-            extensions=[options.extension],
+            extensions=options.extension,
             recursive=False,
             output=options.output,
         )

@@ -194,8 +194,8 @@ class BaseDataset(Augmentation):
         self._cache = DiskCache(
             Path(self.cache_dir) if self.cache_dir else default_folder(),
             [tuple(path.absolute() for path in pair if path is not None) for pair in self.pairs],
-            recipe=f"{type(self).__name__} {labels.mapping} {labels.rest} {labels.tolerance} "
-            f"{labels.dtype} {self.mean}",
+            recipe=f"{type(self).__name__} {type(labels).__name__} {labels.mapping} {labels.rest} "
+            f"{labels.tolerance} {labels.dtype} {self.ignore_index} {self.mean} {self.input_dtype}",
             total_bytes=self.decoded_bytes(),
         )
 

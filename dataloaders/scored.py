@@ -84,7 +84,7 @@ class Predictions:
             either they hold class numbers. The name "void" stands for what is not counted.
 
     Raises:
-        ConfigError: Classes that contradict each other.
+        ConfigError: Classes that contradict each other, or labels that are their own prediction.
         DataError: No such folder, or labels without a prediction.
     """
 
@@ -94,7 +94,10 @@ class Predictions:
         pieces = [text.partition("=") for text in classes]
         self.classes = tuple(dict.fromkeys(name for name, _, _ in pieces if name != "void"))
         ids = {name: number for number, name in enumerate(self.classes)} | {"void": "void"}
-        label_map = {key: ids[name] for name, _, key in pieces if key}
+        label_map = {}
+        for name, _, key in pieces:
+            if key and label_map.setdefault(key, ids[name]) != ids[name]:
+                raise ConfigError(_two_names(classes, key))
         self.num_classes = len(self.classes)
         self.ignore_index = 255 if self.num_classes <= 255 else -1
         values, colors, _ = parse_label_map(
@@ -118,6 +121,7 @@ class Predictions:
                 "--masks 'test/*_mask.png'"
             )
         self.pairs = [(path, found[key]) for key, path in sorted(labels.items())]
+        _refuse_itself(self.pairs)
         self.left_out = len(found) - len(labels)
 
     def __len__(self) -> int:
@@ -151,6 +155,24 @@ class Predictions:
             if colored:
                 return self._colors.apply(read_colors(path, lossy=False), str(path))
         return self._values.apply(read_values(path, lossy=False).pixels, str(path))
+
+
+def _two_names(classes: Sequence[str], key: str) -> str:
+    both = " and ".join(text for text in classes if text.partition("=")[2] == key)
+    return f"--classes: found {both}, expected one class for {key}\n  fix: delete one of them"
+
+
+def _refuse_itself(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Labels scored by themselves are perfect, which says nothing."""
+    for labels, prediction in pairs:
+        if labels.resolve() == prediction.resolve():
+            raise ConfigError(
+                f"--predictions: found {prediction}, which is the file that --masks names too\n"
+                "  expected: other files than the labels\n"
+                "  fix: --predictions with the folder that the program wrote its masks to; where "
+                "both lie in one folder, patterns such as --predictions 'test/*_pred.png' "
+                "--masks 'test/*_mask.png'"
+            )
 
 
 def check_data(data: BaseDataset, checkpoint: Mapping[str, Any]) -> None:

@@ -80,6 +80,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-o", "--output", type=Path, default=Path("mine.json"), help="(default: mine.json)")
     add("--overwrite", action="store_true", help="replace files that this program did not write")
     options = parser.parse_args(arguments)
+    if not options.output.name:
+        raise ConfigError(f"--output {options.output}: found a folder, expected a file to write")
     if not 1 <= options.minutes <= 100_000:
         raise ConfigError(f"--minutes: found {options.minutes:g}, expected 1 to 100000")
     if (options.images is None) != (options.masks is None):

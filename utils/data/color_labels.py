@@ -39,10 +39,12 @@ def parse_label_map(
         Train ids of values, of color codes (TRANSPARENT among them), and of everything else.
 
     Raises:
-        ConfigError: A key that is neither, both kinds at once, or a train id without a class.
+        ConfigError: A key that is neither, both kinds at once, a train id without a class, or two
+            for one value or color, which has several spellings ("#FF0000", "#ff0000").
     """
     values: dict[int, int] = {}
     colours: dict[int, int] = {}
+    spelled: dict[tuple[bool, int], str] = {}
     rest = UNKNOWN
     for key, target in label_map.items():
         if isinstance(target, int) and not 0 <= target < num_classes:
@@ -53,17 +55,25 @@ def parse_label_map(
         train_id = target if isinstance(target, int) else ignore_index
         if key == "*":
             rest = train_id
-        elif key == "transparent":
-            colours[TRANSPARENT] = train_id
+            continue
+        if key == "transparent":
+            table, number = colours, TRANSPARENT
         elif key.startswith("#"):
-            colours[int.from_bytes(parse_color(key))] = train_id
+            table, number = colours, int.from_bytes(parse_color(key))
         elif re.fullmatch("-?[0-9]+", key):
-            values[int(key)] = train_id
+            table, number = values, int(key)
         else:
             raise ConfigError(
                 f'label_map: found the key "{key}"\n'
                 '  expected: a label value such as "255", a color such as "#3C1098", '
                 '"transparent", or "*" for everything else'
+            )
+        first = spelled.setdefault((table is values, number), key)
+        if table.setdefault(number, train_id) != train_id:
+            raise ConfigError(
+                f'label_map: found "{first}": {label_map[first]} and "{key}": {target}, which are '
+                f"one {'value' if table is values else 'color'}\n"
+                "  expected: one class for it\n  fix: delete one of the two"
             )
     if values and colours:
         raise ConfigError("label_map: values and colors are mixed; masks hold one of the two")

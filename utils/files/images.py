@@ -25,6 +25,7 @@ _EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.x
 REDUCED = 0.5  # the scale from which down a JPEG is decoded at a lower resolution
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]", re.DOTALL)  # a scan holds none of them
+_BITS_PER_SAMPLE, _PLANES = 258, 284  # tags of TIFF
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -58,6 +59,16 @@ def upright(image: Image.Image) -> Image.Image:
     return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
+def bits(image: Image.Image) -> int:
+    """Return the bits of a value in the file, 8 or 16, before pixels are loaded.
+
+    Pillow opens colors of 16 bits as those of 8, and keeps the upper byte.
+    """
+    stored = str(getattr(image, "tile", [])[:1])  # of a PNG; "RGB;16B" is in it
+    samples = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())  # of a TIFF
+    return 16 if image.mode.startswith("I") or ";16" in stored or 16 in samples else 8
+
+
 def read_image(path: Path, *, scale: float = 1.0) -> np.ndarray:
     """Read an image as uint8 RGB (H, W, 3), upright.
 
@@ -74,6 +85,12 @@ def read_image(path: Path, *, scale: float = 1.0) -> np.ndarray:
         DataError: The file is missing, damaged, or of a kind without a conversion to RGB.
     """
     with opened(path) as image:
+        planes = image.mode == "RGB" and getattr(image, "tag_v2", {}).get(_PLANES) == 2
+        if planes and bits(image) == 16 and image.info.get("compression") == "raw":
+            raise DataError(  # Pillow would take their bytes for values
+                f"{path}: found colors of 16 bits in separate planes, expected 8 bits\n"
+                "  fix: convert the file to 8 bits"
+            )
         if image.format == "JPEG" and orientation(image) == 1:
             if scale <= REDUCED:
                 wanted = (math.ceil(image.width * scale), math.ceil(image.height * scale))

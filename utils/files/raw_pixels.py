@@ -17,6 +17,7 @@ _AS_FLOAT = ("bool", "int8", "int16", "int32", "uint32", "float16", "float64")
 _NO_LABEL = -(2**31)  # what a floating-point mask's NaN becomes
 _BANDS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3}
 _LOSSY = ("JPEG",)
+_NODATA = 42113  # the TIFF tag in which GDAL writes it, as text
 
 
 class PixelKind(NamedTuple):
@@ -142,7 +143,16 @@ def read_values(path: Path, *, lossy: bool) -> Decoded:
         with opened(path) as image:
             if image.format in _LOSSY:
                 return Decoded(np.asarray(upright(image).convert("L")), None)
-    return Decoded(read_mask(path), None)
+    pixels = read_mask(path)
+    return Decoded(pixels, find_void(pixels, _nodata_of_palette(path)))
+
+
+def _nodata_of_palette(path: Path) -> float | None:
+    if path.suffix.lower() in SUFFIXES:
+        with opened(path) as image, contextlib.suppress(ValueError):
+            text = getattr(image, "tag_v2", {}).get(_NODATA, "")
+            return float(str(text).strip("\0 ")) if image.mode == "P" else None
+    return None
 
 
 def holds_values(path: Path) -> bool:

@@ -42,9 +42,16 @@ class Written:
             overwrite: Whether the user said that they may be replaced.
 
         Raises:
-            ConfigError: Files that are not ours, or were changed since, are in the way.
+            ConfigError: Files that are not ours, or were changed since, are in the way; or a
+                folder, which is never replaced.
         """
         there = [path for path in results if os.path.lexists(path)]
+        for path in there:
+            if path.is_dir() and not path.is_symlink():
+                raise ConfigError(
+                    f"{path}: found a folder, expected to write a file of that name\n"
+                    "  fix: write to another place, or rename the folder"
+                )
         others = [] if overwrite else [path for path in there if not self._is_ours(path)]
         if others:
             names = ", ".join([self._name(path) for path in others[:_SHOWN]])

@@ -1,5 +1,6 @@
 """What a model is given: pixels with the channels and the dtype that it was trained on."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import DataError
-from utils.files.images import opened, read_image, upright
+from utils.files.images import bits, opened, read_image, upright
 from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import (
     Decoded,
@@ -61,6 +62,13 @@ def read_input(path: Path, expected: Expected) -> Decoded:
     if pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16:
         pixels = pixels.astype(np.uint16)
     return fit(pixels, expected, path)
+
+
+def is_cut(path: Path, expected: Expected) -> bool:
+    """Whether of the values of an image that was read only the upper half was used."""
+    with contextlib.suppress(DataError), opened(path) as image:
+        return expected.dtype == "uint8" and bits(image) == 16
+    return False  # what Pillow does not know is given as it is
 
 
 def read_rows(raster: Raster, expected: Expected, top: int, bottom: int) -> Decoded:

@@ -25,7 +25,7 @@ from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import Decoded
 from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
-from utils.inference.inputs import Expected, read_input, read_rows
+from utils.inference.inputs import Expected, is_cut, read_input, read_rows
 from utils.inference.pipeline import ahead, overlapped
 from utils.inference.prediction import MINIMUM_SIZE, Model
 from utils.inference.predictor import Predictor, Settings
@@ -80,7 +80,7 @@ class Segmenter:
         self._device = device
         self._precision = resolve_precision(precision, device)
         self._extras = extras
-        self._say = say
+        self._say, self._said_cut = say, False
         self._input = [list(mean), list(checkpoint["std"]), dtype]
         normalize = Normalize(mean, checkpoint["std"], input_dtype=dtype)
         self.predictor = Predictor(
@@ -111,9 +111,16 @@ class Segmenter:
                     return Read(None, raster)
         in_place = raster if raster is not None and raster.georeferenced else None
         try:
-            return Read(read_input(job.image, self.expected), in_place)
+            image = read_input(job.image, self.expected)
         except MemoryError as error:
             raise ResourceError(f"{job.image}: too little memory to read it") from error
+        if not self._said_cut and is_cut(job.image, self.expected):
+            self._said_cut = True
+            self._say(
+                f"{job.image.name} has 16 bits, of which the upper 8 are used, and so of others: "
+                "where values stay far below 65535, as those of 12 bits do, convert to 8 bits"
+            )
+        return Read(image, in_place)
 
     def _compute(self, job: Job, read: Read) -> Results | Streamed:
         if read.image is not None:
