@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from base.base_dataset import Pair
 from dataloaders.layout import with_examples
 from utils.errors import DataError
-from utils.files.images import opened, orientation
+from utils.files.images import bits, opened, orientation
 
 
 def image_notes(pairs: Sequence[Pair], dtype: str) -> list[str]:
@@ -19,7 +19,7 @@ def image_notes(pairs: Sequence[Pair], dtype: str) -> list[str]:
     turned, deep = [], []
     for image, mask in pairs:
         with contextlib.suppress(DataError), opened(image) as one, opened(mask or image) as other:
-            if dtype == "uint8" and one.mode.startswith("I"):
+            if dtype == "uint8" and bits(one) == 16:
                 deep.append(str(image))
             # Nothing shows how the mask of a turned image was drawn.
             if orientation(one) in (2, 3, 4) and orientation(other) == 1:

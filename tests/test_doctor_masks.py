@@ -293,11 +293,13 @@ def test_the_white_of_two_values_is_no_void(tmp_path, values, label_map):
     assert (masks(mended(tmp_path, TWO, text))[1] == regions(1, 2)).all()
 
 
-def test_values_of_16_bits_among_8_are_told(tmp_path):
+@pytest.mark.parametrize("colors", [False, True])
+def test_values_of_16_bits_among_8_are_told(tmp_path, colors):
     make(tmp_path, lambda labels: labels)
     assert "16 bits" not in report(tmp_path)[0]
     path = tmp_path / "images" / "0001.png"
-    Image.fromarray(np.full(regions(1, 3).shape, 4095, np.uint16)).save(path)  # 12 bits: read as 15
+    shape = (*regions(1, 3).shape, 3) if colors else regions(1, 3).shape
+    cv2.imwrite(str(path), np.full(shape, 4095, np.uint16))  # 12 bits: read as 15
     text, usable = report(tmp_path)
     assert usable
     assert "note: 1 of the images looked at have 16 bits, of which the upper 8 are used" in text

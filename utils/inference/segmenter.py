@@ -117,7 +117,7 @@ class Segmenter:
         if not self._said_cut and is_cut(job.image, self.expected):
             self._said_cut = True
             self._say(
-                f"{job.image.name} has 16 bits, of which the upper 8 are used, and so of others: "
+                f"{job.image.name} has 16 bits, of which the upper 8 are used (others may, too): "
                 "where values stay far below 65535, as those of 12 bits do, convert to 8 bits"
             )
         return Read(image, in_place)
