@@ -199,13 +199,13 @@ def test_the_bits_of_a_file_are_told_whatever_pillow_opens_it_as(tmp_path):
 def test_one_line_warns_of_16_bits_for_a_model_of_8(model_file, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
-    picture = picture_of(np.zeros((SIDE, SIDE), np.uint8))
-    Image.fromarray(picture).save(folder / "a.png")
+    image = picture_of(np.zeros((SIDE, SIDE), np.uint8))
+    Image.fromarray(image).save(folder / "a.png")
     flags = ("-m", model_file, "-i", folder, *FLAGS)
     assert run(inference.main, *flags, "-o", tmp_path / "one") == 0
     assert "16 bits" not in capsys.readouterr().err
     for name in "bc":
-        deep_png(folder / f"{name}.png", picture.astype(np.uint16) * 257)
+        deep_png(folder / f"{name}.png", image.astype(np.uint16) * 257)
     assert run(inference.main, *flags, "-o", tmp_path / "two") == 0
     said = capsys.readouterr().err
     assert said.count("16 bits") == 1

@@ -25,7 +25,7 @@ _TILE = 512
 _BIG = 1 << 31  # bytes of pixels from which on a classic TIFF might not hold the file
 # Pixel scale, tie points, transformation, the three key tags of GeoTIFF, and the orientation.
 _KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 274)
-_ORIENTATION, _NODATA = 274, 42113
+_ORIENTATION, NODATA = 274, 42113
 _GEOREFERENCE = frozenset(_KEPT_TAGS) - {_ORIENTATION}
 
 
@@ -60,7 +60,7 @@ class Raster:
             self.channels = len(self._pages) if self._pages[1:] else page.samplesperpixel
             self._separate = page.planarconfig == 2 or len(self._pages) > 1
             self.dtype = _plain_dtype(path, page)
-            self.nodata = _nodata(page.tags.valueof(_NODATA), self.dtype)
+            self.nodata = nodata_value(page.tags.valueof(NODATA), self.dtype)
             self.transposed = (orientation := page.tags.valueof(_ORIENTATION, 1)) >= 5
             flags = page.bitspersample == 1 and page.software == "tifffile.py"  # a bool array
             shown = flags or page.photometric in _SHOWN_AS_STORED
@@ -201,7 +201,7 @@ def page_count(path: Path) -> int:
         return len(_channel_pages(path, file))
 
 
-def _nodata(text: object, dtype: np.dtype[Any]) -> float | None:
+def nodata_value(text: object, dtype: np.dtype[Any]) -> float | None:
     """What GDAL wrote as text; None where it is no value of the dtype, and so of no pixel."""
     with contextlib.suppress(ValueError), np.errstate(all="ignore"):
         value = float(str(text).strip("\0 "))
@@ -294,7 +294,7 @@ def write_mask_tiff(
             compression="zlib",
             photometric="minisblack" if colours is None else "palette",
             colormap=colours,
-            extratags=[*tags, (_NODATA, 2, len(void), void, True)],
+            extratags=[*tags, (NODATA, 2, len(void), void, True)],
             metadata=None,
             software=False,
         )

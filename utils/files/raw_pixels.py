@@ -10,14 +10,13 @@ from PIL import Image
 from utils.errors import DataError
 from utils.files.decoding import decoding
 from utils.files.images import opened, read_mask, upright, upright_size
-from utils.files.rasters import SUFFIXES, NotPlainError, Raster
+from utils.files.rasters import NODATA, SUFFIXES, NotPlainError, Raster, nodata_value
 
 _GIVEN = ("uint8", "uint16", "float32")  # a network is given these as they are
 _AS_FLOAT = ("bool", "int8", "int16", "int32", "uint32", "float16", "float64")
 _NO_LABEL = -(2**31)  # what a floating-point mask's NaN becomes
 _BANDS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3}
 _LOSSY = ("JPEG",)
-_NODATA = 42113  # the TIFF tag in which GDAL writes it, as text
 
 
 class PixelKind(NamedTuple):
@@ -144,14 +143,14 @@ def read_values(path: Path, *, lossy: bool) -> Decoded:
             if image.format in _LOSSY:
                 return Decoded(np.asarray(upright(image).convert("L")), None)
     pixels = read_mask(path)
-    return Decoded(pixels, find_void(pixels, _nodata_of_palette(path)))
+    return Decoded(pixels, find_void(pixels, _nodata_of_palette(path, pixels.dtype)))
 
 
-def _nodata_of_palette(path: Path) -> float | None:
+def _nodata_of_palette(path: Path, dtype: np.dtype) -> float | None:
     if path.suffix.lower() in SUFFIXES:
-        with opened(path) as image, contextlib.suppress(ValueError):
-            text = getattr(image, "tag_v2", {}).get(_NODATA, "")
-            return float(str(text).strip("\0 ")) if image.mode == "P" else None
+        with opened(path) as image:
+            if image.mode == "P":
+                return nodata_value(getattr(image, "tag_v2", {}).get(NODATA), dtype)
     return None
 
 
