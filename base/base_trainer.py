@@ -142,6 +142,9 @@ class BaseTrainer:
         if val_metrics is not None:
             self.run.row("val", epoch, self.position.step, val_metrics)
             self.run.scalars(self.position.step, metric_scalars("val", val_metrics))
+            metric = self.monitor.metric
+            if metric is not None and self.monitor.best is None:
+                log.warning("no best model yet: no validation pixel is labelled for %s", metric)
         self.position.epoch, self.position.iteration = epoch, 0
         self.restore_running({})
         self._save_epoch(improved=improved)

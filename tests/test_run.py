@@ -238,6 +238,29 @@ def test_early_stop_counts_epochs_and_is_said(write_config, run_folder, monkeypa
     assert "stopped early: Mean_IoU did not improve for 2 epochs" in capsys.readouterr().err
 
 
+def test_a_class_that_validation_lacks_neither_chooses_nor_stops(
+    write_config, run_folder, monkeypatch, capsys
+):
+    """Its IoU is 0 in each epoch, since the network predicts it somewhere."""
+    from trainer import Trainer
+
+    real = Trainer.validate
+
+    def without_stars(self, epoch):
+        metrics = real(self, epoch)
+        metrics["Class_IoU"]["star"], metrics["Class_Recall"]["star"] = 0.0, None
+        return metrics
+
+    monkeypatch.setattr(Trainer, "validate", without_stars)
+    path = write_config(epochs=4, early_stop=1, monitor="max IoU/star")
+    assert train.main(["--config", str(path)]) == 0
+    assert checkpoint.load(run_folder() / "last.pth")["epoch"] == 4
+    assert not (run_folder() / "best_model.pth").exists()
+    printed = capsys.readouterr()
+    assert "no best model yet: no validation pixel is labelled for IoU/star" in printed.err
+    assert "no score to choose by: the last weights are the ones to use" in printed.out
+
+
 def test_a_score_on_crops_is_labelled_as_one(write_config, run_folder, capsys):
     def crop(config):
         config["val_loader"]["args"]["crop_size"] = 48

@@ -36,14 +36,16 @@ class Monitor:
     def improved(self, metrics: dict, epoch: int) -> bool:
         """Take the validation metrics of an epoch; true if they beat all before.
 
-        A metric that is None or not finite never is an improvement.
+        A metric that is None or not finite never is an improvement. Nor is one of a class without a
+        labelled pixel: its IoU is 0 as soon as one pixel is predicted, however good the network.
         """
         self.last_epoch = epoch
         if self.metric is None:
             return False
         score, _, label = self.metric.partition("/")
         value = metrics[f"Class_{score}"][label] if label else metrics[score]
-        if value is None or not math.isfinite(value):
+        absent = bool(label) and metrics["Class_Recall"][label] is None
+        if absent or value is None or not math.isfinite(value):
             return False
         better = self.best is None or (
             value > self.best if self.mode == "max" else value < self.best
@@ -70,4 +72,4 @@ class Monitor:
 
     def exhausted(self) -> bool:
         """Whether the last validation came `patience` epochs or more after the best one."""
-        return self.metric is not None and 0 < self.patience <= self.last_epoch - self.best_epoch
+        return self.best is not None and 0 < self.patience <= self.last_epoch - self.best_epoch
