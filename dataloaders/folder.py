@@ -187,12 +187,8 @@ class Folder(BaseDataset):
         lossy = self.label_tolerance > 0
         if self._colors:
             return self._by_color.apply(read_colors(path, lossy=lossy), str(path))
-        raw, void = read_values(path, lossy=lossy)
-        # A raster's nodata may be a class all the same: the config says what values mean.
-        if void is None or int(raw[void].min()) in self.table.mapping:
-            return self.table.apply(raw, str(path))
-        known = np.where(void, next(iter(self.table.mapping), 0), raw.astype(np.int64))
-        return self.with_void(self.table.apply(known, str(path)), void)
+        values, nodata = read_values(path, lossy=lossy)
+        return self.table.apply(values, str(path), nodata)
 
     def _header(self, path: Path) -> Header:
         found = header(path, self.kind.channels)

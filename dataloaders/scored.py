@@ -79,9 +79,10 @@ class Predictions:
     Args:
         predictions: A folder, or a pattern with stars.
         masks: That of the labels. Each of them needs a prediction; other predictions are left out.
-        classes: Of each class in order "name", "name=value" or "name=#RRGGBB". Files of colors,
-            palettes too, are read by the colors given, all others by the values given; without
-            either they hold class numbers. The name "void" stands for what is not counted.
+        classes: Of each class in order "name", "name=value" or "name=#RRGGBB"; "name=*" is every
+            other value or color. Files of colors, palettes too, are read by the colors given, all
+            others by values: a class without one has its number. The name "void" stands for what
+            is not counted.
 
     Raises:
         ConfigError: Classes that contradict each other, or labels that are their own prediction.
@@ -91,23 +92,19 @@ class Predictions:
     def __init__(self, predictions: Path, masks: Path, classes: Sequence[str]) -> None:
         _require("--predictions", predictions)
         _require("--masks", masks)
-        pieces = [text.partition("=") for text in classes]
-        self.classes = tuple(dict.fromkeys(name for name, _, _ in pieces if name != "void"))
-        ids = {name: number for number, name in enumerate(self.classes)} | {"void": "void"}
-        label_map = {}
-        for name, _, key in pieces:
-            if key and label_map.setdefault(key, ids[name]) != ids[name]:
-                raise ConfigError(_two_names(classes, key))
+        keys = [(name, key) for name, _, key in (text.partition("=") for text in classes)]
+        self.classes = tuple(dict.fromkeys(name for name, _ in keys if name != "void"))
+        label_map = _label_map(self.classes, keys)
         self.num_classes = len(self.classes)
         self.ignore_index = 255 if self.num_classes <= 255 else -1
-        values, colors, _ = parse_label_map(
+        values, colors, rest = parse_label_map(
             label_map, num_classes=self.num_classes, ignore_index=self.ignore_index
         )
         sizes = {"num_classes": self.num_classes, "ignore_index": self.ignore_index}
-        self._colors = ColorTable(colors, **sizes) if colors else None
+        self._colors = ColorTable(colors, rest=rest, **sizes) if colors else None
         void = 255 if self.ignore_index == 255 else 65535
         plain = LabelTable.identity(self.num_classes, ignore_index=self.ignore_index, void=void)
-        self._values = LabelTable(values, **sizes) if values else plain
+        self._values = LabelTable(values, rest=rest, **sizes) if values else plain
         chosen = dict(enumerate(voc_palette(self.num_classes)))
         chosen |= {to: (code >> 16, code >> 8 & 255, code & 255) for code, to in colors.items()}
         self.palette = tuple(chosen[number] for number in range(self.num_classes))
@@ -154,12 +151,26 @@ class Predictions:
                 colored = image.mode not in ("1", "L") and not image.mode.startswith("I")
             if colored:
                 return self._colors.apply(read_colors(path, lossy=False), str(path))
-        return self._values.apply(read_values(path, lossy=False).pixels, str(path))
+        values, nodata = read_values(path, lossy=False)
+        return self._values.apply(values, str(path), nodata)
 
 
-def _two_names(classes: Sequence[str], key: str) -> str:
-    both = " and ".join(text for text in classes if text.partition("=")[2] == key)
-    return f"--classes: found {both}, expected one class for {key}\n  fix: delete one of them"
+def _label_map(classes: Sequence[str], keys: Sequence[tuple[str, str]]) -> dict[str, int | str]:
+    """What each key means; beside values, a class without one has its number."""
+    numbers: dict[str, int | str] = dict(zip(classes, range(len(classes)), strict=True))
+    given = {name for name, key in keys if key}
+    if given and not any(key.startswith("#") for _, key in keys):
+        unkeyed = [(name, str(numbers[name])) for name in classes if name not in given]
+        keys = [*(pair for pair in keys if pair[1]), *unkeyed]
+    label_map: dict[str, int | str] = {}
+    for name, key in keys:
+        target = numbers.get(name, "void")
+        if key and label_map.setdefault(key, target) != target:
+            both = " and ".join(f"{one}={key}" for one, other in keys if other == key)
+            raise ConfigError(
+                f"--classes: found {both}, expected one class for {key}\n  fix: delete one of them"
+            )
+    return label_map
 
 
 def _refuse_itself(pairs: Sequence[tuple[Path, Path]]) -> None:

@@ -55,6 +55,18 @@ def test_of_several_processes_each_says_who_it_is(capsys, monkeypatch):
     assert capsys.readouterr().err == "[process 3] error: what\n"
 
 
+def test_a_missing_package_is_named_with_its_cure(capsys):
+    def without_torch(_):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    assert errors.guard(without_torch, []) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the package torch is missing in the environment ")
+    assert "-m pip install -r requirements.txt" in said
+    with pytest.raises(ModuleNotFoundError):
+        errors.guard(ending(ModuleNotFoundError(name="torch.no_such_part")), [])
+
+
 def test_the_command_line_reaches_the_command():
     assert errors.guard(len, ["a", "b"]) == 2
 

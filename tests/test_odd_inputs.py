@@ -147,6 +147,7 @@ def masks_in(folder, suffix=""):
         (("bg=0", "fg=0", "x=1"), "--classes: found bg=0 and fg=0, expected one class for 0"),
         (("bg=0", "fg=1", "void=0"), "found bg=0 and void=0"),
         (("bg=0", "fg=00"), '"0": 0 and "00": 1, which are one value'),
+        (("bg", "fg=0"), "found fg=0 and bg=0, expected one class for 0"),
     ],
 )
 def test_two_classes_of_one_value_are_refused(tmp_path, capsys, classes, what):
@@ -160,6 +161,45 @@ def test_a_class_may_have_several_values(tmp_path):
         masks_in(tmp_path / "p"), masks_in(tmp_path / "m"), ["a=0", "b=1", "b=2", "b=2"]
     )
     assert made.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["a", "b", "void=7"], [0, 1, 255]),  # a class without a value has its number
+        (["a", "b=7", "void=1"], [0, 255, 1]),
+        (["a=0", "b=*"], [0, 1, 1]),
+        (["a=0", "b=1", "void=*"], [0, 1, 255]),
+    ],
+)
+def test_classes_without_values_and_every_other_value(tmp_path, classes, expected):
+    for name in "pm":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.array([[0, 1, 7]], np.uint8)).save(tmp_path / name / "a.png")
+    made = Predictions(tmp_path / "p", tmp_path / "m", classes)
+    assert made.load(0)[1].tolist() == [expected]
+
+
+def test_every_other_color_is_a_class(tmp_path):
+    colors = np.array([[[0, 0, 0], [255, 0, 0], [1, 2, 3]]], np.uint8)
+    for name in "pm":
+        (tmp_path / name).mkdir()
+        Image.fromarray(colors).save(tmp_path / name / "a.png")
+    made = Predictions(tmp_path / "p", tmp_path / "m", ["a=#000000", "b=*"])
+    assert made.load(0)[1].tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(["a", "b"], [0, 1, 255]), (["a", "b=7"], None)])
+def test_nodata_of_a_raster_of_labels_is_void_unless_it_is_a_class(tmp_path, classes, expected):
+    for name in "pm":
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(
+            tmp_path / name / "a.tif",
+            np.array([[0, 1 if expected else 0, 7]], np.uint8),
+            extratags=[(42113, "s", 0, "7", True)],
+        )
+    made = Predictions(tmp_path / "p", tmp_path / "m", classes)
+    assert made.load(0)[1].tolist() == [expected or [0, 0, 1]]
 
 
 def test_labels_are_not_scored_by_themselves(tmp_path, capsys):

@@ -74,6 +74,15 @@ def guard(main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int
         origin = "" if process == "0" else f"[process {process}] "
         sys.stderr.write(f"{origin}{word}: {error}\n")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or "." in error.name:  # a part of what is there
+            raise
+        sys.stderr.write(
+            f"error: the package {error.name} is missing in the environment {sys.prefix}\n"
+            f"  fix: {sys.executable} -m pip install -r requirements.txt\n"
+            "  or activate the environment that has it\n"
+        )
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

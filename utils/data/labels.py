@@ -87,13 +87,22 @@ class LabelTable:
             stated=False,
         )
 
-    def apply(self, raw: np.ndarray, name: str) -> np.ndarray:
+    def apply(self, raw: np.ndarray, name: str, nodata: np.ndarray | None = None) -> np.ndarray:
         """Return train ids (H, W) of raw values (H, W); may return `raw` itself.
+
+        Args:
+            raw: Integers.
+            name: The file, for messages.
+            nodata: (H, W) bool: pixels that hold a raster's nodata value. They are void, unless the
+                table says what that value means.
 
         Raises:
             DataError: A value that the table does not know; names the file, the values found,
                 the values allowed, and a likely cause.
         """
+        if nodata is not None and int(raw[nodata].min()) not in self.mapping:
+            known = np.where(nodata, next(iter(self.mapping), 0), raw.astype(np.int64))
+            return np.where(nodata, self.dtype(self.ignore_index), self.apply(known, name))
         if raw.dtype != np.uint8:
             if raw.size and (raw.min() < 0 or raw.max() >= _BYTE):
                 return self._apply_wide(raw, name)
