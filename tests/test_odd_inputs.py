@@ -215,6 +215,24 @@ def test_labels_are_not_scored_by_themselves(tmp_path, capsys):
     assert [path.name for path in made.pairs[0]] == ["a_mask.png", "a_pred.png"]
 
 
+@pytest.mark.parametrize("mean", [None, (0.5,), (0.5, 0.5)])
+def test_alpha_beside_gray_is_no_channel_unless_two_are_expected(tmp_path, mean):
+    masks_in(tmp_path / "masks")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(LABELS).convert("LA").save(tmp_path / "images" / "a.png")
+    data = Folder(
+        data_dir=str(tmp_path),
+        images="images",
+        masks="masks",
+        classes=("a", "b", "c"),
+        mean=mean,
+        std=mean,
+    )
+    channels = len(mean or "RGB")
+    assert data.kind == (channels, "uint8")
+    assert data.load(0)[0].shape == (*LABELS.shape, channels)
+
+
 # ---- 16 bits --------------------------------------------------------------------------------
 
 

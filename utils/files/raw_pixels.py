@@ -80,14 +80,16 @@ def header(path: Path, channels: int = 0) -> Header:
             return Header(size, PixelKind(one.channels, working_dtype(one.dtype, path)))
     with opened(path) as image:
         wide = image.mode.startswith("I")
-        kind = PixelKind(1, "uint16") if wide else PixelKind(_bands(image, path), "uint8")
+        kind = PixelKind(1, "uint16") if wide else PixelKind(_bands(image, path, channels), "uint8")
         return Header(upright_size(image), kind)
 
 
-def _bands(image: Image.Image, path: Path) -> int:
+def _bands(image: Image.Image, path: Path, channels: int) -> int:
     if image.mode not in _BANDS:
         raise DataError(f"{path}: found pixels of mode {image.mode}, expected 8 or 16 bit")
-    return _BANDS[image.mode]
+    bands = _BANDS[image.mode]
+    # Alpha is no band, unless gray and a second one are expected.
+    return 1 if image.mode == "LA" and channels != bands else bands
 
 
 def working_dtype(found: np.dtype, path: Path) -> str:
