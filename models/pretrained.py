@@ -149,7 +149,7 @@ def _from_elsewhere(url: str) -> Path:
 
 
 def source_of(name: str) -> tuple[str, str]:
-    """Return where timm's weights of an encoder come from, and a place for them without network."""
+    """Return where timm's weights of an encoder come from, and a place for them without internet."""
     configuration = _configuration(name)
     url = configuration.url
     if configuration.hf_hub_id:
@@ -191,7 +191,7 @@ def _offline(name: str, error: Exception) -> ConfigError:
     return ConfigError(
         f"arch.args.pretrained: cannot download the weights of {name} ({reason})\n"
         f"  from: {url}\n"
-        f"  without network, put that file at {file} (any place will do) and write\n"
+        f"  without internet, put that file at {file} (any place will do) and write\n"
         f'    "pretrained": "{file}"\n'
         '  in arch.args, or "pretrained": false to start from random weights'
     )
