@@ -26,7 +26,8 @@ def contents(folder):
     """All that a run has written but for the names of its folders, by path."""
     found = {"metrics.jsonl": (folder / "metrics.jsonl").read_text()}
     for file in folder.glob("*.pth"):
-        content = checkpoint.load(file)
+        # Our own files: three times as fast as the reader that trusts none.
+        content = torch.load(file, weights_only=False)
         del content["config"]["trainer"]["save_dir"], content["config"]["trainer"]["log_dir"]
         found |= _flat(content, file.name)
     return found
