@@ -231,7 +231,7 @@ class Trainer(BaseTrainer):
             groups,
             loss=recent,
             gradient_norm=float(self.update.norm),
-            images_per_second=speed,
+            images_per_second=speed * distributed.world_size(),
             waited=waited,
         )
         self.run.scalars(self.position.step, scalars)
@@ -266,8 +266,8 @@ class Trainer(BaseTrainer):
 
     def restore(self, state: Mapping) -> None:
         """Go on where a checkpoint left off, at the rates of its last update."""
+        self.parts.schedule.apply(state["step"] - 1)  # first: OneCycle's momentum has a state
         super().restore(state)
-        self.parts.schedule.apply(self.position.step - 1)
 
     def restore_running(self, state: Mapping[str, Tensor]) -> None:
         """Go on from saved sums, or from zero."""

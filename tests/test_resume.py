@@ -251,6 +251,21 @@ def test_every_iteration_is_a_place_to_resume_from(tmp_path, write_config, run_f
         assert differing(expected, contents(folder)) == [], step
 
 
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_resuming_keeps_the_momentum_that_the_schedule_sets(name, write_config, run_folder):
+    """OneCycle gives momentum to an optimizer whose arguments name none."""
+
+    def change(config):
+        config["optimizer"] = {"type": name, "args": {"lr": 0.01}}
+        config["lr_scheduler"] = {"type": "OneCycle", "args": {}}
+
+    options = {"val": False, "save_per_iters": 1, "epochs": 1}
+    assert train.main(["--config", str(write_config(change, **options))]) == 0
+    expected = contents(run_folder())
+    assert train.main(["--resume", str(run_folder() / "checkpoint-iter2.pth")]) == 0
+    assert differing(expected, contents(run_folder())) == []
+
+
 def test_resuming_a_mobile_encoder_in_bf16_is_exact(write_config, run_folder):
     """Its convolutions and its dropout have paths of their own on a CPU."""
 
