@@ -217,7 +217,7 @@ def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
     from utils.evaluation.scoring import Evaluator
     from utils.hardware import distributed
     from utils.hardware.precision import full_fp32
-    from utils.metrics.scores import places
+    from utils.metrics.scores import class_numbers
     from utils.run.progress import ProgressBar
 
     data = scored.data
@@ -227,7 +227,7 @@ def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
         scored.predict,
         draw=draws,
         boundary_ratio=options.boundary,
-        scored=places(scored.about.get("scored_classes"), data.classes),
+        scored=class_numbers(scored.about.get("scored_classes"), data.classes),
     )
     first, processes = distributed.rank() == 0, distributed.world_size()
     bar = ProgressBar("EVAL", -(-len(data) // processes), shown=first)

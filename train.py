@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; see the module's text."""
     args = _parse(arguments)
     gc.set_threshold(10_000)  # by default a third of a start over 100,000 files goes into searching
-    from utils.hardware.devices import restrict_gpus
+    from utils.hardware.devices import asked_device, restrict_gpus
 
     restrict_gpus(args.device)
     if args.resume is None:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
         add_plugins(args.plugin)
         require_plugins(args.plugin, state or {})
-    device = "cpu" if config.n_gpu == 0 else args.device
+    device = asked_device(args.device, n_gpu=config.n_gpu)
     if args.check_data:
         return _check_data(config, state, folder, device_name=device)
     processes = _processes(config, device)
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         from utils.hardware.distributed import launch
 
         # -P keeps the folder that the user stands in off the search path, as it is off ours.
+        state = None  # a second copy of all weights, for the whole run
         program = ["-P", "-m", f"{PACKAGE}train"] if PACKAGE else [__file__]
         return launch([*program, *arguments], processes=processes)
     if args.benchmark is not None:

@@ -1,8 +1,8 @@
 """Trainer: what happens to one batch. The order of a training step is read here, top to bottom.
 
 The life of a run (epochs, best model, saving, resuming) is in base/base_trainer.py. Between two
-log lines nothing is read back from the device: loss and confusion counts accumulate there, and an
-update whose loss or gradient is not finite is withheld there.
+log lines nothing is read back from the device, but for a flag an update of optimizers that cannot
+be fused: loss and confusion counts accumulate there, and what is not finite is withheld there.
 """
 
 import logging

@@ -23,6 +23,8 @@ _NEEDS = {
     **dict.fromkeys(("vertical_flip", "rotate90", *effects.EFFECTS), ("augment",)),
     **dict.fromkeys(("rare_crops", "cat_max_ratio"), ("augment", "crop_size")),
     "rotate_range": ("augment", "rotate"),
+    "jitter": ("augment",),
+    "scale_range": ("augment", "base_size", "scale"),
 }
 
 
@@ -51,7 +53,8 @@ class Augmentation:
         contrast: Distances from the data's mean change by a factor of up to 1 -+ contrast.
         saturation: Distances from gray change by a factor of up to 1 -+ saturation; RGB only.
         hue: Colors turn about gray by up to -+ hue of a full turn; RGB only.
-        gamma: Values are raised to a power of up to 1 -+ gamma, full scale being 1.
+        gamma: Values are raised to a power of up to 1 -+ gamma; full scale, of float images their
+            own range, is 1.
         noise: Gaussian noise of up to this many standard deviations of the data.
         cutout: A hole in the mean color, of up to this share of each side; its labels stay.
         rare_crops: The share of crops that are centered on a pixel of a class drawn evenly over

@@ -111,13 +111,14 @@ class BaseDataLoader:
 
     Args:
         dataset: What to load.
-        batch_size: Samples of a batch, all processes together.
+        batch_size: Samples of a batch: in training of all processes together, in validation of
+            each.
         shuffle: A new random order every epoch; a validation loader needs none and takes none.
         num_workers: Worker processes; 0 loads in this process.
-        timeout: Seconds that a batch may let wait for itself before the run is given up, with
-            workers; a file that hangs without them cannot be told from a slow one.
+        timeout: Seconds to wait for a batch before the run is given up. It needs workers: without
+            them a file that hangs cannot be told from a slow one.
         drop_last: Whether a training epoch leaves out a last batch that is short (None: it does).
-            The only batch is never left out, nor is any when not training.
+            One with fewer samples than processes is always left out; else the only batch never is.
         seed: Seed of the order (set by the program).
         rank: This process (set by the program).
         world_size: Number of processes (set by the program).
@@ -149,10 +150,13 @@ class BaseDataLoader:
     def __post_init__(self) -> None:
         if self.train is None:
             self.train = self.shuffle or self.dataset.augments
-        if self.num_workers and self.dataset.cache == "ram" and START_METHOD != "fork":
+        files, cache = bool(self.dataset.pairs), self.dataset.cache  # without files: in memory
+        in_memory = cache == "ram" or (cache == "disk" and not files)
+        if self.num_workers and in_memory and START_METHOD != "fork":
+            other = '"cache": "disk", or ' if files else ""
             raise ConfigError(
-                '"cache": "ram" is shared with forked workers only, which this system does not have'
-                '\n  fix: "cache": "disk", or "num_workers": 0'
+                "cache: memory is shared with forked workers only, which this system does not have"
+                f'\n  fix: {other}"num_workers": 0'
             )
         self.dataset.open_cache()
         if self.num_workers:

@@ -58,7 +58,7 @@ class BaseDataset(Augmentation):
     reducible: ClassVar[bool] = True  # whether a JPEG may be decoded at a lower resolution
 
     def __post_init__(self) -> None:
-        """Prepare what every sample needs; a subclass sets `pairs` and calls this first."""
+        """Prepare what every sample needs; a subclass calls this before it sets `pairs`."""
         super().__post_init__()
         self._check_split()
         self.pairs: tuple[Pair, ...] = ()
@@ -76,9 +76,13 @@ class BaseDataset(Augmentation):
             )
 
     def normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Set `mean` and `std`, one value a channel, and the color of borders after them."""
+        """Set `mean` and `std`, one value a channel, and what depends on them."""
         self.mean, self.std = mean, std  # pyrefly: ignore[read-only]
         self.border = mean_color(mean, self.input_dtype)
+        self.spread = tuple(one * FULL_SCALE[self.input_dtype] for one in std)
+        if self._cache is not None:  # on disk it is named after the mean, which void pixels become
+            self._cache = None
+            self.open_cache()
 
     def label_table(self) -> LabelTable:
         """Return how raw mask values become train ids; by default they are equal, 255 is void."""

@@ -29,10 +29,10 @@ class Parts:
 class StepOptions:
     """How an update is computed, and scored."""
 
-    precision: str = "fp32"
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    ema: float | None = None
-    seed: int = 0
-    scored_classes: tuple[str, ...] | None = None
+    precision: str
+    accumulate: int
+    clip_grad_norm: float | None
+    ema: float | None
+    seed: int
+    scored_classes: tuple[str, ...] | None
     """The classes that enter the means; None: all."""

@@ -8,14 +8,14 @@ class Plan:
     """How long a run goes on and what it writes; the config's `trainer` section as plain values."""
 
     epochs: int
-    save_period: int = 1
-    save_per_iters: int | None = None
-    keep: int | None = None
-    monitor: str = "off"
-    early_stop: int = 0
-    log_per_iter: int = 20
-    val: bool = True
-    val_per_epochs: int = 1
+    save_period: int
+    save_per_iters: int | None
+    keep: int | None
+    monitor: str
+    early_stop: int
+    log_per_iter: int
+    val: bool
+    val_per_epochs: int
 
 
 @dataclass

@@ -31,9 +31,9 @@ from utils.hardware.devices import kernel_search
 from utils.hardware.memory import peak_memory, ran_out
 from utils.hardware.precision import full_fp32, resolve_precision
 from utils.hardware.prefetch import on_device
+from utils.hardware.workers import usable_cores
 from utils.inference.predictor import Mode, Settings
 from utils.inference.segmenter import Segmenter
-from utils.run.stopwatch import usable_cores
 
 
 class Net(NamedTuple):

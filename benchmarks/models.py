@@ -1,7 +1,7 @@
 """What the networks cost: two beside segmentation_models.pytorch's, and all of them.
 
     python benchmarks/models.py                      # the two: minutes on two cores
-    python benchmarks/models.py --all                # the other ten too, each at its defaults
+    python benchmarks/models.py --all                # all others too, each at its defaults
     python benchmarks/models.py --device cuda --size 512 --batch 8
 
 Both sides have the same ResNet-50 from timm's and torchvision's layout, random weights, float32
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="of the images, default: 256")
     parser.add_argument("--batch", type=int, default=2, help="default: 2")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison, default: 5")
-    parser.add_argument("--all", action="store_true", help="the other ten too")
+    parser.add_argument("--all", action="store_true", help="all others too")
     parser.add_argument("--memory", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     run = Run(options.device, options.size, options.batch, options.rounds)

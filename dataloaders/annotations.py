@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders import yolo
 from dataloaders.layout import listed
 from dataloaders.object_table import objects, read_table

@@ -13,8 +13,8 @@ from utils.config.registry import Choice, choose_loader
 from utils.data.pixel_cache import require_memory
 from utils.errors import ConfigError, DataError
 from utils.hardware import distributed
+from utils.hardware.workers import usable_cores
 from utils.run.next_steps import command_line
-from utils.run.stopwatch import usable_cores
 
 log = logging.getLogger("segmentation")
 
@@ -172,7 +172,7 @@ def _loader(
         pin_memory=pin_memory,
         train=kind == "train_loader",
     )
-    if loader.dropped:
+    if loader.dropped and loader.drop_last is not False:
         log.info(
             "%s: each epoch leaves out %d images, whose batch would be short; "
             '"drop_last": false keeps them',

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from base.base_dataset import BaseDataset, Pair
+from base.base_dataset import BaseDataset
+from base.samples import Pair
 from dataloaders.layout import first_folder, match, require_some
 from utils.data.labels import LabelTable
 from utils.errors import ConfigError

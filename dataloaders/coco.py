@@ -19,7 +19,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from base.base_dataset import BaseDataset, Pair
+from base.base_dataset import BaseDataset
+from base.samples import Pair
 from dataloaders.coco_classes import NAMES, UNUSED_LABELS
 from dataloaders.layout import (
     files_by_stem,

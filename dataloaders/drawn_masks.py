@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.annotations import NUMBERED, Annotations
 from dataloaders.known_files import stamps
 from dataloaders.layout import with_examples

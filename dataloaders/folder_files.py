@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.annotations import coco_files
 from dataloaders.folder_lists import chosen, pairs_of, read_rows
 from dataloaders.layout import contents, first_folder, match

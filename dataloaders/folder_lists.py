@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.layout import listed, read_lines
 from utils.errors import DataError
 from utils.files.endings import EXTENSIONS

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.layout import with_examples
 from utils.errors import DataError
 from utils.files.images import bits, opened, orientation

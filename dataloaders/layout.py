@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from utils.errors import DataError
 
 _NOTHING = {

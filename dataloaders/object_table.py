@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.folder_lists import composed, delimiter_of, is_comment
 from dataloaders.layout import listed
 from dataloaders.patterns import files_below

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.annotations import json_kind, read_json
 from dataloaders.folder_files import SHAPES, Split, find_pairs, likely_patterns, readable
 from dataloaders.layout import contents, listed, require_some

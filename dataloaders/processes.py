@@ -1,13 +1,12 @@
 """One task for many pairs, in several processes where that is sooner done."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 
-from utils.hardware.workers import START_METHOD
+from utils.hardware.workers import START_METHOD, usable_cores
 from utils.run.progress import progress
 
 _NEW_PROCESSES_FROM = 500  # pairs; fewer are read sooner than processes start
@@ -18,7 +17,7 @@ _inherited: list[Task] = []  # in a process of the pool: its task
 
 def run(task: Task, indices: Sequence[int], *, title: str) -> list[Any]:
     """Return what a task gives for each index, in their order; progress goes by `title`."""
-    processes = min(os.cpu_count() or 1, 16)
+    processes = min(usable_cores(), 16)
     if len(indices) < _NEW_PROCESSES_FROM or processes == 1:
         return [task(index) for index in progress(indices, title, len(indices))]
     # OpenCV's threads would not live on in forked processes, which would then wait for them.

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from base.base_dataset import BaseDataset, Pair
+from base.base_dataset import BaseDataset
+from base.samples import Pair
 from dataloaders.layout import first_folder, listed, read_lines, require_some
 from utils.drawing.palette import voc_palette
 from utils.errors import DataError

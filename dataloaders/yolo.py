@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.polygons import ShapeError, inside
 from utils.errors import ConfigError, DataError
 from utils.files.decoding import decoding

@@ -55,7 +55,8 @@ def initialize(*parts: nn.Module) -> None:
     """Initialize new layers for ReLU networks; never called on anything pretrained.
 
     Convolutions as He et al., "Delving Deep into Rectifiers" (2015), eq. 10, normalization to the
-    identity, biases to 0.
+    identity, biases to 0. Of transposed convolutions torch counts the outputs as fan-in, 2 to 4
+    times what eq. 10 counts.
     """
     for part in parts:
         for module in part.modules():

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1802.02611
 Idea: the last features of a dilated encoder are looked at with several dilation rates at once and
 as one average over the image (ASPP). A small decoder joins the result with features of stride 4,
 of which only 48 channels are kept so that they do not outweigh it. Convolutions of the new parts
-are factored into a depthwise and a pointwise one where the encoder's are.
+are factored into a depthwise and a pointwise one where the encoder is Xception, or where asked.
 
 Differences from the paper:
 - The encoder is any of timm's; `xception` is its modified aligned Xception with 16 middle blocks

@@ -82,9 +82,9 @@ class HDCResNet(nn.Module):
 def _dilate(block: nn.Module, dilation: int) -> None:
     """Take the stride from a residual block and dilate its 3x3 convolutions."""
     for name, module in list(block.named_modules()):
-        if isinstance(module, nn.AvgPool2d) and module.stride == 2:  # the shortcut of a ResNet-D
-            block.set_submodule(name, nn.Identity())
-        if isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.Conv2d) and getattr(module, "stride", 1) == 2 and name:
+            block.set_submodule(name, nn.Identity())  # a ResNet-D's pool, a blur
+        elif isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
             if module.kernel_size == (3, 3):
                 module.dilation = module.padding = (dilation, dilation)

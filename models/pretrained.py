@@ -149,7 +149,7 @@ def _from_elsewhere(url: str) -> Path:
 
 
 def source_of(name: str) -> tuple[str, str]:
-    """Return where timm's weights of an encoder come from, and a place for them without internet."""
+    """Return where timm's weights of an encoder come from, and the place to put them by hand."""
     configuration = _configuration(name)
     url = configuration.url
     if configuration.hf_hub_id:

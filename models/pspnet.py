@@ -105,7 +105,7 @@ class PSPNet(BaseModel):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits ``(N, num_classes, H, W)``, in training with the auxiliary ones."""
         size = images.shape[2:]
-        *_, before_last, last = self.backbone(images)  # both at 1/8
+        *_, before_last, last = self.backbone(images)  # both at 1/output_stride
         logits = resize_logits(self.head(last), size)
         if self.aux is None or not self.training:
             return logits

@@ -20,10 +20,7 @@ class VGG(nn.Module):
         stages: Five groups of convolutions; the map is halved after each.
         fc6: 7x7 convolution to 4096 channels, or None.
         fc7: 1x1 convolution to 4096 channels, or None.
-        channels: Width of each stage.
     """
-
-    channels = (64, 128, 256, 512, 512)
 
     def __init__(
         self, name: VGGName, *, in_channels: int, pretrained: bool | str, fully_connected: bool

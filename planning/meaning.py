@@ -34,7 +34,7 @@ def find_meaning(facts: Sequence[MaskFacts]) -> Meaning:
     Args:
         facts: What each mask holds.
     """
-    if not facts:
+    if not any(one.pixels for one in facts):
         return Meaning()
     seen = Seen.of([one for one in facts if one.colored] or facts, _THIN)
     smooth = seen.soft or any(one.jpeg for one in facts)

@@ -26,8 +26,7 @@ from utils.errors import ConfigError, ResourceError
 from utils.hardware.devices import pick_device
 from utils.hardware.host_memory import keep_freed_memory
 from utils.hardware.memory import free_memory, peak_memory
-from utils.hardware.workers import START_METHOD
-from utils.run.stopwatch import usable_cores
+from utils.hardware.workers import START_METHOD, usable_cores
 
 _SECONDS, _MOST = 2.0, 50  # of training steps, after two to warm up
 _PART = {"cpu": 2, "cuda": 4}  # images a step: from there on its time is in proportion

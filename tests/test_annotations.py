@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,6 +265,13 @@ def test_a_mask_is_drawn_once_and_anew_when_its_file_changes(root):
     changed = Folder(data_dir=str(root), masks="labels")
     assert not set(changed.pairs) & set(before.pairs)
     assert not (changed.load(0)[1] == before.load(0)[1]).all()
+
+
+def test_the_tool_claims_no_masks_that_it_did_not_write(tmp_path, capsys):
+    config = str(Path(__file__).parents[1] / "config.json")  # generated images
+    assert guard(masks_tool.main, ["--config", config, "--output", str(tmp_path / "out")]) == 3
+    assert "the data have no mask files" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_tool_writes_what_folder_reads(root, capsys):

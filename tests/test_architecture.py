@@ -37,7 +37,7 @@ PACKAGES_OF_UTILS = {
     "lr_scheduler": {"optim"},
     "metrics": {"hardware"},
     "data": {"drawing", "files", "hardware"},
-    "run": {"config", "drawing", "files"},
+    "run": {"config", "drawing", "files", "hardware"},
     "inference": {"data", "drawing", "files", "hardware"},
     "pages": {"drawing", "files", "run"},
     "evaluation": {"drawing", "hardware", "inference", "metrics", "pages"},

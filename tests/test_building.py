@@ -23,7 +23,7 @@ from utils.config.registry import choose
 from utils.data import pixel_cache
 from utils.errors import CheckpointError, ConfigError, DataError, ResourceError
 from utils.hardware import distributed
-from utils.run.stopwatch import usable_cores
+from utils.hardware.workers import usable_cores
 
 COMMON = {"ignore_index": 255, "seed": 0}
 
@@ -106,6 +106,15 @@ def test_what_was_dropped_and_found_is_said_once(tmp_path, caplog):
     assert "train_loader: each epoch leaves out 2 images, whose batch would be short" in caplog.text
     assert "no problem found" in caplog.text
     assert "num_workers" not in caplog.text
+
+
+def test_what_is_set_already_is_no_advice(tmp_path, caplog, monkeypatch):
+    """Two processes leave out the ninth image of nine in batches of eight all the same."""
+    caplog.set_level(logging.INFO, logger="segmentation")
+    monkeypatch.setattr("base.base_data_loader.BaseDataLoader.dropped", 1)
+    build_loaders(("Folder", folder(tmp_path) | {"drop_last": False}), None, **COMMON)
+    assert "no problem found" in caplog.text
+    assert "drop_last" not in caplog.text
 
 
 def test_more_workers_than_cores_are_said_in_a_line(tmp_path, caplog):

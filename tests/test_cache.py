@@ -124,6 +124,35 @@ def test_a_damaged_entry_is_made_again(root):
     assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
 
 
+def test_other_statistics_have_a_disk_cache_of_their_own(tmp_path):
+    """Void pixels are stored in the mean color, which `normalize` changes once data are built."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    image = np.ones((8, 8, 3), np.float32)
+    image[0, 0] = np.nan
+    np.save(tmp_path / "images" / "a.npy", image)
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "masks" / "a.png")
+
+    def void_color(normalized):
+        data = Folder(data_dir=str(tmp_path), classes=("a", "b"), mean=(0.2,) * 3, std=(0.1,) * 3,
+                      cache="disk", cache_dir=str(tmp_path / "cache"))  # fmt: skip
+        data.open_cache()
+        if normalized:
+            data.normalize_by((0.4,) * 3, (0.3,) * 3)
+            assert data.spread == pytest.approx((0.3,) * 3)
+        return data[0, 0].image[0, 0].tolist()
+
+    assert void_color(normalized=True) == pytest.approx([0.4] * 3)
+    assert void_color(normalized=False) == pytest.approx([0.2] * 3)
+
+
+def test_generated_images_in_workers_need_fork_as_any_cache_in_memory(monkeypatch):
+    monkeypatch.setattr("base.base_data_loader.START_METHOD", None)
+    for cache in ("ram", "disk"):
+        with pytest.raises(ConfigError, match=r'memory is shared .*(.|\n)*fix: "num_workers": 0$'):
+            BaseDataLoader(Shapes(length=4, cache=cache), batch_size=2, num_workers=1)
+
+
 def test_generated_images_are_kept_in_memory():
     data = Shapes(length=4, cache="disk", height=40, width=40)
     assert same(epochs(data), epochs(Shapes(length=4, height=40, width=40)))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from base.base_dataset import BaseDataset, Pair
+from base.base_dataset import BaseDataset
+from base.samples import Pair
 from dataloaders.shapes import Shapes
 from utils.errors import DataError
 

@@ -1,6 +1,7 @@
 """What happens to the colors of a sample."""
 
 import colorsys
+import re
 
 import numpy as np
 import pytest
@@ -222,6 +223,22 @@ def test_a_setting_without_effect_is_refused(name, rest):
     with pytest.raises(ConfigError, match=f'{name}: has no effect without "augment"'):
         Shapes(**rest, **{name: value}, rotate=True)
     Shapes(augment=True, **{name: value}, rotate=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"jitter": 0.2}, 'jitter: has no effect without "augment"'),
+        (
+            {"scale_range": (0.9, 1.1), "augment": True, "crop_size": 64},
+            'scale_range: has no effect without "augment" and "base_size" and "scale"',
+        ),
+    ],
+)
+def test_jitter_and_scales_without_effect_are_refused(args, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Shapes(**args)
+    Shapes(**args | {"augment": True, "base_size": 64})
 
 
 def test_hue_needs_rgb(tmp_path):

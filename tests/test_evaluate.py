@@ -15,7 +15,7 @@ import torch
 from evaluation_cases import shapes_config, write_checkpoint
 
 import evaluate
-from base.base_dataset import Pair
+from base.samples import Pair
 from dataloaders.building import build_whole
 from dataloaders.shapes import Shapes
 from models import model_from_checkpoint

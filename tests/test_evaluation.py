@@ -14,7 +14,7 @@ from utils.evaluation.report_images import draw
 from utils.evaluation.scoring import SHOWN, Evaluator, confusion
 from utils.evaluation.summary import confusion_csv, summarize
 from utils.hardware import distributed
-from utils.metrics.boundary import RATIO, boundary_counts
+from utils.metrics.boundary import boundary_counts
 
 
 def evaluate(data, **options):
@@ -23,11 +23,12 @@ def evaluate(data, **options):
 
 def test_counts_equal_the_oracles_to_the_pixel():
     data = Images(30)
-    evaluation = evaluate(data, boundary_ratio=RATIO)
+    evaluation = evaluate(data, boundary_ratio=0.02)
     pairs = [data.parts(index) for index in range(30)]
     assert (evaluation.counts == oracle(pairs, 4, 255)).all()
     assert evaluation.counts.dtype == np.int64
-    edges = sum(boundary_counts(p, m, num_classes=4, ignore_index=255) for p, m in pairs)
+    kinds = {"num_classes": 4, "ignore_index": 255, "ratio": 0.02}
+    edges = sum(boundary_counts(answer, label, **kinds) for answer, label in pairs)
     assert (evaluation.boundaries == edges).all()
     assert evaluation.places[:, 1].sum() == evaluation.counts.sum()
     assert evaluation.places[:, 0].sum() == evaluation.counts.sum() - evaluation.counts.trace()
@@ -112,7 +113,7 @@ class HalfBlind(Images):
 def test_predicted_void_is_counted_as_a_miss_or_not_at_all(tmp_path):
     data = HalfBlind(12)
     draws = partial(draw, palette=PALETTE, ignore_index=255)
-    evaluation = Evaluator(data, answer, draw=draws, boundary_ratio=RATIO).run()
+    evaluation = Evaluator(data, answer, draw=draws, boundary_ratio=0.02).run()
     pairs = [data.parts(index) for index in range(12)]
     missed = [sum(((m == c) & (p == 255)).sum() for p, m in pairs) for c in range(4)]
     assert (evaluation.counts == np.column_stack([oracle(pairs, 4, 255), missed])).all()
@@ -189,10 +190,10 @@ def together(monkeypatch, world, work):
 
 @pytest.mark.parametrize("length", [1, 2, 5, 33])
 def test_any_number_of_processes_gives_the_same_evaluation(monkeypatch, length):
-    alone = evaluate(Images(length), boundary_ratio=RATIO)
+    alone = evaluate(Images(length), boundary_ratio=0.02)
     for world in (2, 3, 8):
         with monkeypatch.context() as patch:
-            results = together(patch, world, lambda: evaluate(Images(length), boundary_ratio=RATIO))
+            results = together(patch, world, lambda: evaluate(Images(length), boundary_ratio=0.02))
         for result in results:
             assert (result.counts == alone.counts).all()
             assert (result.boundaries == alone.boundaries).all()

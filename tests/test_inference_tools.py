@@ -102,6 +102,12 @@ def test_weights_are_averaged(files, tmp_path, capsys):
     assert model_from_checkpoint(result)(torch.rand(1, 3, 40, 40)).shape == (1, 4, 40, 40)
 
 
+def test_an_average_goes_into_a_new_folder_and_knows_its_plugins(tmp_path):
+    path = save_checkpoint(tmp_path / "a.pth", MODELS["ENet"](num_classes=4), plugins=["mine.py"])
+    assert averaged(path, "-o", tmp_path / "new" / "average.pth") == 0
+    assert load(tmp_path / "new" / "average.pth")["plugins"] == ["mine.py"]
+
+
 def test_averaged_weights_of_a_file_are_what_counts(files, tmp_path):
     content = load(files[0])
     doubled = {name: 2 * value for name, value in content["state_dict"].items()}

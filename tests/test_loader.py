@@ -13,7 +13,7 @@ from base.base_dataset import BaseDataset
 from base.workers import raise_death
 from dataloaders.shapes import Shapes
 from utils.errors import ConfigError, DataError, ResourceError
-from utils.run.stopwatch import usable_cores
+from utils.hardware.workers import usable_cores
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

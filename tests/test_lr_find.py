@@ -66,7 +66,7 @@ def test_rates_grow_by_equal_factors_and_groups_keep_their_proportion():
 def test_a_real_network_gets_an_image_and_a_suggestion(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(shapes_config(8)))
-    picture = tmp_path / "range.png"
+    picture = tmp_path / "new" / "range.png"
     flags = ["--config", str(config), "--steps", "40", "--end", "1", "--device", "cpu"]
     assert lr_find.main([*flags, "--output", str(picture)]) == 0
     said = capsys.readouterr().out
@@ -75,8 +75,8 @@ def test_a_real_network_gets_an_image_and_a_suggestion(tmp_path, capsys):
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert image.width == 860
-    found = {path.name for path in tmp_path.iterdir()}
-    assert found == {"config.json", "range.png", ".written.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "new"}
+    assert {path.name for path in picture.parent.iterdir()} == {"range.png", ".written.jsonl"}
 
 
 @pytest.mark.parametrize(

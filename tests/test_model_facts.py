@@ -71,6 +71,12 @@ def test_hybrid_dilations_are_those_of_the_paper():
     assert hybrid_dilations(5, 3) == (3, 4, 5)
 
 
+@pytest.mark.parametrize("backbone", ["resnetblur50", "resnetaa50", "resnet50d"])
+def test_whatever_halves_a_map_in_the_last_stages_is_taken_out(backbone):
+    network = build_small("DeepLab_DUC_HDC", backbone=backbone).backbone.network
+    assert network.forward_features(torch.zeros(1, 3, 64, 72)).shape[2:] == (8, 9)
+
+
 def test_hybrid_dilations_are_in_the_encoder():
     network = build_small("DeepLab_DUC_HDC", backbone="resnet50").backbone.network
     assert [block.conv2.dilation[0] for block in network.layer3] == [1, 2, 3, 1, 2, 3]

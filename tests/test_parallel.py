@@ -136,6 +136,13 @@ def test_each_process_takes_its_own_gpu(monkeypatch, visible, index):
     assert chosen == [index]
 
 
+def test_a_gpu_is_not_asked_for_beside_a_config_without_one():
+    assert devices.asked_device(None, n_gpu=0) == devices.asked_device("cpu", n_gpu=0) == "cpu"
+    assert devices.asked_device("0,1", n_gpu=2) == "0,1"
+    with pytest.raises(ConfigError, match="--device: found cuda, and n_gpu is 0"):
+        devices.asked_device("cuda", n_gpu=0)
+
+
 # What wraps the network.
 
 

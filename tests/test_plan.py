@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import re
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +25,12 @@ from models.encoder_names import timm_name
 from models.pretrained import source_of, weights_at_hand
 from planning import configs, rules, steps
 from planning.fingerprint import Fingerprint, take_fingerprint
-from planning.meaning import find_meaning
+from planning.meaning import Meaning, find_meaning
 from planning.rules import Choice, Machine, Measured
 from tools import plan
 from utils.config.config import load_config, parse_config
 from utils.data.labels import LabelTable
-from utils.data.mask_facts import look_at_mask
+from utils.data.mask_facts import MaskFacts, look_at_mask
 from utils.errors import DataError, guard
 
 DATA = Fingerprint(
@@ -276,6 +277,11 @@ def test_each_value_or_color_is_a_class(tmp_path, mask, classes, label_map):
     assert meaning.classes == classes
     assert meaning.args.get("label_map") == label_map
     assert bool(meaning.cure) == (label_map is not None)  # what was decided is said
+
+
+def test_masks_without_a_labelled_pixel_have_no_meaning():
+    blank = MaskFacts(Path("a.tif"), 0, Counter(), Counter())
+    assert find_meaning([blank, blank]) == Meaning()
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,19 @@ def test_a_file_system_that_cannot_sync_folders_takes_checkpoints(tmp_path, monk
     assert checkpoint.load(tmp_path / "last.pth")["step"] == 1
 
 
+def test_a_folder_above_that_cannot_be_listed_is_no_obstacle(tmp_path, monkeypatch):
+    """As /home is on clusters: it may be entered (mode 711). For root only a refusal shows it."""
+    opened = os.open
+
+    def refused(path, flags, *rest, **options):
+        if Path(path) == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *rest, **options)
+
+    monkeypatch.setattr("os.open", refused)
+    assert run_folder.create(tmp_path / "saved", "net").is_dir()
+
+
 def test_the_new_folders_are_made_durable_from_the_top(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(

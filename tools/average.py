@@ -22,10 +22,10 @@ from utils.files.written import Written  # noqa: E402
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a run needs to go on; an average has no optimizer that it could go on with.
+# What inference and fine-tuning need; an average has no optimizer to go on with.
 _KEPT = (
     *("arch", "epoch", "step", "config", "classes", "palette", "mean", "std", "ignore_index"),
-    *("input_dtype", "monitor_best"),
+    *("input_dtype", "monitor_best", "plugins"),
 )
 
 
@@ -44,8 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     from utils.run.folder import find_model
 
     files = [find_model(path) for path in options.checkpoints]
-    save([options.output], average(files, [load(file) for file in files]))
-    written.add(options.output, content=options.output)
+    with written.opened([options.output]):
+        save([options.output], average(files, [load(file) for file in files]))
+        written.add(options.output, content=options.output)
     print(f"{options.output}: the average of {len(options.checkpoints)} checkpoints")
     return 0
 

@@ -76,8 +76,9 @@ def main(arguments: Sequence[str]) -> int:
 
     content = convert(read_foreign(options.old), source=str(options.old))
     model = model_from_checkpoint(content)
-    checkpoint.save([options.new], content)
-    written.add(options.new, content=options.new)
+    with written.opened([options.new]):
+        checkpoint.save([options.new], content)
+        written.add(options.new, content=options.new)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{options.new}: {content['arch']}, {len(content['classes'])} classes, "

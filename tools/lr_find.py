@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 from utils.drawing.chart import Curve, draw, new_figure  # noqa: E402
 from utils.errors import ConfigError, NumericError, guard  # noqa: E402
 from utils.files.written import Written  # noqa: E402
-from utils.hardware.devices import pick_device, restrict_gpus  # noqa: E402
+from utils.hardware.devices import asked_device, pick_device, restrict_gpus  # noqa: E402
 
 if TYPE_CHECKING:
     from trainer import Trainer
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
     config = load_config(options.config, options.set)
     figure = new_figure(860, 420)  # first: what it needs may be missing
-    device = pick_device("cpu" if config.n_gpu == 0 else options.device)
+    device = pick_device(asked_device(options.device, n_gpu=config.n_gpu))
     trainer = assemble(config, None, device=device)
     sweep = run(trainer, start=options.start, end=options.end, steps=options.steps)
     best = suggestion(sweep)
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     axes.axvline(best, color="gray", linestyle="--")
     axes.annotate(f" suggested {best:.1e}", (best, 1), xycoords=("data", "axes fraction"), va="top")
-    written.write(options.output, lambda path: figure.savefig(path, format="png"))
+    with written.opened([options.output]):
+        written.write(options.output, lambda path: figure.savefig(path, format="png"))
     print(f"{len(sweep.rates)} updates, rates {sweep.rates[0]:.1e} to {sweep.rates[-1]:.1e}")
     print(f"image: {options.output}")
     print(f"suggestion: --set optimizer.args.lr={best:.2g}")

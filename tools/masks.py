@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import ConfigError, guard
+from utils.errors import ConfigError, DataError, guard
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
@@ -66,6 +66,8 @@ def _write(data: "BaseDataset", root: Path, output: Path, *, overwrite: bool) ->
     from utils.files.written import Written
     from utils.inference.results import mask_dtype, write_mask
 
+    if not data.pairs or any(pair.mask is None for pair in data.pairs):
+        raise DataError("the data have no mask files\n  fix: a data set or split with masks")
     dtype = mask_dtype(data.num_classes)
     if not all(pair.image.is_relative_to(root) for pair in data.pairs):  # patterns, other layouts
         root = Path(os.path.commonpath([pair.image.parent for pair in data.pairs]))

@@ -25,7 +25,8 @@ from utils.errors import ConfigError, guard
 from utils.files.written import Written
 
 if TYPE_CHECKING:
-    from base.base_dataset import BaseDataset, Sample
+    from base.base_dataset import BaseDataset
+    from base.samples import Sample
 
 PAPER = (255, 255, 255)
 _INK = (20, 20, 20)

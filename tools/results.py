@@ -3,8 +3,8 @@
     python tools/results.py saved/CamVid_ENet/* saved/CamVid_DeepLab_lite0/*
     python tools/results.py --classes saved/CamVid_ENet/*
 
-Runs that differ in nothing but their seed share a row: the mean, and the lowest and highest score;
-time and peak memory are the first one's.
+Runs that differ in nothing but seed, fold, name and folders share a row: the mean, and the lowest
+and highest score; time and peak memory are the first one's.
 """
 
 import argparse

@@ -47,7 +47,7 @@ class ResourceError(UserError):
 
 
 class RunInterruptedError(UserError):
-    """A signal ended the run after its state was saved."""
+    """A signal ended the run; the message says whether its state was saved."""
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)

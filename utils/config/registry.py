@@ -96,7 +96,7 @@ class Choice(Generic[T]):
         try:
             return self.factory(**(supplied | dict(self.args)))
         except ValueError as error:
-            # PyTorch's own constructors check their ranges and know nothing of our error family.
+            # PyTorch's own classes, which a plugin may name, check their ranges and raise this.
             # From our classes a ValueError is a bug, and keeps its traceback.
             if not self.factory.__module__.startswith("torch."):
                 raise

@@ -12,10 +12,10 @@ import numpy as np
 from utils.drawing.text import percent
 from utils.evaluation.scoring import Evaluation, ImageScore
 from utils.metrics.scores import (
+    class_numbers,
     class_scores,
     mean_present,
     mean_scores,
-    places,
     ratio,
     top_confusions,
 )
@@ -47,7 +47,7 @@ def summarize(
     counts = evaluation.counts
     missed = int(counts[:, len(counts) :].sum())
     names = short_names([image.name for image in evaluation.images])
-    scored = places(about.get("scored_classes"), classes)
+    scored = class_numbers(about.get("scored_classes"), classes)
     means = mean_scores(counts, scored)
     rows = _class_rows(evaluation, classes)
     if evaluation.boundaries is not None:

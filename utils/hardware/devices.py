@@ -30,6 +30,22 @@ def restrict_gpus(device: str | None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = device
 
 
+def asked_device(device: str | None, *, n_gpu: int) -> str | None:
+    """What `--device` and the config's `n_gpu` say together; None leaves it to `pick_device`.
+
+    Raises:
+        ConfigError: A GPU on the command line, none in the config.
+    """
+    if n_gpu > 0:
+        return device
+    if device not in (None, "cpu"):
+        raise ConfigError(
+            f"--device: found {device}, and n_gpu is 0, which is the CPU\n"
+            "  fix: --set n_gpu=1, or --device cpu"
+        )
+    return "cpu"
+
+
 def pick_device(device: str | None, *, local_rank: int = 0) -> "torch.device":
     """The device of this process.
 

@@ -122,7 +122,7 @@ def write_onnx(
         raise ConfigError(f"writing ONNX needs the package {error.name}\n{_EXTRA}") from error
 
     def remainder(self: Any, other: Any) -> Any:
-        """Of integers by a size known only when the file runs, which torch.s own cannot do."""
+        """Of integers by a size known only when the file runs, which torch's own cannot do."""
         return opset18.Mod(self, opset18.CastLike(other, self))
 
     made = torch.onnx.export(

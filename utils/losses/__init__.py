@@ -1,4 +1,4 @@
-"""Losses and their table `LOSSES`; one paper a file.
+"""Losses and their table `LOSSES`; one kind a file.
 
 A loss sees logits, masks and plain values: no config, no process group, no optimizer may enter.
 """

@@ -9,7 +9,6 @@ import math
 import cv2
 import numpy as np
 
-RATIO = 0.02  # width of a boundary as a share of the image's diagonal, as in the paper
 _ERROR_RATIO = 0.005  # a narrower one for errors: at the paper's, half of an image is boundary
 
 
@@ -48,7 +47,7 @@ def boundary_counts(
     *,
     num_classes: int,
     ignore_index: int,
-    ratio: float = RATIO,
+    ratio: float,
 ) -> np.ndarray:
     """What one image adds to the sums of Boundary IoU.
 

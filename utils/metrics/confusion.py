@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.hardware.distributed import sum_over_processes
-from utils.metrics.scores import places, training_scores
+from utils.metrics.scores import class_numbers, training_scores
 
 _SCORES = 4  # dimensions of (N, C, H, W) scores, against (N, H, W) predictions
 
@@ -39,7 +39,7 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.classes = tuple(classes) if classes else tuple(map(str, range(num_classes)))
-        self._scored = places(scored, self.classes)
+        self._scored = class_numbers(scored, self.classes)
         # Void and what is no class have places of their own: sorting by value costs no host read.
         self._table = torch.zeros(num_classes + 1, num_classes + 2, dtype=torch.long, device=device)
 

@@ -102,7 +102,7 @@ def training_scores(
     }
 
 
-def places(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
+def class_numbers(names: Sequence[str] | None, classes: Sequence[str]) -> list[int] | None:
     """The numbers of the classes that are named; None for None."""
     return None if names is None else [classes.index(name) for name in names]
 

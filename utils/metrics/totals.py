@@ -113,7 +113,10 @@ class ValidationTotals:
         self._confusion.update(predictions, masks)
 
     def compute(self) -> dict:
-        """`val_loss` (None without a labelled pixel) and scores, over all processes."""
+        """`val_loss` and scores, over all processes.
+
+        Without a labelled pixel a loss that divides by their number is None.
+        """
         self._confusion.synchronize()
         losses = torch.stack(self._losses).cpu().double()
         weights = torch.tensor(self._weights, dtype=torch.float64)

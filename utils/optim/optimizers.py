@@ -50,9 +50,6 @@ def build_optimizer(
             each. They imply `no_decay_norm_bias`.
         no_decay_norm_bias: Weight decay off for norms, biases, position tables and tokens, which
             then form groups of their own behind the others, in the same order.
-
-    Raises:
-        ConfigError: A value that torch's optimizer refuses.
     """
     decoder, backbone = list(model.decoder_parameters()), list(model.backbone_parameters())
     factor = backbone_lr_factor if differential_lr else 1.0

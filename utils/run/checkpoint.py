@@ -164,7 +164,10 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
     if os.name == "nt":  # Windows has no handle of a folder to sync
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder above ours that may be entered but not listed
+        return
     try:
         os.fsync(handle)
     except OSError as error:  # some network and FUSE file systems cannot; the file is sound

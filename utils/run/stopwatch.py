@@ -1,7 +1,6 @@
 """Where the time goes: images a second, waiting for data, and the phases of an iteration."""
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from utils.drawing.text import duration
+from utils.hardware.workers import usable_cores
 
 T = TypeVar("T")
 
@@ -116,13 +116,6 @@ class Forecast:
             self._silent = True
             log.info("expected    about %s to go", duration(seconds))
         return duration(seconds)
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Phases:
