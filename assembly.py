@@ -15,8 +15,7 @@ from torch import nn
 from base.base_data_loader import BaseDataLoader
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
-from base.base_trainer import Plan
-from base.parts import Parts, StepOptions
+from base.parts import Parts, RunOptions, StepOptions
 from dataloaders.building import build_loaders
 from dataloaders.label_counts import loss_weights
 from models.building import build_model, check_batch, check_model, place
@@ -72,7 +71,9 @@ def assemble(
         parts,
         device=device,
         options=_options(config, device),
-        plan=Plan(**{key.name: getattr(config.trainer, key.name) for key in fields(Plan)}),
+        run_options=RunOptions(
+            **{key.name: getattr(config.trainer, key.name) for key in fields(RunOptions)}
+        ),
         description=_description(config, parts.train_loader.dataset, plugins),
     )
     if state is not None:

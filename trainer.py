@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from base.base_data_loader import BaseDataLoader, Batch
-from base.base_trainer import BaseTrainer, Plan
-from base.parts import Parts, StepOptions
+from base.base_trainer import BaseTrainer
+from base.parts import Parts, RunOptions, StepOptions
 from utils.data.normalize import Normalize
 from utils.drawing.grid import comparison_sheet
 from utils.errors import NumericError
@@ -46,7 +46,7 @@ class Trainer(BaseTrainer):
         parts: Model, loss, optimizer, schedule, loaders.
         device: Where the model is.
         options: Precision, accumulation, clipping, averaging, seed.
-        plan: Epochs, intervals, monitor.
+        run_options: Epochs, intervals, monitor.
         description: The part of a checkpoint that never changes.
     """
 
@@ -56,7 +56,7 @@ class Trainer(BaseTrainer):
         *,
         device: torch.device,
         options: StepOptions,
-        plan: Plan,
+        run_options: RunOptions,
         description: Mapping[str, object],
     ) -> None:
         super().__init__(
@@ -64,7 +64,7 @@ class Trainer(BaseTrainer):
             parts.optimizer,
             scaler=torch.amp.GradScaler(device.type, enabled=options.precision == "fp16"),
             ema=None if options.ema is None else ExponentialMovingAverage(parts.model, options.ema),
-            plan=plan,
+            run_options=run_options,
             description=description,
         )
         self.parts = parts
@@ -109,7 +109,7 @@ class Trainer(BaseTrainer):
         loader, size = self.parts.train_loader, self.options.accumulate
         iterations = -(-len(loader) // size)
         loader.set_position(epoch, batch=self.position.iteration * size)
-        title = f"TRAIN {epoch}/{self.plan.epochs}"
+        title = f"TRAIN {epoch}/{self.run_options.epochs}"
         bar = ProgressBar(title, iterations, done=self.position.iteration, shown=self.first)
         batches = on_device(self.stopwatch.waiting(loader), self.device)
         with closing(bar), self.stepping():
@@ -117,7 +117,7 @@ class Trainer(BaseTrainer):
                 self.train_iteration(micro_batches)
                 bar.advance()
                 last = self.position.iteration == iterations
-                if last or self.position.step % self.plan.log_per_iter == 0:
+                if last or self.position.step % self.run_options.log_per_iter == 0:
                     values = self.log_iteration(epoch)
                     bar.say(values, left=self.forecast.left(self.position.step))
                 self.save_iteration()
@@ -280,7 +280,7 @@ class Trainer(BaseTrainer):
         assert self.validator is not None
         network = (self.model if self.ema is None else self.ema.model).eval()
         distributed.from_first(network.buffers())  # each process has batch statistics of its own
-        title = f"EVAL {epoch}/{self.plan.epochs}"
+        title = f"EVAL {epoch}/{self.run_options.epochs}"
         totals, samples = self.validator.run(network, self.signals, title=title, shown=self.first)
         self.stop_if_asked()
         metrics = totals.compute()

@@ -5,10 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from base.base_data_loader import BaseDataLoader
 from base.signals import StopSignals
+from utils.drawing.grid import Shown
 from utils.hardware.memory import validation_memory_advice
 from utils.hardware.precision import autocast
 from utils.hardware.prefetch import on_device
@@ -19,9 +20,6 @@ from utils.metrics.totals import ValidationTotals
 from utils.run.progress import ProgressBar
 
 _SAMPLES = 8  # of TensorBoard's grid
-
-Sample = tuple[Tensor, Tensor, Tensor]
-"""An image (C, H, W), its mask (H, W) and its prediction (H, W), on the device."""
 
 
 @dataclass(eq=False)
@@ -50,7 +48,7 @@ class Validator:
     @torch.inference_mode()
     def run(
         self, network: nn.Module, signals: StopSignals, *, title: str, shown: bool
-    ) -> tuple[ValidationTotals, list[Sample]]:
+    ) -> tuple[ValidationTotals, list[Shown]]:
         """Count every batch of this process; a signal ends that early.
 
         Args:
@@ -67,7 +65,7 @@ class Validator:
         named = {"classes": data.classes, "scored": self.scored}
         counts = ConfusionMatrix(len(data.classes), data.ignore_index, self.device, **named)
         totals = ValidationTotals(counts)
-        samples: list[Sample] = []
+        samples: list[Shown] = []
         self.loader.set_position(epoch=0)
         bar = ProgressBar(title, len(self.loader), shown=shown)
         advice = validation_memory_advice(

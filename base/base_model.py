@@ -1,6 +1,5 @@
 """What every network of this project promises: its forward contract, its groups, its freezing."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, Self
@@ -159,16 +158,3 @@ class Network(Protocol):
 
     facts: Facts
     __call__: Callable[..., BaseModel]
-
-
-def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
-    """Return ``model`` with its batch normalization synchronized between processes.
-
-    torch's own conversion drops the activation that timm keeps inside its normalization layers, so
-    timm's is used as soon as a timm encoder can be part of the model.
-    """
-    if "timm" in sys.modules:
-        from timm.layers import convert_sync_batchnorm as convert
-
-        return convert(model)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from base import workers
-from base.plan import Plan, Position
+from base.parts import Position, RunOptions
 from base.signals import StopAskedError, StopSignals
 from utils.errors import NumericError, RunInterruptedError
 from utils.files.matching import require
@@ -46,7 +46,7 @@ class BaseTrainer:
         optimizer: Its optimizer.
         scaler: The gradient scaler, disabled but for fp16.
         ema: The averaged weights, or None.
-        plan: Epochs, intervals, monitor.
+        run_options: Epochs, intervals, monitor.
         description: The part of a checkpoint that never changes: arch, config, plugins, classes,
             palette, mean, std, ignore_index, input_dtype.
     """
@@ -58,17 +58,17 @@ class BaseTrainer:
         *,
         scaler: torch.amp.GradScaler,
         ema: ExponentialMovingAverage | None,
-        plan: Plan,
+        run_options: RunOptions,
         description: Mapping[str, object],
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.scaler = scaler
         self.ema = ema
-        self.plan = plan
+        self.run_options = run_options
         self.run = RunLog(None)
         self.description: dict[str, Any] = dict(description)
-        self.monitor = Monitor.parse(plan.monitor, plan.early_stop)
+        self.monitor = Monitor.parse(run_options.monitor, run_options.early_stop)
         self.position = Position()
         self.signals = StopSignals()
 
@@ -127,7 +127,7 @@ class BaseTrainer:
             )
 
     def _run_epochs(self) -> None:
-        for epoch in range(self.position.epoch + 1, self.plan.epochs + 1):
+        for epoch in range(self.position.epoch + 1, self.run_options.epochs + 1):
             if self.monitor.exhausted():
                 break
             self._run_epoch(epoch)
@@ -161,8 +161,8 @@ class BaseTrainer:
             raise
 
     def _validation_due(self, epoch: int) -> bool:
-        due = epoch % self.plan.val_per_epochs == 0 or epoch == self.plan.epochs
-        return self.plan.val and due
+        due = epoch % self.run_options.val_per_epochs == 0 or epoch == self.run_options.epochs
+        return self.run_options.val and due
 
     # Saving.
 
@@ -175,23 +175,23 @@ class BaseTrainer:
             checkpoint.save([folder / run_folder.BEST], self._best_state())
             log.info("best so far: %s, saved to %s", self.monitor.shown(), run_folder.BEST)
         paths = [folder / run_folder.LAST]
-        if self.position.epoch % self.plan.save_period == 0:
+        if self.position.epoch % self.run_options.save_period == 0:
             # First: killed between the two, the resumed run makes it the last one.
             paths.insert(0, folder / f"checkpoint-epoch{self.position.epoch}.pth")
         checkpoint.save(paths, state)
-        run_folder.trim(folder, keep=self.plan.keep)
+        run_folder.trim(folder, keep=self.run_options.keep)
         self.run.flush()
 
     def save_iteration(self) -> None:
         """Save in the middle of an epoch, when the iteration's number says so."""
-        every = self.plan.save_per_iters
+        every = self.run_options.save_per_iters
         if every is None or self.position.step % every:
             return
         state = self.state()
         if self.run.folder is not None:
             path = self.run.folder / f"checkpoint-iter{self.position.step}.pth"
             checkpoint.save([path], state)
-            run_folder.trim(self.run.folder, keep=self.plan.keep)
+            run_folder.trim(self.run.folder, keep=self.run_options.keep)
 
     def _require_room(self) -> None:
         """Refuse a disk that is too full for the first checkpoint, before an epoch is lost to it.

@@ -1,4 +1,4 @@
-"""What trains together, and how an update is computed: what a trainer is given."""
+"""What a trainer is given: the parts, how an update is computed, how long the run goes on."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,27 @@ class StepOptions:
     seed: int
     scored_classes: tuple[str, ...] | None
     """The classes that enter the means; None: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How long a run goes on and what it writes; the config's `trainer` section as plain values."""
+
+    epochs: int
+    save_period: int
+    save_per_iters: int | None
+    keep: int | None
+    monitor: str
+    early_stop: int
+    log_per_iter: int
+    val: bool
+    val_per_epochs: int
+
+
+@dataclass
+class Position:
+    """Where a run stands: finished epochs, iterations of the next one, iterations in all."""
+
+    epoch: int = 0
+    iteration: int = 0
+    step: int = 0

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from base.base_model import BaseModel, convert_sync_batchnorm
+from base.base_model import BaseModel
 from models import build_network, check_weights, load_matching
 from utils.config.registry import Choice
 from utils.errors import ConfigError
 from utils.files.tensor_files import read, weights_in
 from utils.hardware.depthwise import replace_depthwise
-from utils.hardware.parallel import shares, spread, synchronizes_batch_norm
+from utils.hardware.parallel import convert_sync_batchnorm, shares, spread, synchronizes_batch_norm
 from utils.hardware.recompute import recompute_blocks
 from utils.run.folder import find_model
 

@@ -10,7 +10,7 @@ from bad_configs import BAD, SHORT, TOP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.base_trainer import Plan
+from base.parts import RunOptions
 from utils.config.config import Config, load_config, parse_config
 from utils.config.sections import OptimizerSection, TrainerSection
 from utils.errors import ConfigError
@@ -168,7 +168,7 @@ def test_every_key_has_an_effect():
     # A key that nobody reads would be a promise without effect: each stands as an attribute in a
     # command line, the only files that see a config, or is a field of the trainer's plan, which
     # train.py fills by name.
-    read = {field.name for field in fields(Plan)}
+    read = {field.name for field in fields(RunOptions)}
     for path in ROOT.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -8,9 +8,9 @@ from small_models import NETWORKS, VARIANTS, build_small, images, outputs_of
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from base.base_model import convert_sync_batchnorm
 from models import MODELS
 from utils.config.signatures import offered_arguments
+from utils.hardware.parallel import convert_sync_batchnorm
 
 
 @pytest.mark.parametrize("name", NETWORKS)

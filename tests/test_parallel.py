@@ -15,11 +15,11 @@ from small_models import build_small
 from torch import nn
 from training import plain_config
 
-from base.base_model import convert_sync_batchnorm
 from models.building import check_batch
 from utils.config.config import parse_config
 from utils.errors import ConfigError
 from utils.hardware import devices, distributed, parallel
+from utils.hardware.parallel import convert_sync_batchnorm
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

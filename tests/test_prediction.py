@@ -83,15 +83,14 @@ def test_multiscale_does_not_shift_at_any_default_scale():
         assert inner.abs().max() < 1e-3, scale
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_mirrored_averages_both_sides_in_place(batched):
+def test_mirrored_averages_both_sides_in_place():
     images = coordinates(40, 50, 2)
-    torch.testing.assert_close(mirrored(echo, batched=batched)(images), images)
+    torch.testing.assert_close(mirrored(echo)(images), images)
 
     def left_is_high(images):
         return images + torch.linspace(1, 0, images.shape[-1])
 
-    logits = mirrored(left_is_high, batched=batched)(images)
+    logits = mirrored(left_is_high)(images)
     torch.testing.assert_close(logits, images + 0.5)
 
 

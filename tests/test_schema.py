@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tools import schema as tool
 from utils.config import component_schema
-from utils.config.component_schema import SCHEMA_FILE, TABLES, Components
+from utils.config.component_schema import SCHEMA_FILE, SCHEMA_NAMES, Components
 from utils.config.config import Config, load_config, parse_config
 from utils.config.sections import OptimizerSection, TrainerSection
 from utils.config.signatures import SUPPLIED, offered_arguments
@@ -200,9 +200,9 @@ def test_the_first_answer_is_the_one_of_build():
 
 
 def test_all_sections_of_components_are_in_a_table():
-    named = {key for key in SCHEMA["properties"] if key in TABLES}
+    named = {key for key in SCHEMA["properties"] if key in SCHEMA_NAMES}
     assert named == {"arch", "train_loader", "val_loader", "optimizer", "loss", "lr_scheduler"}
-    assert {key.partition(".")[0] for key in COMPONENTS} == set(TABLES.values())
+    assert {key.partition(".")[0] for key in COMPONENTS} == set(SCHEMA_NAMES.values())
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"$defs": 3}'])

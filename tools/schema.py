@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/schema.py` puts tools/ on the pat
 
 from tools import models  # noqa: E402
 from tools.config_reference import MARK, contents, reference  # noqa: E402
-from utils.config.component_schema import SCHEMA_FILE, TABLES  # noqa: E402
+from utils.config.component_schema import SCHEMA_FILE, SCHEMA_NAMES  # noqa: E402
 from utils.config.config import Config  # noqa: E402
 from utils.config.signatures import offered_arguments  # noqa: E402
 from utils.errors import ConfigError, guard  # noqa: E402
@@ -87,7 +87,7 @@ def config_schema() -> dict[str, Any]:
     tables = _tables()
     properties = raw["properties"]
     definitions: dict[str, Any] = {}
-    for section, table in TABLES.items():
+    for section, table in SCHEMA_NAMES.items():
         model = sections[_reference(properties[section])]
         definitions[table] = _section(table, tables[table], model)
         properties[section] = _component_property(section, table, properties[section])

@@ -18,7 +18,7 @@ from utils.config.signatures import Argument
 
 SCHEMA_FILE = ROOT / "config.schema.json"
 
-TABLES: Mapping[str, str] = {
+SCHEMA_NAMES: Mapping[str, str] = {
     "arch": "arch",
     "train_loader": "loader",
     "val_loader": "loader",
@@ -46,7 +46,7 @@ class Components:
 
     def get(self, section: str, name: str) -> Listed | None:
         """The component of a section of the config, or None where the schema lists none."""
-        table = f"{TABLES.get(section)}."
+        table = f"{SCHEMA_NAMES.get(section)}."
         definition = self._definitions.get(table + name)
         if definition is None:
             return None

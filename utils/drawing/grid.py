@@ -35,11 +35,11 @@ class LabelledData(Protocol):
         ...
 
 
-Sample = tuple[Tensor, Tensor, Tensor]
+Shown = tuple[Tensor, Tensor, Tensor]
 """An image (C, H, W) in the file's dtype, its mask (H, W) and its prediction (H, W)."""
 
 
-def comparison_sheet(samples: Sequence[Sample], dataset: LabelledData) -> np.ndarray:
+def comparison_sheet(samples: Sequence[Shown], dataset: LabelledData) -> np.ndarray:
     """`comparison_grid` under the names of its columns and above a legend of what occurs in it.
 
     Returns:
@@ -64,7 +64,7 @@ def comparison_sheet(samples: Sequence[Sample], dataset: LabelledData) -> np.nda
     return np.asarray(sheet)
 
 
-def comparison_grid(samples: Sequence[Sample], dataset: LabelledData) -> np.ndarray:
+def comparison_grid(samples: Sequence[Shown], dataset: LabelledData) -> np.ndarray:
     """One row a sample: the input, its target, the prediction.
 
     Args:
@@ -86,7 +86,7 @@ def comparison_grid(samples: Sequence[Sample], dataset: LabelledData) -> np.ndar
     return sheet
 
 
-def _row(sample: Sample, dataset: LabelledData) -> np.ndarray:
+def _row(sample: Shown, dataset: LabelledData) -> np.ndarray:
     image, mask, prediction = (part.detach().cpu().numpy() for part in sample)
     tiles = [shrink_image(shown(image.transpose(1, 2, 0)), longest=_LONGEST)]
     for labels in (mask, prediction):

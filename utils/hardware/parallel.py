@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 
 import torch
 from torch import nn
@@ -72,3 +73,16 @@ def shares(network: nn.Module) -> int:
     if isinstance(network, DataParallel):
         return len(network.device_ids)
     return distributed.world_size()
+
+
+def convert_sync_batchnorm(model: nn.Module) -> nn.Module:
+    """Return ``model`` with its batch normalization synchronized between processes.
+
+    torch's own conversion drops the activation that timm keeps inside its normalization layers, so
+    timm's is used as soon as a timm encoder can be part of the model.
+    """
+    if "timm" in sys.modules:
+        from timm.layers import convert_sync_batchnorm as convert
+
+        return convert(model)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.errors import ResourceError
 from utils.hardware.memory import ran_out
-from utils.inference.prediction import Model
+from utils.inference.prediction import ToLogits
 
 T = TypeVar("T")
 _SMALLEST_WINDOW = 128
@@ -97,7 +97,7 @@ class SmallerBatches:
         say: Told once about every halving.
     """
 
-    def __init__(self, model: Model, *, say: Callable[[str], None]) -> None:
+    def __init__(self, model: ToLogits, *, say: Callable[[str], None]) -> None:
         self._model = model
         self._say = say
         self._limit: int | None = None

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from utils.inference.tiles import BandSums, Blend, grid
 
-Model = Callable[[Tensor], Tensor]
+ToLogits = Callable[[Tensor], Tensor]
 SCALES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 OVERLAP = 1 / 3
 WINDOW = 512
 MINIMUM_SIZE = 32
 
 
-def whole(model: Model, images: Tensor) -> Tensor:
+def whole(model: ToLogits, images: Tensor) -> Tensor:
     """Logits of whole images, which are padded by reflection where a side is under 32 pixels.
 
     Args:
@@ -48,11 +48,11 @@ def _reflect(images: Tensor, dimension: int, least: int) -> Tensor:
 
 
 def multiscale(
-    model: Model,
+    model: ToLogits,
     images: Tensor,
     *,
     scales: Sequence[float] = SCALES,
-    predict: Callable[[Model, Tensor], Tensor] = whole,
+    predict: Callable[[ToLogits, Tensor], Tensor] = whole,
     store: torch.device | None = None,
 ) -> Tensor:
     """The mean of the logits at several scales, each resized to native size first.
@@ -95,7 +95,7 @@ def _resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def sliding(
-    model: Model,
+    model: ToLogits,
     images: Tensor,
     *,
     window: int | tuple[int, int] = WINDOW,
@@ -134,19 +134,11 @@ def sliding(
     return output
 
 
-def mirrored(model: Model, *, batched: bool = True) -> Model:
-    """A model that averages its logits over each image and its mirror image.
-
-    Args:
-        model: Maps images to logits.
-        batched: One call on both; False: two calls, for half the memory.
-    """
+def mirrored(model: ToLogits) -> ToLogits:
+    """A model that averages its logits over each image and its mirror image, in one call."""
 
     def both(images: Tensor) -> Tensor:
-        if batched:
-            plain, turned = model(torch.cat([images, images.flip(-1)])).float().chunk(2)
-        else:
-            plain, turned = model(images).float(), model(images.flip(-1)).float()
+        plain, turned = model(torch.cat([images, images.flip(-1)])).float().chunk(2)
         return turned.flip(-1).add_(plain).div_(2)
 
     return both

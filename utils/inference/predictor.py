@@ -13,7 +13,7 @@ from utils.inference.prediction import (
     OVERLAP,
     SCALES,
     WINDOW,
-    Model,
+    ToLogits,
     mirrored,
     multiscale,
     sliding,
@@ -70,17 +70,17 @@ class Predictor:
         say: Told once about every step down the ladder.
     """
 
-    def __init__(self, model: Model, settings: Settings, *, say: Callable[[str], None]) -> None:
+    def __init__(self, model: ToLogits, settings: Settings, *, say: Callable[[str], None]) -> None:
         self.settings = settings
         self.ladder = Ladder(settings.used_window, settings.tile, say=say)
-        self.model: Model = SmallerBatches(model, say=say)
+        self.model: ToLogits = SmallerBatches(model, say=say)
         if settings.flip:
             self.model = mirrored(self.model)
 
     def logits(self, images: Tensor) -> Tensor:
         """float32 logits (N, K, H, W) of images; memory may run out."""
         settings, window = self.settings, self.ladder.rung.window
-        predict: Callable[[Model, Tensor], Tensor] = whole
+        predict: Callable[[ToLogits, Tensor], Tensor] = whole
         if window is not None:
             predict = partial(
                 sliding,
@@ -99,7 +99,7 @@ class Predictor:
     def _scaled(
         self,
         images: Tensor,
-        predict: Callable[[Model, Tensor], Tensor],
+        predict: Callable[[ToLogits, Tensor], Tensor],
         store: torch.device | None,
     ) -> Tensor:
         scales = self.settings.used_scales

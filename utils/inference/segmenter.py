@@ -27,7 +27,7 @@ from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
 from utils.inference.inputs import Expected, is_cut, read_input, read_rows
 from utils.inference.pipeline import ahead, overlapped
-from utils.inference.prediction import MINIMUM_SIZE, Model
+from utils.inference.prediction import MINIMUM_SIZE, ToLogits
 from utils.inference.predictor import Predictor, Settings
 from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
 from utils.inference.streaming import MaskRows
@@ -278,7 +278,7 @@ class Segmenter:
         return digest.hexdigest()
 
 
-def as_model(model: nn.Module, normalize: nn.Module, precision: str) -> Model:
+def as_model(model: nn.Module, normalize: nn.Module, precision: str) -> ToLogits:
     """The model as prediction wants it: from plain pixels (N, C, H, W) to logits."""
     model = model.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
 
