@@ -62,7 +62,8 @@ class Folder(BaseDataset):
         label_tolerance: How far a value or color channel may lie from a key of label_map and still
             count as it; for masks that were JPEG-compressed or smoothed.
         mean: Mean of each channel: of uint8 and uint16 as a fraction of the full scale, else in the
-            unit of the file; needed unless images are RGB. `tools/mean_std.py` computes it.
+            unit of the file; needed unless images are RGB. `tools/mean_std.py` computes it. All
+            images are normalized by those of `train_loader`.
         std: Standard deviation over all pixels, likewise.
         colours: Display colors of the classes as "#RRGGBB"; left out, those of label_map or of
             the VOC rule.

@@ -165,6 +165,10 @@ BAD = {
         {"optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 1.5}}},
         "optimizer.args.momentum: expected a number < 1, got 1.5",
     ),
+    "momentum out of range": (
+        {"lr_scheduler": {"type": "OneCycle", "args": {"momentums": [0.85, 1.0]}}},
+        "lr_scheduler.args.momentums[1]: expected a number < 1, got 1.0",
+    ),
     "wrong entry of a list": (
         {"lr_scheduler": {"type": "OneCycle", "args": {"momentums": [0.1, "x"]}}},
         'lr_scheduler.args.momentums[1]: expected a number, got "x"',

@@ -124,6 +124,22 @@ def test_a_damaged_entry_is_made_again(root):
     assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
 
 
+@pytest.mark.parametrize("length", [0, 100, 4096, 4100, -1])
+def test_an_entry_that_was_cut_short_is_made_again(root, length):
+    epochs(camvid(root, cache="disk"))
+    for path in (root / "cache").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[:length])
+    assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
+
+
+def test_an_entry_without_its_facts_is_made_again(root):
+    epochs(camvid(root, cache="disk"))
+    for path in (root / "cache").iterdir():
+        path.write_bytes(b"[1]".ljust(8192))
+    assert same(epochs(camvid(root, cache="disk")), epochs(camvid(root)))
+
+
 def test_other_statistics_have_a_disk_cache_of_their_own(tmp_path):
     """Void pixels are stored in the mean color, which `normalize` changes once data are built."""
     for name in ("images", "masks"):

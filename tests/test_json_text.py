@@ -67,6 +67,10 @@ FAULTS = {
         '{"x": [{"a": 1}, {"a": 1, a: 2}]}',
         "c.json:1:27: x.a: this key stands twice, first in line 1",
     ),
+    "duplicate behind a comment that a line separator ends": (
+        '{ // c\u2028"a": 1, "a": 2}',
+        "c.json:1:16: a: this key stands twice, first in line 1",
+    ),
     "NaN": ('{"a": NaN}', "c.json:1:7: a: expected a finite number, got NaN"),
     "-Infinity": (
         '{"a": [1, -Infinity]}',

@@ -13,6 +13,7 @@ from utils.errors import ConfigError
 SET = {
     "number": ("trainer.epochs=2", {"trainer": {"epochs": 2}}),
     "text without quotes": ("name=run7", {"name": "run7"}),
+    "digits that are no number of JSON5": ("name=007", {"name": "007"}),
     "text in quotes": ("name='7'", {"name": "7"}),
     "text with an equals sign": ("name=a=b", {"name": "a=b"}),
     "path": ("a.data_dir=../data/x y", {"a": {"data_dir": "../data/x y"}}),
@@ -47,6 +48,10 @@ REFUSED = {
         "--set: a=[True]:1:2: True is Python; write true\n    [True]\n     ^",
     ),
     "NaN": ("seed=NaN", "--set: seed=NaN:1:1: the value: expected a finite number, got NaN"),
+    "too large": (
+        "seed=4294967296",
+        "--set: seed=4294967296: the value: expected an integer of at most 4294967295, got 4294967296",
+    ),
     "open bracket": (
         "seed=[1",
         (

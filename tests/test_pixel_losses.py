@@ -48,6 +48,20 @@ def smoothed(logits, target, ignore_index, weights, smoothing):
     return above / below
 
 
+def test_a_class_without_weight_is_not_smoothed_either():
+    """Else a batch of such pixels alone would divide what is smoothed by nothing."""
+    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
+    target = torch.zeros(1, 4, 4, dtype=torch.long)
+    loss = CrossEntropyLoss2d(label_smoothing=0.2, class_weights=[0.0, 1.0])
+    value = loss(logits, target)
+    value.backward()
+    assert value == 0
+    assert not logits.grad.any()
+    target[0, 0, 0] = 1
+    alone = loss(logits[:, :, :1, :1], target[:, :1, :1])
+    assert loss(logits, target).item() == pytest.approx(alone.item())
+
+
 def test_label_smoothing_equals_its_formula_in_value_and_gradient():
     for seed in range(CASES):
         _, target, ignore_index, weights = case(seed)

@@ -20,6 +20,7 @@ from models import MODELS
 from trainer import Trainer
 from utils.errors import CheckpointError, ConfigError, DataError, RunInterruptedError, guard
 from utils.run import checkpoint
+from utils.run.monitor import Monitor
 
 
 def contents(folder):
@@ -333,6 +334,30 @@ def test_another_network_or_other_classes_are_refused(tmp_path, write_config, ru
         CheckpointError, match=r"the checkpoint's classes are not the data set's: 7 \(a, b, "
     ):
         train.main(["--resume", str(folder)])
+
+
+def test_other_initial_weights_are_refused(write_config, run_folder):
+    assert train.main(["--config", str(write_config(epochs=1))]) == 0
+    with pytest.raises(ConfigError, match=r"--set init_from: found other\.pth, and a resumed run"):
+        train.main(["--resume", str(run_folder()), "--set", "init_from=other.pth"])
+
+
+@pytest.mark.parametrize(
+    ("monitor", "change", "known"),
+    [
+        ("min val_loss", {"loss": {"type": "DiceLoss"}}, False),
+        ("max Mean_IoU", {"loss": {"type": "DiceLoss"}}, True),
+        ("max Mean_IoU", {"val_loader": {"args": {"crop_size": 32}}}, False),
+        ("max Mean_IoU", {"val_loader": {"args": {"data_dir": "moved"}}}, True),
+        ("max Mean_IoU", {"ignore_index": -1}, False),
+    ],
+)
+def test_the_best_score_is_kept_while_it_can_be_compared(monitor, change, known):
+    config = {"trainer": {"monitor": monitor}, "loss": {"type": "CrossEntropyLoss2d"}}
+    state = {"config": config, "monitor_best": 0.5, "monitor_epochs": [1, 2]}
+    resumed = Monitor.parse(monitor, 3)
+    resumed.restore(state, config | change)
+    assert (resumed.best, resumed.best_epoch) == ((0.5, 1) if known else (None, 2))
 
 
 def test_weights_that_do_not_fit_are_refused(write_config, run_folder):

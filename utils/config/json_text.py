@@ -31,7 +31,7 @@ _YAML = re.compile(r"(?:\s|#.*\n|---)*[A-Za-z_]\w*:(?:\s|$)")  # a key before an
 _MAX_NUMBER = 100  # characters; Python itself refuses integers of more than 4300 digits
 
 _TOKEN = re.compile(
-    r"""(?P<skip>\s+|//[^\n]*|/\*.*?\*/)|(?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+    r"""(?P<skip>\s+|//[^\n\r\u2028\u2029]*|/\*.*?\*/)|(?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
     r"""|(?P<mark>[][{}:,])|(?P<word>[^][{}:,\s"'/]+)|(?P<other>.)""",
     re.DOTALL,
 )
@@ -261,7 +261,7 @@ def value_faults(value: Any, path: str) -> Iterator[str]:
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             yield f"{path}: text with \\u0000 or half a surrogate pair cannot be used"
     elif isinstance(value, int) and abs(value) > _LARGEST:
-        yield f"{path}: expected an integer of at most {_LARGEST}, got {show(value)}"
+        yield f"{path or 'the value'}: expected an integer of at most {_LARGEST}, got {show(value)}"
     elif isinstance(value, dict):
         for key, entry in value.items():
             yield from value_faults(key, f"the key in {path or 'the file'}")

@@ -2,12 +2,15 @@
 
 import copy
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.config.json_text import PYTHON, parse_json5
 from utils.config.messages import numbered
 from utils.errors import ConfigError
+
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d+)?")  # 007 and 1_000 are text
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +64,8 @@ def _value(key: str, text: str) -> Any:
     except ConfigError:
         # Whoever types a bracket or a quote means JSON. NaN is JSON5, but no value for a config.
         refused = ("NaN", "Infinity", *PYTHON)
-        if text[:1] in ("{", "[", '"', "'") or text.lstrip("+-") in refused:
+        number = _NUMBER.fullmatch(text)  # one that is too large
+        if number or text[:1] in ("{", "[", '"', "'") or text.lstrip("+-") in refused:
             raise
         return text
 

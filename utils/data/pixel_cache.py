@@ -176,13 +176,13 @@ def _read_entry(path: Path, stamp: list[list[int]]) -> Pixels | None:
     with file:
         try:
             facts = json.loads(file.read(_HEADER))
-        except ValueError:
+            if facts["format"] != _FORMAT or facts["stamp"] != stamp:
+                return None
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            image = np.ndarray(tuple(facts["shape"]), facts["dtype"], mapped, _HEADER)
+            mask = np.ndarray(image.shape[:2], facts["mask_dtype"], mapped, facts["mask_at"])
+        except (KeyError, TypeError, ValueError):  # damaged, or cut short by a power loss
             return None
-        if facts.get("format") != _FORMAT or facts.get("stamp") != stamp:
-            return None
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    image = np.ndarray(tuple(facts["shape"]), facts["dtype"], mapped, _HEADER)
-    mask = np.ndarray(image.shape[:2], facts["mask_dtype"], mapped, facts["mask_at"])
     return image, mask
 
 

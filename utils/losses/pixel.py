@@ -94,8 +94,14 @@ class CrossEntropyLoss2d(PixelLoss):
         return divide(torch.where(hard, pixels, 0.0).sum(), self.own_denominator(logits, kept))
 
     def pixels(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-w[y] log softmax(logits)[y], smoothed."""
-        return self.cross_entropy(logits, target, self.weights_for(logits), self.label_smoothing)
+        """-w[y] log softmax(logits)[y], smoothed; 0 of a class that has no weight."""
+        weights = self.weights_for(logits)
+        errors = self.cross_entropy(logits, target, weights, self.label_smoothing)
+        if weights is None or not self.label_smoothing:
+            return errors
+        # torch smooths these too, though they are not in the divisor, which may then be 0.
+        own = weights[torch.where(target == self.ignore_index, 0, target)]
+        return torch.where(own > 0, errors, 0.0)
 
     def _is_hard(self, logits: Tensor, target: Tensor) -> Tensor:
         """(N, H, W) bool: valid, and below the threshold or among the hardest."""

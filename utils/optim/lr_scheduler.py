@@ -134,7 +134,7 @@ class OneCycle(Schedule):
     rise: Annotated[float, Gt(0), Lt(1)] = 0.3
     start_divisor: Annotated[float, Gt(0)] = 10.0
     end_divisor: Annotated[float, Gt(0)] = 25.0
-    momentums: tuple[float, float] = (0.85, 0.95)
+    momentums: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.85, 0.95)
 
     def apply(self, step: int) -> None:
         """Set the rates and momentums for update `step`, counted from 0."""

@@ -60,12 +60,8 @@ class Monitor:
 
     def restore(self, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; of another score than its run watched, nothing is known yet."""
-        watched = (
-            (one.get("trainer", {}).get("monitor"), one.get("scored_classes"))
-            for one in (state["config"], config)
-        )
         self.best_epoch, self.last_epoch = state["monitor_epochs"]
-        if len(set(map(str, watched))) == 1:
+        if _watched(state["config"]) == _watched(config):
             self.best = state["monitor_best"]
         else:
             self.best_epoch = self.last_epoch
@@ -73,3 +69,14 @@ class Monitor:
     def exhausted(self) -> bool:
         """Whether the last validation came `patience` epochs or more after the best one."""
         return self.best is not None and 0 < self.patience <= self.last_epoch - self.best_epoch
+
+
+def _watched(config: Mapping[str, Any]) -> list[Any]:
+    """What a score depends on: the metric, the pixels that count, how they are shown."""
+    monitor = config.get("trainer", {}).get("monitor", "")
+    train, val = (config.get(key) or {} for key in ("train_loader", "val_loader"))
+    held_out = [train.get("args", {}).get(key) for key in ("val_split", "val_fold", "group")]
+    shown = [val.get("type"), *(val.get("args", {}).get(key) for key in ("split", "crop_size"))]
+    loss = [config.get(key) for key in ("loss", "class_weights")] if "val_loss" in monitor else []
+    counted = [config.get(key) for key in ("scored_classes", "ignore_index")]
+    return [monitor, *held_out, *shown, *loss, *counted]

@@ -40,6 +40,11 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             f"--set arch: a resumed run keeps its network ({own.arch.type}); to start another one "
             f"from these weights, train anew with --set init_from={file}"
         )
+    if config.init_from != own.init_from:
+        raise ConfigError(
+            f"--set init_from: found {config.init_from}, and a resumed run goes on with its own "
+            "weights\n  fix: train anew, with --config instead of --resume"
+        )
     _check_batches(own, config, state, file)
     _report_changes(own.resolved(), config.resolved())
     if state["epoch"] >= config.trainer.epochs:
@@ -47,7 +52,7 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             "%s: all %d epochs are done, nothing is left to train; more: --set trainer.epochs=%d",
             file,
             config.trainer.epochs,
-            2 * config.trainer.epochs,
+            2 * max(config.trainer.epochs, state["epoch"]),
         )
     log.info("going on from %s (epoch %d, iteration %d)", file, state["epoch"], state["step"])
     theirs = path.is_dir() or any(
