@@ -234,9 +234,10 @@ def _evaluate(options: argparse.Namespace, scored: Scored) -> "Evaluation":
     with closing(bar), full_fp32():
         evaluation = evaluator.run(advance=bar.advance)
     if not evaluation.counts.any():
+        fix = "--masks with labels" if options.masks else "--split with a part that has labels"
         raise DataError(
             f"{data.name(0)} and the {len(data) - 1} other images have no labelled pixel: "
-            "expected masks with labels\n  fix: --split with a part whose labels are published"
+            f"expected masks with labels\n  fix: {fix}"
         )
     foreground = evaluation.counts[1:].any() or data.num_classes == 1
     if options.masks and not foreground and any(one.void_pixels for one in evaluation.images):
@@ -268,7 +269,6 @@ def _about(
 def _write(evaluation: "Evaluation", scored: Scored, written: Written, output: Path) -> None:
     from utils.evaluation.report import render
     from utils.evaluation.summary import confusion_csv, summarize, table
-    from utils.inference.results import writing
 
     data, about = scored.data, scored.about
     summary = summarize(evaluation, classes=data.classes, about=about)
@@ -277,8 +277,7 @@ def _write(evaluation: "Evaluation", scored: Scored, written: Written, output: P
     page = render(evaluation, summary, palette=data.palette)
     for name, text in zip(_FILES, (metrics, counts, page), strict=True):
         encoded = text.encode(errors="backslashreplace")  # names of files need not be UTF-8
-        with writing(output / name):
-            written.write(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
+        written.write(output / name, lambda path, encoded=encoded: path.write_bytes(encoded))
     how = f" Predicted in {about['precision']} on {about['device']}." if "device" in about else ""
     print(f"{table(summary)}\n\n{summary['rules']}{how}")
     print(f"{summary['images']} whole images; written: {', '.join(_FILES)} in {output}")

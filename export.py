@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +124,9 @@ def _export(
         write_onnx(program, path, metadata=metadata, output=output)
         exported = onnx_runner(path)
     else:
-        with path.open("wb") as file:  # torch takes no path that is not UTF-8
-            torch.export.save(program, file, extra_files=metadata)
+        file = BytesIO()  # a full disk ends torch's own writer, and with it the process
+        torch.export.save(program, file, extra_files=metadata)
+        path.write_bytes(file.getbuffer())
         exported = program_runner(path)
     reference = torch_runner(deployed)
     _say(f"3/3 comparing the answers to {len(proofs)} batches of images")
@@ -173,7 +175,10 @@ def _proofs(checkpoint: Mapping[str, Any], options: argparse.Namespace) -> list[
         expected = Expected(channels, dtype, mean_color(checkpoint["mean"], dtype))
         read = (read_input(job.image, expected).pixels for job in jobs[:_IMAGES])
         own = [np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]) for pixels in read]
-        made += [one for one in own if options.size in (None, list(one.shape[2:]))]
+        used = [one for one in own if options.size in (None, list(one.shape[2:]))]
+        if len(used) < len(own):
+            _say(f"{len(own) - len(used)} of {len(own)} images have another size and prove nothing")
+        made += used
     return made
 
 

@@ -63,7 +63,8 @@ def labelled_pairs(
         pairs, notes = find_pairs(root, images=images, masks=masks, split=split)
     except DataError as error:
         told, _, fix = str(error).partition("\n  fix: ")
-        if split is not None or '"images": ' in fix or not (other := _other_place(root, masks)):
+        elsewhere = split is not None or Path(images).is_absolute()  # root says nothing of them
+        if elsewhere or '"images": ' in fix or not (other := _other_place(root, masks)):
             raise
         raise DataError(f"{told}\n  fix: {other}") from error
     layout = f"data_dir/{images} and data_dir/{masks} with the same names"

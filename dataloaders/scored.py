@@ -53,8 +53,8 @@ def labelled_folders(
         labels = {"label_map": {str(raw): _target(to, about["classes"]) for raw, to in known}}
     return Folder(
         data_dir=".",
-        images=images.as_posix(),
-        masks=masks.as_posix(),
+        images=images.absolute().as_posix(),
+        masks=masks.absolute().as_posix(),
         classes=tuple(about["classes"]),
         mean=tuple(about["mean"]),
         std=tuple(about["std"]),
@@ -109,6 +109,10 @@ class Predictions:
         chosen |= {to: (code >> 16, code >> 8 & 255, code & 255) for code, to in colors.items()}
         self.palette = tuple(chosen[number] for number in range(self.num_classes))
         labels, found = by_key(masks), by_key(predictions)
+        if not labels:
+            raise DataError(
+                f"--masks {masks}: found no mask there\n  fix: the folder of the labels"
+            )
         if missing := [path for key, path in labels.items() if key not in found]:
             raise DataError(
                 f"--predictions {predictions}: none for {len(missing)} of {len(labels)} masks:\n"

@@ -22,7 +22,7 @@ from models import MODELS
 from models.stored import read_model
 from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
-from utils.inference.export_proof import Comparison, compare, require_equal, rounding_of
+from utils.inference.export_proof import Comparison, Rounding, compare, require_equal, rounding_of
 from utils.inference.exporting import onnx_runner, torch_runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,9 +190,9 @@ def test_a_file_that_disagrees_is_not_written(model_file, tmp_path, monkeypatch,
     ],
 )
 def test_bounds(agreement, difference, equal):
-    one = Comparison((1, 3, 40, 40), agreement, difference, 1e-3, (0.1, 0.1))
+    one = Comparison((1, 3, 40, 40), agreement, difference, 1e-3, 0.999, (0.1, 0.1))
     assert one.equal is equal
-    fine = Comparison((1, 3, 64, 64), 1.0, 0.0, 1e-3, (0.1, 0.1))
+    fine = Comparison((1, 3, 64, 64), 1.0, 0.0, 1e-3, 0.999, (0.1, 0.1))
     if equal:
         require_equal([fine, one], Path("model.onnx"))
     else:
@@ -227,13 +227,29 @@ def test_rounding_of_the_network_itself_sets_the_bound(rounding, by, equal):
     expected = np.zeros((1, 1, 100, 100), np.float32)
     expected[0, 0, 0, 0] = 1
     found = expected + np.float32(by)
-    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda: rounding)
+    moves = Rounding(rounding, 1.0)
+    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda: moves)
+    assert one.equal is equal
+
+
+@pytest.mark.parametrize(
+    ("agreement", "other", "equal"),
+    [(0.99, 150, True), (0.99, 250, False), (1.0, 20, False), (1.0, 5, True)],
+)
+def test_rounding_of_the_network_itself_sets_the_share_of_equal_pixels(agreement, other, equal):
+    """Of class ids too, as --argmax answers; 10,000 pixels."""
+    expected = np.zeros((1, 100, 100), np.int64)
+    found = expected.copy()
+    found.ravel()[:other] = 1
+    moves = Rounding(0.0, agreement)
+    one = compare(lambda _: expected, lambda _: found, expected, rounding=lambda: moves)
     assert one.equal is equal
 
 
 def test_nan_is_no_rounding():
     images = np.full((1, 1, 40, 40), np.nan, np.float32)
-    assert not compare(lambda x: x, lambda x: x, images, rounding=lambda: np.inf).equal
+    moves = Rounding(np.inf, 0.0)
+    assert not compare(lambda x: x, lambda x: x, images, rounding=lambda: moves).equal
 
 
 class Unpools(nn.Module):
@@ -252,8 +268,8 @@ def test_what_rounding_does_to_a_network(model, least, most):
     deployed = exporting.Deployed(model, checkpoint, argmax=False).eval()
     tied = np.full((1, 3, 40, 40), 200, np.uint8)
     apart = np.tile(np.arange(40, dtype=np.uint8), (1, 3, 33, 1))
-    assert rounding_of(deployed, [apart]) <= 1e-5
-    assert least <= rounding_of(deployed, [apart, tied]) <= most
+    assert rounding_of(deployed, [apart]).difference <= 1e-5
+    assert least <= rounding_of(deployed, [apart, tied]).difference <= most
 
 
 def test_another_shape_is_a_disagreement():

@@ -4,6 +4,7 @@ import json
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import export
 import inference
 import train
 from dataloaders.folder import Folder
-from dataloaders.scored import Predictions
+from dataloaders.scored import Predictions, labelled_folders
 from tools import plan
 from utils.data.color_labels import parse_label_map
 from utils.errors import ConfigError, DataError, guard
@@ -200,6 +201,23 @@ def test_nodata_of_a_raster_of_labels_is_void_unless_it_is_a_class(tmp_path, cla
         )
     made = Predictions(tmp_path / "p", tmp_path / "m", classes)
     assert made.load(0)[1].tolist() == [expected or [0, 0, 1]]
+
+
+def test_folders_without_what_is_scored_are_told(tmp_path, capsys, monkeypatch):
+    """No other folders of where the user happens to stand are proposed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    masks_in(tmp_path / "images")
+    masks_in(tmp_path / "masks")
+    flags = ("--predictions", "images", "--masks", "empty", "--classes", "a", "b")
+    assert run(evaluate.main, *flags, "-o", "out") == 3
+    assert "--masks empty: found no mask there" in capsys.readouterr().err
+    masks_in(tmp_path / "other")
+    gray = {"mean": [0.5] * 3, "std": [0.5] * 3, "ignore_index": 255}
+    about = gray | {"classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}
+    with pytest.raises(DataError) as caught:
+        labelled_folders(Path("other"), Path("empty"), "Folder", {}, about)
+    assert '"images"' not in str(caught.value)
 
 
 def test_labels_are_not_scored_by_themselves(tmp_path, capsys):

@@ -149,6 +149,9 @@ def test_several_paths_each_image_once_and_no_two_results_of_one_name(tmp_path):
     assert targets("one", "two", "c.webp", "one/a.jpg") == ["one/a", "two/a", "two/b", "c"]
     assert targets("two", "two/b.jpg") == ["a", "b"]
     assert targets("one/a.jpg", "two/a.jpg") == ["a.jpg", "a.jpg-2"]
+    make(tmp_path, "x/s/a.jpg", "y/s/a.jpg")
+    assert targets("x/s", "y/s") == ["x/s/a", "y/s/a"]
+    assert targets("x/s", "x/../x/s") == ["a"]
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         targets("one", "nowhere")
     make(tmp_path, "three/x.png")

@@ -50,7 +50,10 @@ REFUSED = {
     "NaN": ("seed=NaN", "--set: seed=NaN:1:1: the value: expected a finite number, got NaN"),
     "too large": (
         "seed=4294967296",
-        "--set: seed=4294967296: the value: expected an integer of at most 4294967295, got 4294967296",
+        (
+            "--set: seed=4294967296: the value: expected an integer of at most 4294967295, "
+            "got 4294967296"
+        ),
     ),
     "open bracket": (
         "seed=[1",

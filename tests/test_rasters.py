@@ -20,8 +20,9 @@ from torch import nn
 
 from utils.errors import DataError, ResourceError
 from utils.files.images import read_image
+from utils.files.mask_tiff import write_mask_tiff
 from utils.files.outputs import Job
-from utils.files.rasters import Raster, write_mask_tiff
+from utils.files.rasters import Raster
 from utils.files.raw_pixels import Decoded
 from utils.inference.predictor import Settings
 from utils.inference.results import Extras
@@ -472,6 +473,41 @@ def test_a_strip_of_one_row_is_not_padded_whole(tmp_path, mode, shape):
     assert max(largest) <= settings.batch_size * 2048 * 32
     with Image.open(tmp_path / "out.png") as mask:
         assert mask.size == shape[1::-1]
+
+
+GEOREFERENCE = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (33922, 12, 6, (0.0,) * 6, True)]
+
+
+@pytest.mark.parametrize("streamed_pixels", [1, 10**9], ids=["streamed", "whole"])
+@pytest.mark.parametrize("extratags", [[], GEOREFERENCE], ids=["plain", "georeferenced"])
+@pytest.mark.parametrize("kind", ["miniswhite", "separated"])
+def test_inks_and_white_as_zero_are_seen_as_displayed(tmp_path, kind, extratags, streamed_pixels):
+    """Whichever way a file is read: a model learns from small ones and is given large ones."""
+    grays = [[value] * 3 for value in (20, 90, 160, 240)]
+    mask = np.random.default_rng(0).integers(0, 4, (70, 90))
+    image = Image.fromarray(np.array(grays, np.uint8)[mask])
+    stored = 255 - np.asarray(image.convert("L" if kind == "miniswhite" else "RGB"))
+    if kind == "separated":  # no black ink
+        stored = np.dstack([stored, np.zeros_like(stored[..., 0])])
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=kind, extratags=extratags)
+    made = segmenter(ColorModel(grays), streamed_pixels=streamed_pixels, tile=64)
+    assert only(made.run([Job(tmp_path / "a.tif", tmp_path / "out")])) is None
+    (result,) = tmp_path.glob("out.*")
+    with Image.open(result) as found:
+        assert (np.asarray(found) == mask).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_nodata_where_white_is_zero(tmp_path, dtype):
+    stored = np.array([[0, 7], [200, 7]], dtype)
+    tags = [(42113, "s", 0, "7", True)]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="miniswhite", extratags=tags)
+    with Raster(tmp_path / "a.tif") as raster:
+        rows = raster.rows(0, 2)[..., 0]
+    white = np.iinfo(dtype).max
+    assert rows.dtype == dtype
+    assert rows.tolist() == (white - stored).tolist()
+    assert raster.nodata == white - 7
 
 
 def test_other_channels_are_refused(tmp_path):

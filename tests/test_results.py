@@ -53,6 +53,13 @@ def test_runs_that_differ_in_their_seed_share_a_row(runs, capsys):
     )
 
 
+def test_a_run_that_is_named_twice_is_one_run(runs, capsys):
+    assert results.main([runs[0], f"{runs[0]}/", runs[1]]) == 0
+    assert "| 55.0 (50.0 to 60.0) |" not in capsys.readouterr().out.splitlines()[2]
+    assert results.main([runs[0], runs[0]]) == 0
+    assert "| 50.0 | 40.0 | 1 |" in capsys.readouterr().out
+
+
 def test_classes_are_those_of_the_best_epoch(runs, capsys):
     assert results.main(["--classes", runs[0]]) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -1,5 +1,6 @@
 """Files of a user's are never replaced, deleted or emptied by a command that writes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from PIL import Image
 
 import inference
 from tools import average, import_checkpoint, lr_find, preview, submission
-from utils.errors import ConfigError, guard
+from utils.errors import ConfigError, DataError, ResourceError, guard
 from utils.files.written import LIST, Written
 
 
@@ -48,6 +49,41 @@ def test_the_photo_beside_a_photo_is_not_replaced_by_its_mask(model_file, tmp_pa
     assert "would replace 1 files that this program did not write" in shown
     assert "a.png\n  fix: write to another place, or --overwrite" in shown
     assert snapshot(tmp_path / "user") == before
+
+
+def test_what_was_written_is_no_image_of_the_next_run(model_file, tmp_path, capsys):
+    """An overlay is a JPEG too: beside its image, and in the folder of an earlier run."""
+    draw(tmp_path / "user/a.jpg")
+    for _ in range(2):
+        assert run(model_file, tmp_path / "user", tmp_path / "user", "--overlay") == 0
+        assert "1 of 1 images segmented" in capsys.readouterr().out
+    for name in ("one", "two"):
+        output = tmp_path / "user" / name
+        assert run(model_file, tmp_path / "user", output, "--overlay", "--recursive") == 0
+        assert "1 of 1 images segmented" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENAMETOOLONG])
+def test_what_the_file_system_refuses_is_said_of_the_file(tmp_path, number):
+    def full(_):
+        raise OSError(number, os.strerror(number))
+
+    kind = ResourceError if number == errno.ENOSPC else DataError
+    with pytest.raises(kind, match=rf"a\.html: cannot be written \({os.strerror(number)}\)"):
+        Written(tmp_path).write(tmp_path / "a.html", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlay_is_encoded_before_it_is_written(model_file, tmp_path, monkeypatch):
+    """Pillow's own writing of a JPEG into a file does not notice that a disk is full."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    draw(tmp_path / "in/a.jpg")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(model_file, tmp_path / "in", tmp_path / "out", "--overlay") == 6
+    assert not list((tmp_path / "out").glob("*.overlay.jpg"))
 
 
 def test_labels_that_somebody_drew_are_not_replaced(model_file, tmp_path):

@@ -24,7 +24,7 @@ from utils.drawing.svg import Chart, line_chart  # noqa: E402
 from utils.errors import guard  # noqa: E402
 from utils.files.written import Written  # noqa: E402
 from utils.pages.page import fill  # noqa: E402
-from utils.pages.run_files import Run, read_run  # noqa: E402
+from utils.pages.run_files import Run, read_runs  # noqa: E402
 from utils.pages.runs import (  # noqa: E402
     SECTIONS,
     TEMPLATE,
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     written = Written(options.output.parent)
     written.refuse_others([options.output], overwrite=options.overwrite)
-    runs = [read_run(folder) for folder in options.runs]
+    runs = read_runs(options.runs)
     page = render(runs).encode(errors="backslashreplace")
     with written.opened([options.output]):
         written.write(options.output, lambda path: path.write_bytes(page))

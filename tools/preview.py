@@ -13,6 +13,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     output = Path(args.output)
     written = Written(output.parent)
     written.refuse_others([output], overwrite=args.overwrite)
-    if args.number < 1:
-        raise ConfigError(f"--number: found {args.number}, expected at least 1")
+    for flag, found, least in (("number", args.number, 1), ("epoch", args.epoch, 0)):
+        if found < least:
+            raise ConfigError(f"--{flag}: found {found}, expected at least {least}")
     from utils.config.config import load_config
 
     config = load_config(args.config, args.set)
@@ -78,8 +80,10 @@ def main(arguments: Sequence[str]) -> int:
         samples = [dataset[(args.epoch, int(index))] for index in order]
         sheet = draw_sheet(samples, dataset)
     kind = Image.registered_extensions().get(output.suffix.lower(), "PNG")
+    encoded = BytesIO()  # into a file on a full disk Pillow would lose the end in silence
+    sheet.save(encoded, format=kind)
     with written.opened([output]):
-        written.write(output, lambda path: sheet.save(path, format=kind))
+        written.write(output, lambda path: path.write_bytes(encoded.getbuffer()))
     print(f"{output}: {len(samples)} samples of {len(dataset)}, {sheet.width}x{sheet.height}")
     return 0
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # `python tools/...` puts tools/ on the path, not
 
 from tools.compare import without_repetition  # noqa: E402
 from utils.errors import guard  # noqa: E402
-from utils.pages.run_files import Run, read_run  # noqa: E402
+from utils.pages.run_files import Run, read_runs  # noqa: E402
 
 _HEAD = ("run", "network", "images seen", "Mean_IoU, best", "at the end", "runs", "time", "memory")
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--classes", action="store_true", help="a table of the classes' IoU")
     options = parser.parse_args(arguments)
     groups: dict[str, list[Run]] = {}
-    for run in map(read_run, options.runs):
+    for run in read_runs(options.runs):
         groups.setdefault(without_repetition(run.config), []).append(run)
     table = classes if options.classes else summary
     for number, row in enumerate(table(list(groups.values()))):

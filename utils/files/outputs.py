@@ -1,16 +1,21 @@
 """Which images a folder holds, what their results are called, and writing them whole."""
 
+import json
 import os
 import secrets
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import ConfigError, DataError, ResourceError
 from utils.files.endings import EXTENSIONS, advice
+
+LIST = ".written.jsonl"
+"""The list of what was written into a folder; see utils/files/written.py."""
 
 Save = Callable[[Path, Callable[[Path], object]], object]
 """Puts a file in its place: a path, and what fills a temporary file; `write_whole` is one."""
@@ -42,8 +47,9 @@ def find_images(
 
     Returns:
         The images in order, each once; no two results share a name, on file systems that ignore
-        case neither, and of several folders each has one of its name below `output`. And what to
-        say of the files that were left out, "" without any.
+        case neither, and of several folders each has one of its name below `output`, or of the
+        end of its path where names are equal. And what to say of the files that were left out, ""
+        without any. What an earlier run wrote is no image.
 
     Raises:
         DataError: Nothing there, or no file with such an extension (the ones there are named).
@@ -51,27 +57,44 @@ def find_images(
     endings = {"." + one.lower().lstrip(".") for one in extensions}
     if ".all" in endings:
         endings |= set(EXTENSIONS)
-    several = sum(path.is_dir() for path in paths) > 1
+    places = _places({path.resolve() for path in paths if path.is_dir()})
     found: dict[Path, Path] = {}
+    known: set[str] = set()  # absolute: an image may be named in two ways
     others: list[Path] = []
     for path in paths:
-        if path.is_file():
-            found.setdefault(path, Path(path.name))
-            continue
-        if not path.is_dir():
+        place, root, images = Path(), path.parent, [path]
+        if path.is_dir():
+            place, root = places[path.resolve()], path
+            files = sorted(_walk(path, output, recursive=recursive))
+            images = [file for file in files if file.suffix.lower() in endings]
+            if not images:
+                raise DataError(_nothing_found(path, endings, files, recursive=recursive))
+            others += [file for file in files if file.suffix.lower() not in endings]
+        elif not path.is_file():
             raise DataError(f"--images {path}: no such file or folder")
-        files = sorted(_walk(path, output, recursive=recursive))
-        images = [file for file in files if file.suffix.lower() in endings]
-        if not images:
-            raise DataError(_nothing_found(path, endings, files, recursive=recursive))
-        place = Path(path.resolve().name) if several else Path()
-        found |= {file: place / file.relative_to(path) for file in images if file not in found}
-        others += [file for file in files if file.suffix.lower() not in endings]
+        new = {os.path.abspath(one): one for one in images}  # noqa: PTH100  links are kept
+        found |= {
+            one: place / one.relative_to(root) for name, one in new.items() if name not in known
+        }
+        known |= new.keys()
     kinds = Counter(file.suffix.lower() or "(none)" for file in others)
     left_out = [
         f"{count} {kind} ({_first_of(kind, others)})" for kind, count in kinds.most_common()
     ]
     return _jobs(found, output), ", ".join(left_out)
+
+
+def _places(folders: Collection[Path]) -> dict[Path, Path]:
+    """Where results of each folder go: of several ones each has as much of its path as it takes."""
+    if len(folders) == 1:
+        return dict.fromkeys(folders, Path())
+    parts = {folder: folder.parts[1:] or ("root",) for folder in folders}
+    deepest = max(map(len, parts.values()), default=1)
+    for depth in range(1, deepest + 1):
+        places = {folder: Path(*names[-depth:]) for folder, names in parts.items()}
+        if len(set(places.values())) == len(folders):
+            return places
+    return {folder: Path(*names) for folder, names in parts.items()}
 
 
 def _first_of(kind: str, files: Sequence[Path]) -> str:
@@ -84,7 +107,7 @@ def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
 
     Hidden folders are left out, and `._x.jpg`, which a Mac writes beside `x.jpg`: it is no image.
     """
-    seen = set()
+    seen, written = set(), set[Path]()
     if output.resolve() != images.resolve():
         seen.add(output.resolve())  # what an earlier run wrote is no image to segment
     for folder, inside, names in os.walk(images, followlinks=recursive):
@@ -92,8 +115,10 @@ def _walk(images: Path, output: Path, *, recursive: bool) -> Iterator[Path]:
         seen.add(here.resolve())
         deeper = [name for name in inside if recursive and not name.startswith(".")]
         inside[:] = sorted(name for name in deeper if (here / name).resolve() not in seen)
-        own = [name for name in names if not name.startswith("._")]
-        yield from (here / name for name in own if not name.endswith(".partial"))
+        if LIST in names:
+            written |= {here / name for name in listed_digests(here / LIST)}
+        own = [here / name for name in names if not name.startswith("._")]
+        yield from (path for path in own if path not in written and path.suffix != ".partial")
 
 
 def _nothing_found(
@@ -148,6 +173,17 @@ def refuse_overwriting(jobs: Sequence[Job]) -> None:
                     f"--output {result.parent}: {result.name} would replace the image "
                     f"{images[result.resolve()]}\n  fix: another folder as --output"
                 )
+
+
+def listed_digests(path: Path) -> defaultdict[str, set[str]]:
+    """The digests that a list has for each name."""
+    digests: defaultdict[str, set[str]] = defaultdict(set)
+    with suppress(OSError):  # none yet: whatever is there is not ours
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, TypeError):  # cut by a kill
+                name, digest = json.loads(line)
+                digests[name].add(digest)
+    return digests
 
 
 def prepare_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""TIFF and GeoTIFF read and written a few rows at a time: images larger than memory.
+"""TIFF and GeoTIFF read a few rows at a time: images larger than memory.
 
 The limit on pixels that guards against decompression bombs is not meant for these: nothing is ever
 decoded whole. tifffile reads what it can (with imagecodecs LZW, JPEG and more), rasterio the rest.
@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from utils.drawing.palette import VOID_COLOR, Color
 from utils.errors import DataError
 from utils.files.decoding import decoding
 
@@ -21,8 +20,6 @@ Tag = tuple[int, int, int, object, bool]  # code, dtype, count, value, written o
 SUFFIXES = (".tif", ".tiff")
 _SEGMENT_LIMIT = 1 << 28  # bytes of one strip or tile: it is decoded as a whole
 _SHOWN_AS_STORED = (1, 2)  # photometric: gray or bands, RGB
-_TILE = 512
-_BIG = 1 << 31  # bytes of pixels from which on a classic TIFF might not hold the file
 # Pixel scale, tie points, transformation, the three key tags of GeoTIFF, and the orientation.
 _KEPT_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 274)
 _ORIENTATION, NODATA = 274, 42113
@@ -35,6 +32,8 @@ class NotPlainError(DataError):
 
 class Raster:
     """The image of a TIFF file, open for reading by rows; closed it still knows the rest.
+
+    Where white is stored as 0, rows and `nodata` are turned round: white is the largest value.
 
     Attributes:
         path: The file.
@@ -60,7 +59,11 @@ class Raster:
             self.channels = len(self._pages) if self._pages[1:] else page.samplesperpixel
             self._separate = page.planarconfig == 2 or len(self._pages) > 1
             self.dtype = _plain_dtype(path, page)
-            self.nodata = nodata_value(page.tags.valueof(NODATA), self.dtype)
+            self._nodata = self.nodata = nodata_value(page.tags.valueof(NODATA), self.dtype)
+            inverted = page.photometric == 0 and self.dtype.kind == "u"
+            self._white = int(np.iinfo(self.dtype).max) if inverted else None
+            if self._white is not None and self._nodata is not None:
+                self.nodata = self._white - self._nodata
             self.transposed = (orientation := page.tags.valueof(_ORIENTATION, 1)) >= 5
             flags = page.bitspersample == 1 and page.software == "tifffile.py"  # a bool array
             shown = flags or page.photometric in _SHOWN_AS_STORED
@@ -84,7 +87,8 @@ class Raster:
             DataError: The file is damaged there.
         """
         with decoding(self.path):
-            return self._read(top, bottom)
+            rows = self._read(top, bottom)
+        return rows if self._white is None else self._white - rows
 
     def _reader(self) -> Callable[[int, int], np.ndarray]:
         page = self._page
@@ -149,8 +153,8 @@ class Raster:
             for column in range(across)
         ]
         out = np.zeros((bottom - top, width, self.channels), self.dtype)
-        if self.nodata:  # what a sparse file leaves out has that value
-            out.fill(self.nodata)
+        if self._nodata:  # what a sparse file leaves out has that value
+            out.fill(self._nodata)
         for segment, (plane, row, left) in self._segments(indices):
             first, last = max(top, row), min(bottom, row + segment.shape[0])
             right = min(width, left + segment.shape[1])
@@ -212,9 +216,10 @@ def nodata_value(text: object, dtype: np.dtype[Any]) -> float | None:
 
 
 def _plain_dtype(path: Path, page: Any) -> np.dtype[Any]:
-    colours = page.photometric == 3  # values are indices into a table of colors
-    if page.dtype is None or page.imagedepth != 1 or colours or 0 in page.shape:
-        kind = "palette" if colours else str(page.dims)
+    # Indices into a table of colors, or inks instead of light.
+    kind = {3: "palette", 5: "CMYK"}.get(page.photometric)
+    if page.dtype is None or page.imagedepth != 1 or kind or 0 in page.shape:
+        kind = kind or str(page.dims)
         raise NotPlainError(
             f"{path}: a kind of TIFF without plain pixels ({kind})\n  fix: convert it to RGB"
         )
@@ -247,54 +252,3 @@ def _rasterio_rows(
         return np.moveaxis(np.concatenate(parts), 0, 2)
 
     return rows
-
-
-def write_mask_tiff(
-    path: Path,
-    rows: Callable[[int, int], np.ndarray],
-    *,
-    size: tuple[int, int],
-    dtype: np.dtype[Any],
-    palette: Sequence[Color],
-    tags: Sequence[Tag] = (),
-) -> None:
-    """Write a mask as tiled, deflated TIFF, a row of tiles at a time; its nodata is void.
-
-    Args:
-        path: The file.
-        rows: `rows(top, bottom)` gives those rows of the mask, (rows, width).
-        size: (height, width).
-        dtype: uint8 (written with its palette) or uint16; the highest value is void.
-        palette: A color for each class.
-        tags: What `Raster.tags` gave.
-    """
-    import tifffile
-
-    height, width = size
-
-    def tiles() -> Iterator[np.ndarray]:
-        for top in range(0, height, _TILE):
-            band = rows(top, min(height, top + _TILE))
-            for left in range(0, width, _TILE):
-                part = band[:, left : left + _TILE]
-                edge = ((0, _TILE - part.shape[0]), (0, _TILE - part.shape[1]))
-                yield np.pad(part, edge)
-
-    colours, void = None, str(np.iinfo(dtype).max)
-    if dtype == np.uint8:
-        colours = np.zeros((3, 256), np.uint16)
-        colours[:, : len(palette)] = np.array(palette, np.uint16).T * 257
-        colours[:, -1] = np.array(VOID_COLOR, np.uint16) * 257
-    with tifffile.TiffWriter(path, bigtiff=height * width * dtype.itemsize >= _BIG) as writer:
-        writer.write(
-            tiles(),
-            shape=(height, width),
-            dtype=dtype,
-            tile=(_TILE, _TILE),
-            compression="zlib",
-            photometric="minisblack" if colours is None else "palette",
-            colormap=colours,
-            extratags=[*tags, (NODATA, 2, len(void), void, True)],
-            metadata=None,
-            software=False,
-        )

@@ -64,6 +64,8 @@ def _reason(error: Exception, path: Path) -> str:
         )
     if path.suffix == ".pt2":
         return "a model for torch.export.load\n  fix: its checkpoint, or an .onnx of export.py"
+    if path.suffix == ".onnx":
+        return "an ONNX file, not a checkpoint\n  fix: the checkpoint that it was exported from"
     size = f"{path.stat().st_size:,} bytes"
     return f"not a checkpoint, or cut short ({size}; {reason.splitlines()[0][:200]})\n  {_ADVICE}"
 

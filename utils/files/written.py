@@ -5,22 +5,33 @@ its content. A file is ours while its content is one that the list has for its n
 written before the file is, so that a kill between the two leaves no file of ours unlisted.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError, ResourceError
 from utils.files.lock import shared
-from utils.files.outputs import prepare_folder, write_whole
+from utils.files.outputs import LIST, listed_digests, prepare_folder, write_whole
 
-LIST = ".written.jsonl"
 _SHOWN = 5
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)  # as write_whole names them
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an error that names the result."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        kind = DataError if error.errno == errno.ENAMETOOLONG else ResourceError
+        raise kind(f"{target}: cannot be written ({reason})") from error
 
 
 class Written:
@@ -32,7 +43,7 @@ class Written:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._digests = _listed(folder / LIST)
+        self._digests = listed_digests(folder / LIST)
 
     def refuse_others(self, results: Iterable[Path], *, overwrite: bool) -> None:
         """Make sure that writing some files costs nobody anything; makes nothing.
@@ -80,13 +91,19 @@ class Written:
             yield
 
     def write(self, path: Path, write: Callable[[Path], object]) -> None:
-        """Let `write` fill a file, which appears as a whole and is listed; see `write_whole`."""
+        """Let `write` fill a file, which appears as a whole and is listed; see `write_whole`.
+
+        Raises:
+            DataError: Its name is too long for the file system.
+            ResourceError: The folder or disk does not take it.
+        """
 
         def listed(partial: Path) -> None:
             write(partial)
             self.add(path, content=partial)
 
-        write_whole(path, listed)
+        with writing(path):
+            write_whole(path, listed)
 
     def add(self, path: Path, *, content: Path) -> None:
         """List what `content` holds as ours under the name of `path`."""
@@ -110,16 +127,6 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], object]) -> None:
     for entry in list(folder.iterdir()):
         if (match := _PARTIAL.fullmatch(entry.name)) and is_ours(match[1]):
             entry.unlink(missing_ok=True)
-
-
-def _listed(path: Path) -> defaultdict[str, set[str]]:
-    digests: defaultdict[str, set[str]] = defaultdict(set)
-    with suppress(OSError):  # none yet: whatever is there is not ours
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, TypeError):  # cut by a kill
-                name, digest = json.loads(line)
-                digests[name].add(digest)
-    return digests
 
 
 def _digest(path: Path) -> str:

@@ -1,10 +1,9 @@
 """What is written for an image: mask, overlay, probabilities, each whole or not at all."""
 
-import contextlib
-import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ from PIL import Image
 
 from utils.drawing.overlay import overlay
 from utils.drawing.palette import Color, to_palette_image
-from utils.errors import DataError, ResourceError
+from utils.files.mask_tiff import write_mask_tiff
 from utils.files.outputs import Job, Save, write_whole
-from utils.files.rasters import Raster, write_mask_tiff
+from utils.files.rasters import Raster
+from utils.files.written import writing
 from utils.inference.streaming import MaskRows, finish
 
 _PALETTE_CLASSES = 255  # the 256th entry of a palette is void's
@@ -105,8 +105,9 @@ class Writer:
         if self._extras.overlay:
             opacity = self._extras.overlay
             drawn = overlay(results.pixels, mask, self._palette, self._classes, opacity=opacity)
-            as_jpeg = partial(drawn.save, format="JPEG", quality=90)
-            save(job.result(".overlay.jpg"), as_jpeg)
+            jpeg = BytesIO()  # of a file on a full disk Pillow would lose the end in silence
+            drawn.save(jpeg, format="JPEG", quality=90)
+            save(job.result(".overlay.jpg"), lambda path: path.write_bytes(jpeg.getbuffer()))
         shares = results.probabilities
         if shares is not None and self._extras.array:
             save(job.result(".npy"), partial(_save_array, shares))
@@ -114,17 +115,6 @@ class Writer:
             highest = np.nan_to_num(shares.max(0).astype(np.float32))  # 0 where void
             gray = Image.fromarray(np.rint(255 * highest.clip(0, 1)).astype(np.uint8))
             save(job.result(".confidence.png"), partial(gray.save, format="PNG"))
-
-
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an error that names the result."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        kind = DataError if error.errno == errno.ENAMETOOLONG else ResourceError
-        raise kind(f"{target}: cannot be written ({reason})") from error
 
 
 def mask_dtype(num_classes: int) -> np.dtype[Any]:

@@ -23,13 +23,14 @@ from utils.errors import ResourceError, UserError
 from utils.files.outputs import Job, Save, write_whole
 from utils.files.rasters import SUFFIXES, NotPlainError, Raster
 from utils.files.raw_pixels import Decoded
+from utils.files.written import writing
 from utils.hardware.memory import free_memory
 from utils.hardware.precision import autocast, resolve_precision
 from utils.inference.inputs import Expected, is_cut, read_input, read_rows
 from utils.inference.pipeline import ahead, overlapped
 from utils.inference.prediction import MINIMUM_SIZE, ToLogits
 from utils.inference.predictor import Predictor, Settings
-from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half, writing
+from utils.inference.results import Extras, Results, Streamed, Writer, mask_dtype, to_half
 from utils.inference.streaming import MaskRows
 from utils.inference.tiles import BandSums, Grid
 

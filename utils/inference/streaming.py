@@ -17,8 +17,9 @@ import numpy as np
 from utils.drawing.palette import Color
 from utils.errors import ResourceError
 from utils.files.lock import claim
+from utils.files.mask_tiff import write_mask_tiff
 from utils.files.outputs import Save, write_whole
-from utils.files.rasters import Raster, write_mask_tiff
+from utils.files.rasters import Raster
 
 
 class MaskRows:

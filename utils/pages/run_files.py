@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +81,11 @@ class Run(NamedTuple):
         first = lines[starts[0]] if starts else ""
         again = [i for i in starts if lines[i] == first]
         return lines[again[-1] :] if again else []
+
+
+def read_runs(folders: Iterable[Path]) -> list[Run]:
+    """Read run folders, each once however often it is named; errors as of `read_run`."""
+    return [read_run(folder) for folder in {one.resolve(): one for one in folders}.values()]
 
 
 def read_run(folder: Path) -> Run:
