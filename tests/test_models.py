@@ -67,7 +67,7 @@ def test_logits_have_the_size_of_the_image_for_any_classes_and_channels(
         check_shapes(model, num_classes, images(*size, channels=channels))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", HEAVY_SLOW)
 def test_every_parameter_gets_a_gradient(name):
     model = shared(name).train()
     model.zero_grad(set_to_none=True)

@@ -122,7 +122,11 @@ def test_kill_9_after_the_second_epoch_then_resume_equals_never_stopped(tmp_path
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
     ids=["TERM", "INT", "HUP"],
 )
 def test_a_signal_saves_within_the_epoch_and_resume_is_exact(tmp_path, monkeypatch, number, code):
@@ -176,7 +180,9 @@ def fail_in_second_validation(patch, error):
     ("error", "code"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 6),
-        (DataError("mask 7: label 31, but there are 12 classes"), 3),
+        pytest.param(
+            DataError("mask 7: label 31, but there are 12 classes"), 3, marks=pytest.mark.slow
+        ),
     ],
     ids=["memory", "data"],
 )
