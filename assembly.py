@@ -32,7 +32,7 @@ from utils.hardware import distributed
 from utils.hardware.devices import device_name
 from utils.hardware.precision import resolve_precision
 from utils.losses.contract import SegmentationLoss
-from utils.losses.table import WithAuxiliary, build_loss
+from utils.losses.table import WithAuxiliary, build_loss, check_parts
 from utils.optim.optimizers import build_optimizer
 from utils.run import folder as run_folder
 from utils.run.log import RunLog, open_run
@@ -152,6 +152,8 @@ def choose_components(config: Config) -> dict[str, Choice]:
     for kind, section in sections.items():
         try:
             chosen[kind] = choose(kind, TABLES[kind], section.type, section.args)
+            if kind == "loss":
+                check_parts(chosen[kind])
         except ConfigError as error:
             faults.append(str(error))
     if faults:

@@ -71,10 +71,18 @@ def find_pairs(
         )
     _tell_apart(found, labels, root)
     if rows is not None:
-        return match(chosen(found, rows, source, root), labels, where=root / masks)[0], ()
+        found = chosen(found, rows, source, root)
+        return match(found, labels, where=root / masks)[0], _repeated(
+            len(rows) - len(found), source
+        )
     if split is None and "*" not in images and found.keys().isdisjoint(labels):
         _check_names(root, (images, masks), [list(found.values()), list(labels.values())])
     return match(found, labels, where=root / masks)
+
+
+def _repeated(lines: int, source: Path) -> tuple[str, ...]:
+    said = f"{lines} lines of {source.name} name an image again; each image counts once"
+    return (said,) if lines else ()
 
 
 def _in_folders(

@@ -159,6 +159,16 @@ def test_masks_that_are_left_over_are_said(tmp_path):
     assert report.count(left) == 1
 
 
+def test_lines_that_name_an_image_again_are_said(tmp_path):
+    for number in range(2):
+        write(tmp_path / f"masks/{number}.png", np.zeros((8, 12), np.uint8))
+        write(tmp_path / f"images/{number}.png", np.full((8, 12, 3), number, np.uint8))
+    (tmp_path / "some.txt").write_text("0\n0\n0.png\n1\n")
+    data = folder(tmp_path, split="some.txt")
+    assert len(data) == 2
+    assert data.notes == ("2 lines of some.txt name an image again; each image counts once",)
+
+
 def test_masks_of_a_benchmark_that_are_left_over_are_said(tmp_path):
     touch(tmp_path, "train/a.png", "trainannot/a.png", "trainannot/b.png", "train/._a.png")
     data = CamVid(data_dir=str(tmp_path), split="train")

@@ -238,6 +238,18 @@ def test_early_stop_counts_epochs_and_is_said(write_config, run_folder, monkeypa
     assert "stopped early: Mean_IoU did not improve for 2 epochs" in capsys.readouterr().err
 
 
+def test_parts_of_a_loss_are_looked_at_before_the_data(write_config):
+    def misspelt(config):
+        inner = {"type": "Sum", "args": {"parts": [{"type": "DiceLoss"}, {"type": "Dise"}]}}
+        config["loss"] = {"type": "Sum", "args": {"parts": [inner]}}
+        config["train_loader"]["type"] = "CamVid"
+        config["train_loader"]["args"] = {"data_dir": "x", "split": "train", "batch_size": 4}
+
+    place = r"loss\.args\.parts\[0\]\.args\.parts\[1\]\.type: unknown name 'Dise'"
+    with pytest.raises(ConfigError, match=place):
+        train.main(["--config", str(write_config(misspelt))])
+
+
 def test_a_class_that_validation_lacks_neither_chooses_nor_stops(
     write_config, run_folder, monkeypatch, capsys
 ):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 from torch import Tensor, nn
 
-from utils.config.registry import Choice, Table, build
+from utils.config.registry import Choice, Table, build, choose
 from utils.errors import ConfigError
 from utils.losses.contract import SegmentationLoss, divide
 from utils.losses.pixel import CrossEntropyLoss2d, FocalLoss
@@ -16,7 +16,7 @@ from utils.losses.region import Classes, DiceLoss
 
 log = logging.getLogger("segmentation")
 
-__all__ = ["LOSSES", "CE_DiceLoss", "Part", "Sum", "WithAuxiliary", "build_loss"]
+__all__ = ["LOSSES", "CE_DiceLoss", "Part", "Sum", "WithAuxiliary", "build_loss", "check_parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,17 @@ class Sum(_Mixture):
             )
             losses.append((part.weight, loss))
         super().__init__(losses, ignore_index=ignore_index, class_weights=class_weights)
+
+
+def check_parts(choice: Choice[SegmentationLoss]) -> None:
+    """Refuse what the parts of a `Sum` name, at whatever depth, before anything is built.
+
+    Raises:
+        ConfigError: A part that `LOSSES` does not have, or arguments it does not take.
+    """
+    for number, part in enumerate(choice.args["parts"] if choice.factory is Sum else ()):
+        name = f"{choice.kind}.args.parts[{number}]"
+        check_parts(choose(name, LOSSES, part.type, part.args))
 
 
 class WithAuxiliary(nn.Module):
