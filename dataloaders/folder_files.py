@@ -71,18 +71,11 @@ def find_pairs(
         )
     _tell_apart(found, labels, root)
     if rows is not None:
-        found = chosen(found, rows, source, root)
-        return match(found, labels, where=root / masks)[0], _repeated(
-            len(rows) - len(found), source
-        )
+        found, notes = chosen(found, rows, source, root)
+        return match(found, labels, where=root / masks)[0], notes
     if split is None and "*" not in images and found.keys().isdisjoint(labels):
         _check_names(root, (images, masks), [list(found.values()), list(labels.values())])
     return match(found, labels, where=root / masks)
-
-
-def _repeated(lines: int, source: Path) -> tuple[str, ...]:
-    said = f"{lines} lines of {source.name} name an image again; each image counts once"
-    return (said,) if lines else ()
 
 
 def _in_folders(

@@ -89,8 +89,10 @@ def pairs_of(
 
 def chosen(
     images: Mapping[str, Path], rows: Sequence[Sequence[str]], source: Path, root: Path
-) -> dict[str, Path]:
-    """Return the listed images by key; a name may be the key, the file name, the stem or a path.
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Return the listed images by key, and what to say of the list.
+
+    A name may be the key, the file name, the stem or a path.
 
     Args:
         images: All of them by key.
@@ -120,7 +122,10 @@ def chosen(
             f"{source}: {doubtful[0]} could be any of {', '.join(names[doubtful[0]])}\n"
             "  fix: write the path below the image folder"
         )
-    return {names[name][0]: images[names[name][0]] for name in wanted}
+    found = {names[name][0]: images[names[name][0]] for name in wanted}
+    again = len(wanted) - len(found)
+    note = f"{again} lines of {source.name} name an image again; each image counts once"
+    return found, (note,) if again else ()
 
 
 def _is_title(row: Sequence[str], following: Sequence[Sequence[str]]) -> bool:

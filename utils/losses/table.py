@@ -135,7 +135,8 @@ def check_parts(choice: Choice[SegmentationLoss]) -> None:
     Raises:
         ConfigError: A part that `LOSSES` does not have, or arguments it does not take.
     """
-    for number, part in enumerate(choice.args["parts"] if choice.factory is Sum else ()):
+    parts: Any = choice.args["parts"] if choice.factory is Sum else ()
+    for number, part in enumerate(parts):
         name = f"{choice.kind}.args.parts[{number}]"
         check_parts(choose(name, LOSSES, part.type, part.args))
 
