@@ -1,5 +1,6 @@
 """What a command line names to be scored: folders of images or predictions, and of their masks."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from utils.files.images import opened, sizes_differ
 from utils.files.raw_pixels import holds_values, read_colors, read_values
 
 _LABELS = ("label_map", "label_tolerance")
+_CODES = (
+    "--classes with what the masks hold, such as background=0 road=255 void=100, or "
+    "background=#000000 road=#804080; JPEG masks must be saved anew as PNG"
+)
 
 
 def labelled_folders(
@@ -143,7 +148,14 @@ class Predictions:
             DataError: A file that cannot be read, a value that is no class, or two sizes.
         """
         labels, prediction = self.pairs[index]
-        mask, found = self._read(labels), self._read(prediction)
+        try:
+            mask, found = self._read(labels), self._read(prediction)
+        except DataError as error:
+            told, *cures = re.split(r"\n  (?:hint|fix): ", str(error))
+            if not any("label_" in cure for cure in cures):  # the keys of a config
+                raise
+            told = told.replace("label_map does", "--classes does")
+            raise DataError(f"{told}\n  fix: {_CODES}") from error
         if mask.shape != found.shape:
             raise sizes_differ(labels, prediction, mask.shape, found.shape)
         drawn = to_colors(found, self.palette, ignore_index=self.ignore_index)

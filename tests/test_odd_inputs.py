@@ -220,6 +220,20 @@ def test_folders_without_what_is_scored_are_told(tmp_path, capsys, monkeypatch):
     assert '"images"' not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["values", "colors", "JPEG"])
+def test_codes_that_the_classes_do_not_name_are_cured_by_a_flag(tmp_path, kind):
+    mask = np.full((8, 8), 77, np.uint8)
+    picture = Image.fromarray(mask).convert("L" if kind == "values" else "RGB")
+    for name in "pm":
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / ("a.jpg" if kind == "JPEG" else "a.png"))
+    names = ["a", "b"] if kind == "values" else ["a=#000000", "b=#FFFFFF"]
+    with pytest.raises(DataError) as caught:
+        Predictions(tmp_path / "p", tmp_path / "m", names).load(0)
+    assert "label_" not in str(caught.value)
+    assert "fix: --classes with what the masks hold" in str(caught.value)
+
+
 def test_labels_are_not_scored_by_themselves(tmp_path, capsys):
     folder = masks_in(tmp_path / "m")
     (tmp_path / "link").symlink_to(folder)
