@@ -499,6 +499,9 @@ def test_in_the_middle_of_an_epoch_updates_stay_as_large(write_config, run_folde
     assert train.main(["--config", str(write_config(epochs=1, save_per_iters=1))]) == 0
     file = str(run_folder() / "checkpoint-iter2.pth")
     half = "train_loader.args.batch_size=2"
+    for change in ("seed=1", "train_loader.args.length=8", "train_loader.args.shuffle=false"):
+        with pytest.raises(ConfigError, match=r"found other training images, or another order: "):
+            train.main(["--resume", file, "--set", change])
     with pytest.raises(ConfigError, match=r"found 2 images an update .*, expected 4"):
         train.main(["--resume", file, "--set", half])
     assert train.main(["--resume", file, "--set", half, "trainer.accumulate=2"]) == 0

@@ -12,6 +12,8 @@ from utils.run.checkpoint import config_in
 
 log = logging.getLogger("segmentation")
 
+_ORDER = ("split", "length", "val_split", "val_fold", "group", "shuffle", "drop_last")
+
 
 def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Path | None]:
     """Find a run and apply changes to its config.
@@ -45,7 +47,7 @@ def resumed_run(path: Path, overrides: Sequence[str]) -> tuple[Config, dict, Pat
             f"--set init_from: found {config.init_from}, and a resumed run goes on with its own "
             "weights\n  fix: train anew, with --config instead of --resume"
         )
-    _check_batches(own, config, state, file)
+    _check_place(own, config, state, file)
     _report_changes(own.resolved(), config.resolved())
     if state["epoch"] >= config.trainer.epochs:
         log.warning(
@@ -77,16 +79,27 @@ def _forget_lost_best(state: dict, folder: Path | None) -> None:
         log.info("no %s up to iteration %d: kept from here on", run_folder.BEST, state["step"])
 
 
-def _check_batches(own: Config, config: Config, state: Mapping, file: Path) -> None:
-    """A place in an epoch is counted in updates, so these must stay as large until its end."""
+def _check_place(own: Config, config: Config, state: Mapping, file: Path) -> None:
+    """A place in an epoch is counted in updates: until its end these and their order must stay."""
+    if not state["iteration"]:
+        return
+    middle = (
+        f"{file} is in the middle of epoch {state['epoch'] + 1}\n"
+        "  fix: change it when the epoch is over, or --resume from a checkpoint-epoch*.pth"
+    )
     sizes = [(one.train_loader.args["batch_size"], one.trainer.accumulate) for one in (own, config)]
     before, after = map(math.prod, sizes)
-    if state["iteration"] and before != after:
+    if before != after:
         raise ConfigError(
             f"--set: found {after} images an update (batch_size x accumulate), expected {before}: "
-            f"{file} is in the middle of epoch {state['epoch'] + 1}\n"
-            "  fix: change it when the epoch is over, or --resume from a checkpoint-epoch*.pth"
+            f"{middle}"
         )
+    if _order(own) != _order(config):
+        raise ConfigError(f"--set: found other training images, or another order: {middle}")
+
+
+def _order(config: Config) -> list[object]:
+    return [config.seed, *(config.train_loader.args.get(key) for key in _ORDER)]
 
 
 def check_classes(classes: Sequence[str], state: Mapping | None) -> None:
