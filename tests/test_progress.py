@@ -122,6 +122,7 @@ def test_ctrl_c_leaves_a_clean_line_that_says_how_to_go_on(
 ):
     from trainer import Trainer
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in background
     screen = terminal(80)
     real = Trainer.train_iteration
 
