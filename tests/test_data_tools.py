@@ -180,6 +180,8 @@ def test_samples_of_one_file_name_are_told_apart(names, expected):
 def test_a_contact_sheet_needs_a_sample(tmp_path):
     with pytest.raises(ConfigError, match="--number: found 0, expected at least 1"):
         preview.main(["-n", "0"])
+    with pytest.raises(ConfigError, match="--epoch: found -1, expected at least 0"):
+        preview.main(["--epoch", "-1"])
 
 
 def write_sbd(path, mask):

@@ -24,6 +24,7 @@ from utils.errors import CheckpointError, NumericError, guard
 from utils.inference import exporting
 from utils.inference.export_proof import Comparison, Rounding, compare, require_equal, rounding_of
 from utils.inference.exporting import onnx_runner, torch_runner
+from utils.run import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 # torch's exporter and onnxscript use what they themselves have deprecated.
@@ -135,6 +136,16 @@ def test_argmax_and_one_size(model_file, tmp_path, capsys):
     assert re.search(r"1 x 3 x 48 x 64: \d+\.\d{3}% of pixels the same; ", shown)
     assert re.search(r"ms here, \d+ ms exported", shown)
     assert re.search(r"model.onnx: \d.\d MB \(checkpoint \d.\d MB\), proven equal", shown)
+
+
+def test_images_of_another_size_than_the_one_prove_nothing(model_file, tmp_path, capsys):
+    for name, side in (("a", 40), ("b", 64)):
+        Image.fromarray(picture_of(np.zeros((48, side), int))).save(tmp_path / f"{name}.png")
+    flags = ("-m", model_file, "-o", tmp_path / "out/model.onnx", "--size", 48, 64)
+    assert run(*flags, "-i", tmp_path, "-e", "png") == 0
+    printed = capsys.readouterr()
+    assert "1 of 2 images have another size and prove nothing" in printed.err
+    assert printed.out.count("1 x 3 x 48 x 64: ") == 2
 
 
 def test_torch_export(model_file, tmp_path):
@@ -392,3 +403,8 @@ def test_a_file_that_is_missing_or_for_another_program_is_called_so(tmp_path):
     (tmp_path / "a.pt2").write_bytes(b"PK")
     with pytest.raises(CheckpointError, match=r"a\.pt2: a model for torch\.export\.load"):
         read_model(tmp_path / "a.pt2")
+    (tmp_path / "a.onnx").write_bytes(b"onnx")
+    with pytest.raises(
+        CheckpointError, match=r"a\.onnx: an ONNX file, not a checkpoint\n  fix: the"
+    ):
+        checkpoint.load(tmp_path / "a.onnx")

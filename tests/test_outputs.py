@@ -152,6 +152,8 @@ def test_several_paths_each_image_once_and_no_two_results_of_one_name(tmp_path):
     make(tmp_path, "x/s/a.jpg", "y/s/a.jpg")
     assert targets("x/s", "y/s") == ["x/s/a", "y/s/a"]
     assert targets("x/s", "x/../x/s") == ["a"]
+    make(tmp_path, "x/s/t/s/a.jpg")
+    assert targets("x/s", "x/s/t/s") == ["a", "t/s/a"]
     with pytest.raises(DataError, match="nowhere: no such file or folder"):
         targets("one", "nowhere")
     make(tmp_path, "three/x.png")

@@ -407,6 +407,12 @@ def test_a_run_that_is_done_says_so_and_names_no_file_that_is_not_there(
     assert "next:" not in printed
 
 
+def test_more_epochs_are_more_than_those_that_were_trained(write_config, run_folder, capsys):
+    assert train.main(["--config", str(write_config(epochs=2))]) == 0
+    assert train.main(["--resume", str(run_folder()), "--set", "trainer.epochs=1"]) == 0
+    assert "more: --set trainer.epochs=4" in capsys.readouterr().err
+
+
 def test_a_kill_before_the_last_file_of_an_epoch_changes_nothing(
     write_config, run_folder, monkeypatch
 ):

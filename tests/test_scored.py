@@ -185,6 +185,16 @@ def test_a_missing_prediction_is_an_error_and_others_are_left_out(test_set, caps
     assert "1 predictions without a mask are left out" in capsys.readouterr().err
 
 
+def test_masks_of_void_alone_are_cured_by_the_flag_that_named_them(test_set, capsys):
+    write(test_set / "void", [np.full(label.shape, 255, np.uint8) for _, label in pairs()])
+    flags = ("--predictions", "ids", "--masks", "void", "--classes", *CLASSES)
+    code, said = refused(capsys, *flags)
+    assert (code, "no labelled pixel: expected masks with labels\n  fix: --masks" in said) == (
+        3,
+        True,
+    )
+
+
 def test_masks_of_0_and_255_do_not_become_a_score_of_the_background(test_set, capsys):
     halves = [(np.uint8(255) * (label > 1)) for _, label in pairs()]
     write(test_set / "halves", halves)

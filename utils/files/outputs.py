@@ -47,9 +47,9 @@ def find_images(
 
     Returns:
         The images in order, each once; no two results share a name, on file systems that ignore
-        case neither, and of several folders each has one of its name below `output`, or of the
-        end of its path where names are equal. And what to say of the files that were left out, ""
-        without any. What an earlier run wrote is no image.
+        case neither, and of several folders each has one of its name below `output`, or of its
+        path below what they share, where names are equal. And what to say of the files that were
+        left out, "" without any. What an earlier run wrote is no image.
 
     Raises:
         DataError: Nothing there, or no file with such an extension (the ones there are named).
@@ -85,16 +85,15 @@ def find_images(
 
 
 def _places(folders: Collection[Path]) -> dict[Path, Path]:
-    """Where results of each folder go: of several ones each has as much of its path as it takes."""
+    """Where results of each folder go: of several ones each has its name, or what is its own."""
     if len(folders) == 1:
         return dict.fromkeys(folders, Path())
-    parts = {folder: folder.parts[1:] or ("root",) for folder in folders}
-    deepest = max(map(len, parts.values()), default=1)
-    for depth in range(1, deepest + 1):
-        places = {folder: Path(*names[-depth:]) for folder, names in parts.items()}
-        if len(set(places.values())) == len(folders):
-            return places
-    return {folder: Path(*names) for folder, names in parts.items()}
+    named = {folder: Path(folder.name) for folder in folders}
+    if len({*named.values()}) < len(folders):
+        with suppress(ValueError):  # two drives share nothing
+            shared = os.path.commonpath(folders)
+            return {folder: folder.relative_to(shared) for folder in folders}
+    return named
 
 
 def _first_of(kind: str, files: Sequence[Path]) -> str:
